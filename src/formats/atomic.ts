@@ -1,0 +1,13 @@
+/**
+ * Writing a file all or nothing, as the formats and the training folders use it. The code is `data/files.ts`, because
+ * the tokenizers, which stand above the formats, write files too; this is the name under which the rest finds it.
+ */
+export {
+  type Chunks,
+  cleanStaleTemporaries,
+  ensureFolder,
+  FileError,
+  fileError,
+  readBytes,
+  writeFileAtomic,
+} from "../data/files.ts";

@@ -1,0 +1,289 @@
+/**
+ * The safetensors format (https://github.com/huggingface/safetensors): eight bytes of header length, a JSON header,
+ * the tensors' bytes. Typed arrays in, typed arrays out: no tensors here, and no dtype conversion. What is written is
+ * byte for byte what the reference library writes; what is read is checked more loudly than there.
+ */
+import { open } from "node:fs/promises";
+import { NablaError } from "../core/errors.ts";
+import { fileError, writeFileAtomic } from "../data/files.ts";
+
+/** A file that is not valid safetensors. The message names the file and, where there is one, the tensor. */
+export class SafetensorsError extends NablaError {
+  override name = "SafetensorsError";
+}
+
+/** In the reference library's order: written from the last to the first, so that every tensor is aligned. */
+const dtypeTable = [
+  ["BOOL", 1],
+  ["U8", 1],
+  ["I8", 1],
+  ["I16", 2],
+  ["U16", 2],
+  ["F16", 2],
+  ["BF16", 2],
+  ["I32", 4],
+  ["U32", 4],
+  ["F32", 4],
+  ["F64", 8],
+  ["I64", 8],
+  ["U64", 8],
+] as const;
+
+export type SafetensorsDType = (typeof dtypeTable)[number][0];
+
+const elementBytes = new Map<string, number>(dtypeTable);
+const dtypeRank = new Map<string, number>(dtypeTable.map(([name], i) => [name, i]));
+
+/** One tensor: its dtype in the format's own names, its shape, its little-endian bytes. */
+export interface SafetensorsEntry {
+  readonly dtype: SafetensorsDType;
+  readonly shape: readonly number[];
+  readonly bytes: Uint8Array;
+}
+
+export interface SafetensorsFile {
+  /** In the order of the data. */
+  readonly tensors: Map<string, SafetensorsEntry>;
+  readonly metadata: Record<string, string>;
+}
+
+interface Located {
+  readonly name: string;
+  readonly dtype: SafetensorsDType;
+  readonly shape: readonly number[];
+  readonly begin: number;
+  readonly end: number;
+}
+
+const maxHeaderBytes = 100_000_000; // the reference library's limit
+
+/** The first key that an object in this (valid) JSON text holds twice, which JSON.parse would drop without a word. */
+function duplicateKey(json: string): string | undefined {
+  const open: (Set<string> | null)[] = []; // null: an array
+  const token = /[{}[\],:]|"(?:[^"\\]|\\.)*"/g;
+  let expectsKey = false;
+  for (let match = token.exec(json); match !== null; match = token.exec(json)) {
+    const text = match[0];
+    if (text === "{") open.push(new Set());
+    else if (text === "[") open.push(null);
+    else if (text === "}" || text === "]") open.pop();
+    else if (text[0] === '"' && expectsKey) {
+      const keys = open.at(-1)!;
+      const key = JSON.parse(text) as string;
+      if (keys!.has(key)) return key;
+      keys!.add(key);
+    }
+    expectsKey = (text === "{" || text === ",") && open.at(-1) instanceof Set;
+  }
+  return undefined;
+}
+
+const isCount = (x: unknown): x is number => Number.isSafeInteger(x) && (x as number) >= 0;
+
+const quote = (name: string) => JSON.stringify(name);
+
+/** Parses and checks a header whose data section has `dataBytes` bytes. */
+function parseHeader(header: Uint8Array, dataBytes: number, file: string) {
+  const fail = (what: string): never => {
+    throw new SafetensorsError(`${file}: ${what}`);
+  };
+  let text = "";
+  let json: unknown;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(header);
+    json = JSON.parse(text);
+  } catch (error) {
+    fail(`the header is not valid JSON (${(error as Error).message}); the file is damaged or not safetensors`);
+  }
+  if (text[0] !== "{" || typeof json !== "object" || json === null)
+    fail("the header must be a JSON object that starts at its first byte; the file is not safetensors");
+  const twice = duplicateKey(text);
+  if (twice !== undefined) fail(`the header holds the name ${quote(twice)} twice; names must be unique`);
+
+  const metadata: Record<string, string> = {};
+  const located: Located[] = [];
+  for (const [name, value] of Object.entries(json as Record<string, unknown>)) {
+    if (name === "__metadata__") {
+      if (typeof value !== "object" || value === null || Array.isArray(value))
+        fail("__metadata__ must map strings to strings");
+      for (const [key, item] of Object.entries(value as object)) {
+        if (typeof item !== "string") fail(`__metadata__[${quote(key)}] must be a string`);
+        metadata[key] = item;
+      }
+      continue;
+    }
+    const bad = (what: string) => fail(`tensor ${quote(name)}: ${what}`);
+    if (typeof value !== "object" || value === null || Array.isArray(value))
+      bad("expected an object of dtype, shape and data_offsets");
+    const { dtype, shape, data_offsets: offsets } = value as Record<string, unknown>;
+    if (typeof dtype !== "string" || !elementBytes.has(dtype))
+      bad(`unknown dtype ${JSON.stringify(dtype)}; known are ${[...elementBytes.keys()].join(" ")}`);
+    if (!Array.isArray(shape) || !shape.every(isCount))
+      bad(`shape must be a list of whole numbers ≥ 0, got ${JSON.stringify(shape)}`);
+    if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount))
+      bad(`data_offsets must be two whole numbers ≥ 0, got ${JSON.stringify(offsets)}`);
+    const [begin, end] = offsets as number[];
+    if (end < begin) bad(`data_offsets [${begin}, ${end}] end before they begin`);
+    if (end > dataBytes)
+      bad(
+        `data_offsets [${begin}, ${end}] reach past the end of the file, which holds ${dataBytes} bytes of data; ` +
+          "the file is truncated, fetch or write it again",
+      );
+    const expected = (shape as number[]).reduce((n, d) => n * d, elementBytes.get(dtype as string)!);
+    if (!Number.isSafeInteger(expected)) bad(`shape [${(shape as number[]).join(", ")}] is too large`);
+    if (expected !== end - begin)
+      bad(
+        `${dtype} of shape [${(shape as number[]).join(", ")}] takes ${expected} bytes, but data_offsets hold ${end - begin}`,
+      );
+    located.push({ name, dtype: dtype as SafetensorsDType, shape: shape as number[], begin, end });
+  }
+  located.sort((a, b) => a.begin - b.begin || a.end - b.end);
+  let at = 0;
+  let previous = "";
+  for (const { name, begin, end } of located) {
+    if (begin < at) fail(`tensor ${quote(name)}: its bytes overlap those of ${quote(previous)}`);
+    if (begin > at)
+      fail(`tensor ${quote(name)}: ${begin - at} bytes before it belong to no tensor; the format allows no holes`);
+    at = end;
+    previous = name;
+  }
+  if (at !== dataBytes) fail(`${dataBytes - at} bytes after the last tensor belong to no tensor; the file is damaged`);
+  return { located, metadata };
+}
+
+function headerLength(first: Uint8Array, fileBytes: number, file: string): number {
+  if (fileBytes < 8)
+    throw new SafetensorsError(
+      `${file}: only ${fileBytes} bytes; a safetensors file starts with 8 bytes of header length`,
+    );
+  const length = new DataView(first.buffer, first.byteOffset, 8).getBigUint64(0, true);
+  if (length > maxHeaderBytes)
+    throw new SafetensorsError(
+      `${file}: the header claims ${length} bytes, more than the format's ${maxHeaderBytes}; this is not safetensors`,
+    );
+  if (Number(length) + 8 > fileBytes)
+    throw new SafetensorsError(
+      `${file}: the header claims ${length} bytes, but the file ends ${fileBytes - 8} bytes after the length; the file is truncated`,
+    );
+  return Number(length);
+}
+
+/**
+ * Reads safetensors from memory. The entries' `bytes` are views of `bytes`, aligned only if it is.
+ * Throws SafetensorsError; `file` is the name that its messages use.
+ */
+export function parseSafetensors(bytes: Uint8Array, file = "safetensors"): SafetensorsFile {
+  const length = headerLength(bytes, bytes.length, file);
+  const { located, metadata } = parseHeader(bytes.subarray(8, 8 + length), bytes.length - 8 - length, file);
+  const data = bytes.subarray(8 + length);
+  const tensors = new Map(
+    located.map(({ name, dtype, shape, begin, end }) => [name, { dtype, shape, bytes: data.subarray(begin, end) }]),
+  );
+  return { tensors, metadata };
+}
+
+/**
+ * Reads a safetensors file of any size; each tensor gets a buffer of its own, so its bytes are aligned.
+ * Throws FileError if it can't be read, SafetensorsError if it is not valid.
+ */
+export async function readSafetensors(path: string): Promise<SafetensorsFile> {
+  try {
+    const handle = await open(path, "r");
+    try {
+      const fill = async (length: number, position: number): Promise<Uint8Array> => {
+        const out = new Uint8Array(length);
+        for (let at = 0; at < length; ) {
+          const { bytesRead } = await handle.read(out, at, Math.min(length - at, 1 << 30), position + at);
+          if (bytesRead === 0) throw new SafetensorsError(`${path}: the file became shorter while it was read`);
+          at += bytesRead;
+        }
+        return out;
+      };
+      const { size } = await handle.stat();
+      const length = headerLength(await fill(Math.min(8, size), 0), size, path);
+      const { located, metadata } = parseHeader(await fill(length, 8), size - 8 - length, path);
+      const tensors = new Map<string, SafetensorsEntry>();
+      for (const { name, dtype, shape, begin, end } of located)
+        tensors.set(name, { dtype, shape, bytes: await fill(end - begin, 8 + length + begin) });
+      return { tensors, metadata };
+    } finally {
+      await handle.close();
+    }
+  } catch (error) {
+    throw fileError("read", path, error);
+  }
+}
+
+/** What can be written: by name, in any order. */
+export type SafetensorsInput = ReadonlyMap<string, SafetensorsEntry> | Readonly<Record<string, SafetensorsEntry>>;
+
+/** UTF-8 byte order, which is Rust's order of strings (JavaScript's own compares UTF-16 units). */
+const compareNames = (a: string, b: string) => Buffer.compare(Buffer.from(a), Buffer.from(b));
+
+/** Header and data as the pieces of the file, in order; nothing is copied. */
+function layOut(input: SafetensorsInput, metadata: Readonly<Record<string, string>> | undefined, file: string) {
+  const entries = [...(input instanceof Map ? input.entries() : Object.entries(input))] as [string, SafetensorsEntry][];
+  for (const [name, { dtype, shape, bytes }] of entries) {
+    const bad = (what: string) => new SafetensorsError(`${file}: tensor ${quote(name)}: ${what}`);
+    if (name === "__metadata__") throw bad("this name is reserved for the metadata; choose another");
+    if (!elementBytes.has(dtype))
+      throw bad(`unknown dtype ${JSON.stringify(dtype)}; known are ${[...elementBytes.keys()].join(" ")}`);
+    if (!shape.every((d) => isCount(d))) throw bad(`shape must be whole numbers ≥ 0, got [${shape.join(", ")}]`);
+    const expected = shape.reduce((n, d) => n * d, elementBytes.get(dtype)!);
+    if (expected !== bytes.byteLength)
+      throw bad(`${dtype} of shape [${shape.join(", ")}] takes ${expected} bytes, got ${bytes.byteLength}`);
+  }
+  entries.sort(([a, x], [b, y]) => dtypeRank.get(y.dtype)! - dtypeRank.get(x.dtype)! || compareNames(a, b));
+  const items: string[] = [];
+  if (metadata !== undefined) {
+    const keys = Object.keys(metadata).sort(compareNames);
+    for (const key of keys)
+      if (typeof metadata[key] !== "string")
+        throw new SafetensorsError(`${file}: metadata ${quote(key)} must be a string, got ${typeof metadata[key]}`);
+    items.push(`"__metadata__":{${keys.map((key) => `${quote(key)}:${quote(metadata[key])}`).join(",")}}`);
+  }
+  let at = 0;
+  for (const [name, { dtype, shape, bytes }] of entries) {
+    const end = at + bytes.byteLength;
+    items.push(`${quote(name)}:{"dtype":"${dtype}","shape":[${shape.join(",")}],"data_offsets":[${at},${end}]}`);
+    at = end;
+  }
+  let header = new TextEncoder().encode(`{${items.join(",")}}`);
+  if (header.length % 8 !== 0) {
+    const padded = new Uint8Array(Math.ceil(header.length / 8) * 8).fill(0x20);
+    padded.set(header);
+    header = padded;
+  }
+  const length = new Uint8Array(8);
+  new DataView(length.buffer).setBigUint64(0, BigInt(header.length), true);
+  return [length, header, ...entries.map(([, { bytes }]) => bytes)];
+}
+
+/** The pieces of a safetensors file, for a writer that takes several (writeFileAtomic, a checkpoint). */
+export function safetensorsChunks(
+  tensors: SafetensorsInput,
+  metadata?: Readonly<Record<string, string>>,
+): Uint8Array[] {
+  return layOut(tensors, metadata, "safetensors");
+}
+
+/** Safetensors in memory. Throws SafetensorsError where dtype, shape and bytes do not fit together. */
+export function formatSafetensors(tensors: SafetensorsInput, metadata?: Readonly<Record<string, string>>): Uint8Array {
+  const chunks = layOut(tensors, metadata, "safetensors");
+  const out = new Uint8Array(chunks.reduce((n, c) => n + c.length, 0));
+  let at = 0;
+  for (const chunk of chunks) {
+    out.set(chunk, at);
+    at += chunk.length;
+  }
+  return out;
+}
+
+/** Writes a safetensors file atomically. Throws SafetensorsError or FileError; the old file then stays as it was. */
+export async function writeSafetensors(
+  path: string,
+  tensors: SafetensorsInput,
+  metadata?: Readonly<Record<string, string>>,
+): Promise<void> {
+  await writeFileAtomic(path, layOut(tensors, metadata, path));
+}
