@@ -3,7 +3,7 @@
  * A node is a row of an operation table, its inputs and attributes, and the shape and dtype inferred from them.
  * Nothing is computed here; `execution/` turns nodes into values and makes them leaves by giving them a storage.
  */
-import type { DType } from "../core/dtype.ts";
+import type { DType, TypedArray } from "../core/dtype.ts";
 import { dtypes, isFloat } from "../core/dtype.ts";
 import { BackendError } from "../core/errors.ts";
 import { type Shape, showShape } from "../core/shape.ts";
@@ -63,7 +63,15 @@ export class Storage {
   readonly device: string;
   readonly dtype: DType;
   readonly length: number;
-  readonly memory: unknown;
+  /** null until the device is open and something needs the storage. */
+  memory: unknown;
+  /** Raw elements on their way to the device: written, and let go, before the first program that reads the storage. */
+  upload: TypedArray | Promise<TypedArray> | null = null;
+  /** What errors call the state, where it has a name ("fc1.weight"). */
+  name = "";
+  /** Scratch of the capture: the capture that last met this storage, and its index there. */
+  mark = 0;
+  slot = 0;
   constructor(device: string, dtype: DType, length: number, memory: unknown) {
     this.device = device;
     this.dtype = dtype;
@@ -106,6 +114,8 @@ export class Node {
   readonly device: string;
   readonly region: number;
   requiresGrad: boolean;
+  /** Set by a backward pass that gave the graph up; its sources stay until the value is there. */
+  released = false;
   /** All outputs' specs, where there are several; `shape` and `dtype` are those of output 0. */
   readonly outputs: readonly Spec[] | null;
   /** The value of a `scalar` leaf: a slot of the program, not part of its key. */
@@ -114,8 +124,15 @@ export class Node {
   storage: Storage | null = null;
   /** The storage's version that this node means. */
   version = 0;
-  /** Interned attributes, filled in on first use by the program cache. */
-  attrsId = -1;
+  /** `assign` nodes: the state that they write. */
+  state: Storage | null = null;
+  /** Leaves of autograd: the tensor whose `.grad` collects their gradient. */
+  owner: object | null = null;
+  /** Recorded operations on the longest way from a value; execution cuts chains that grow too long. */
+  depth: number;
+  /** Scratch of the capture: the capture that last met this node, and its index there. */
+  mark = 0;
+  slot = 0;
 
   constructor(
     operation: Operation,
@@ -137,6 +154,9 @@ export class Node {
     this.region = region;
     this.requiresGrad = requiresGrad;
     this.outputs = outputs;
+    let depth = 0;
+    for (let i = 0; i < inputs.length; i++) if (inputs[i].depth > depth) depth = inputs[i].depth;
+    this.depth = depth + 1;
   }
 
   toString(): string {
