@@ -1,0 +1,29 @@
+/**
+ * The backends that one test body runs on: those present here, narrowed by NABLA_TEST_BACKENDS (comma-separated names).
+ * Naming a backend that is not present is an error, so that a narrowed run can't pass by testing nothing.
+ */
+import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import type { Backend } from "../../src/backends/backend.ts";
+import { referenceBackend } from "../../src/backends/reference/index.ts";
+
+/** Backends in folders of their own: module and the function that opens it. */
+const modules = [{ name: "cpu", path: "../../src/backends/cpu/index.ts", open: "openCpuBackend" }];
+
+export async function backendsUnderTest(): Promise<Backend[]> {
+  const wanted = process.env["NABLA_TEST_BACKENDS"]?.split(",").filter(Boolean);
+  const isWanted = (name: string): boolean => !wanted || wanted.includes(name);
+  const backends: Backend[] = [];
+  if (isWanted("reference")) backends.push(referenceBackend());
+  for (const { name, path, open } of modules) {
+    if (!isWanted(name)) continue;
+    const url = new URL(path, import.meta.url);
+    if (!existsSync(fileURLToPath(url))) continue;
+    const module = (await import(url.href)) as Record<string, () => Promise<Backend>>;
+    backends.push(await module[open]());
+  }
+  for (const name of wanted ?? [])
+    if (!backends.some((backend) => backend.name === name))
+      throw new Error(`NABLA_TEST_BACKENDS names "${name}", which is not here`);
+  return backends;
+}
