@@ -1,0 +1,395 @@
+/**
+ * The binding of the native runtime (runtime/*.c): memory, threads, compiled kernels, programs. The encoding of a program
+ * is ProgramBuilder's here and program.c's there. What matrix products become is contract.ts; rendering kernels is not
+ * done here.
+ */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import koffi from "koffi";
+import { BackendError } from "../../core/errors.ts";
+import { buildLibrary, cpuFeatures, features, runtimeFolder } from "./toolchain.ts";
+
+/** The runtime's kernels by name; the order is the encoding (runtime/builtins.c). */
+export const builtins = ["pack_b", "gemm", "gemm_skinny", "gemm_small", "gemm_f64", "gemm_i32"] as const;
+export type BuiltinName = (typeof builtins)[number];
+
+const MAGIC = 0x4e42504c;
+const VERSION = 1;
+
+export interface Command {
+  /** Index into the functions given to `createProgram`, or a builtin's name. */
+  fn: number | BuiltinName;
+  rows: number;
+  /** Rows a tile. */
+  grain: number;
+  /** Slot and byte offset of each buffer, in the kernel's parameter order. */
+  buffers: readonly (readonly [slot: number, byteOffset: number])[];
+  scalars?: readonly number[];
+  params?: readonly number[];
+  /** Commands run on this one's finished tiles or strips; they stand in no phase. */
+  epilogue?: number;
+  post?: number;
+  /** Skipped once an earlier phase has failed. */
+  writesState?: boolean;
+}
+
+/**
+ * Writes the command table of a program: commands, then phases in the order in which they run. The words are described
+ * at the top of runtime/program.c.
+ */
+export class ProgramBuilder {
+  readonly #commands: Command[] = [];
+  readonly #phases: number[][] = [];
+
+  /** Adds a command; returns its index. */
+  command(command: Command): number {
+    const { rows, grain, fn } = command;
+    if (!Number.isSafeInteger(rows) || rows < 0 || !Number.isSafeInteger(grain) || grain < 1)
+      throw new BackendError(
+        `program: command ${this.#commands.length} (${fn}) has rows ${rows} and grain ${grain}; expected rows >= 0 and grain >= 1`,
+      );
+    if (typeof fn === "string" && !builtins.includes(fn))
+      throw new BackendError(`program: no builtin kernel "${fn}"; there are ${builtins.join(", ")}`);
+    this.#commands.push(command);
+    return this.#commands.length - 1;
+  }
+
+  /** Adds a phase: commands that may run at the same time. */
+  phase(commands: readonly number[]): void {
+    this.#phases.push([...commands]);
+  }
+
+  build(sizes: { numBuffers: number; numScalars: number; scratchBytes: number }): Int32Array {
+    const words: number[] = [
+      MAGIC,
+      VERSION,
+      this.#commands.length,
+      this.#phases.length,
+      sizes.numBuffers,
+      sizes.numScalars,
+      sizes.scratchBytes,
+    ];
+    const wide = (value: number) => words.push(Number(BigInt.asIntN(32, BigInt(value))), Math.floor(value / 2 ** 32));
+    for (const phase of this.#phases) words.push(phase.length, ...phase);
+    for (const c of this.#commands) {
+      words.push(typeof c.fn === "string" ? -1 - builtins.indexOf(c.fn) : c.fn);
+      wide(c.rows);
+      words.push(
+        Math.min(c.grain, 0x7fffffff),
+        c.writesState ? 1 : 0,
+        c.epilogue ?? -1,
+        c.post ?? -1,
+        c.buffers.length,
+      );
+      for (const [slot, offset] of c.buffers) {
+        words.push(slot);
+        wide(offset);
+      }
+      words.push(c.scalars?.length ?? 0, ...(c.scalars ?? []), c.params?.length ?? 0);
+      for (const p of c.params ?? []) wide(p);
+    }
+    return Int32Array.from(words);
+  }
+}
+
+export interface KernelUnit {
+  readonly symbol: string;
+  readonly source: string;
+}
+
+/** The micro-kernel's shape in the loaded runtime. */
+export interface KernelShape {
+  readonly mr: number;
+  readonly nr: number;
+  readonly lanes: number;
+  readonly skinnyRows: number;
+  readonly skinnyColumns: number;
+}
+
+const headers = ["abi.h", "simd.h", "runtime.h", "microkernel.h", "microkernel.inc"];
+const sources = ["pool", "program", "system", "builtins", "gemm"];
+const read = (file: string): string => readFileSync(join(runtimeFolder, file), "utf8");
+
+/** Text to put before a generated kernel: the command record, and (unless turned off) the vector types; no includes. */
+export function kernelPrelude(options: { simd?: boolean } = {}): string {
+  return read("abi.h") + (options.simd === false ? "" : read("simd.h"));
+}
+
+type Call = ((...args: unknown[]) => unknown) & { async: (...args: unknown[]) => void };
+const declarations = {
+  threads: "int32_t nabla_threads()",
+  setThreads: "void nabla_set_threads(int32_t n)",
+  program: "uintptr_t nabla_program(const int32_t *table, int64_t words, const double *functions, int64_t n)",
+  programFree: "void nabla_program_free(uintptr_t program)",
+  run: "int64_t nabla_run(uintptr_t program, uintptr_t bufs, uintptr_t scalars)",
+  profile: "int32_t nabla_profile(uintptr_t program, int32_t on)",
+  profileRead: "void nabla_profile_read(uintptr_t program, uintptr_t out)",
+  error: "const char *nabla_error()",
+  alloc: "double nabla_alloc(double bytes)",
+  free: "void nabla_free(double pointer)",
+  open: "double nabla_open(const char *path, const char *symbol)",
+  openError: "const char *nabla_open_error()",
+  builtin: "double nabla_builtin(const char *name)",
+  features: "int32_t nabla_features()",
+  shape: "void nabla_shape(uintptr_t out)",
+} as const;
+type Library = Record<keyof typeof declarations, Call>;
+
+let opening: Promise<NativeRuntime> | undefined;
+
+/** The runtime library, loaded: one a process. */
+export class NativeRuntime {
+  readonly shape: KernelShape;
+  /** Feature bits that kernels are compiled for (toolchain.ts, `features`). */
+  readonly features: number;
+  readonly #lib: Library;
+
+  private constructor(lib: Library, bits: number) {
+    this.#lib = lib;
+    this.features = bits;
+    const room = this.alloc(64);
+    lib.shape(room);
+    const [mr, nr, lanes, skinnyRows, skinnyColumns] = new Int32Array(this.view(room, 20)) as unknown as [
+      number,
+      number,
+      number,
+      number,
+      number,
+    ];
+    this.shape = { mr, nr, lanes, skinnyRows, skinnyColumns };
+    this.free(room);
+  }
+
+  /** Builds or finds the runtime library and loads it. Throws BackendError where this machine or its compiler can't. */
+  static open(): Promise<NativeRuntime> {
+    opening ??= NativeRuntime.#load();
+    opening.catch(() => (opening = undefined));
+    return opening;
+  }
+
+  static async #load(): Promise<NativeRuntime> {
+    if (process.platform === "win32")
+      throw new BackendError(
+        "cpu: the native runtime needs POSIX threads and mmap, which Windows lacks; use the wasm backend",
+      );
+    const bits = await cpuFeatures();
+    const wanted = features.avx2 | features.fma;
+    if (!(bits & features.arm64) && (bits & wanted) !== wanted)
+      throw new BackendError(
+        `cpu: the native runtime needs an x86-64 processor with AVX2 and FMA, or arm64 (feature bits ${bits}); use the wasm backend`,
+      );
+    const path = await buildLibrary({
+      name: "runtime",
+      sources: sources.map((name) => ({ name, text: read(`${name}.c`) })),
+      headers: headers.map(read),
+      include: runtimeFolder,
+      flags: ["-fvisibility=hidden"],
+      bits,
+    });
+    const library = koffi.load(path);
+    const lib = Object.fromEntries(
+      Object.entries(declarations).map(([name, text]) => [name, library.func(text)]),
+    ) as unknown as Library;
+    return new NativeRuntime(lib, bits);
+  }
+
+  /** Zeroed memory, 64-byte aligned; the pointer is a number. Throws where the system has no more. */
+  alloc(bytes: number): number {
+    const pointer = this.#lib.alloc(bytes) as number;
+    if (!pointer) throw new BackendError(`cpu: could not allocate ${bytes} bytes`);
+    return pointer;
+  }
+
+  free(pointer: number): void {
+    this.#lib.free(pointer);
+  }
+
+  /** The memory at `pointer` as an ArrayBuffer; valid until it is freed. */
+  view(pointer: number, bytes: number): ArrayBuffer {
+    return koffi.view(BigInt(pointer), bytes);
+  }
+
+  /** How many threads the next run uses, the calling one included. */
+  get threads(): number {
+    return this.#lib.threads() as number;
+  }
+
+  setThreads(n: number): void {
+    this.#lib.setThreads(n);
+  }
+
+  /** Address of a builtin kernel. */
+  builtin(name: BuiltinName): number {
+    return this.#lib.builtin(name) as number;
+  }
+
+  /**
+   * Compiles kernels, each to a library of its own (from the cache where it can); returns their addresses in order. Equal
+   * units are compiled once. Throws CompilerError.
+   */
+  async compileKernels(units: readonly KernelUnit[]): Promise<number[]> {
+    const made = new Map<string, Promise<number>>();
+    const results = await Promise.allSettled(
+      units.map((unit) => {
+        const key = `${unit.symbol}\0${unit.source}`;
+        let address = made.get(key);
+        if (!address) made.set(key, (address = this.#compile(unit)));
+        return address;
+      }),
+    );
+    return results.map((r) => {
+      if (r.status === "rejected") throw r.reason;
+      return r.value;
+    });
+  }
+
+  async #compile(unit: KernelUnit): Promise<number> {
+    const path = await buildLibrary({
+      name: "kernel",
+      sources: [{ name: "k", text: unit.source }],
+      bits: this.features,
+    });
+    const address = this.#lib.open(path, unit.symbol) as number;
+    if (!address) throw new BackendError(`cpu: ${path} has no symbol ${unit.symbol}: ${this.#lib.openError()}`);
+    return address;
+  }
+
+  /** Decodes a command table; `functions` are what its non-negative fn indices mean. */
+  createProgram(table: Int32Array, functions: readonly number[]): Program {
+    const handle = Number(this.#lib.program(table, table.length, Float64Array.from(functions), functions.length));
+    if (!handle) throw new BackendError(`cpu: the command table was refused: ${this.#lib.error()}`);
+    return new Program(this, this.#lib, handle, table);
+  }
+}
+
+/** Compiles kernels in the process's runtime; see `NativeRuntime.compileKernels`. */
+export async function compileKernels(units: readonly KernelUnit[]): Promise<number[]> {
+  return (await NativeRuntime.open()).compileKernels(units);
+}
+
+/** Where a run failed: the operation that the failing kernel named, and its position (an element, usually). */
+export interface RunFailure {
+  readonly op: number;
+  readonly position: number;
+}
+
+/** Native copies of a run's arguments: [bufs..., scalars...]. */
+interface Slot {
+  readonly pointer: number;
+  readonly bufs: Float64Array;
+  readonly scalars: Float64Array;
+}
+
+/** A decoded program. Runs of all programs of the process follow one another. */
+export class Program {
+  readonly numCommands: number;
+  readonly numBuffers: number;
+  readonly numScalars: number;
+  /** What the last failed run reported; null after a run that went well. */
+  failure: RunFailure | null = null;
+  readonly #runtime: NativeRuntime;
+  readonly #lib: Library;
+  #handle: number;
+  #sync: Slot | undefined;
+  #async: Slot | undefined;
+  #tail: Promise<unknown> = Promise.resolve();
+
+  /** @internal use NativeRuntime.createProgram */
+  constructor(runtime: NativeRuntime, lib: Library, handle: number, table: Int32Array) {
+    this.#runtime = runtime;
+    this.#lib = lib;
+    this.#handle = handle;
+    this.numCommands = table[2]!;
+    this.numBuffers = table[4]!;
+    this.numScalars = table[5]!;
+  }
+
+  #slot(): Slot {
+    const pointer = this.#runtime.alloc(8 * (this.numBuffers + this.numScalars) || 8);
+    const memory = this.#runtime.view(pointer, 8 * (this.numBuffers + this.numScalars) || 8);
+    return {
+      pointer,
+      bufs: new Float64Array(memory, 0, this.numBuffers),
+      scalars: new Float64Array(memory, 8 * this.numBuffers, this.numScalars),
+    };
+  }
+
+  #fill(slot: Slot, bufs: Float64Array, scalars: Float64Array): [number, number, number] {
+    if (!this.#handle) throw new BackendError("cpu: this program has been disposed of");
+    if (bufs.length < this.numBuffers || scalars.length < this.numScalars)
+      throw new BackendError(
+        `cpu: the program needs ${this.numBuffers} buffers and ${this.numScalars} scalars, got ${bufs.length} and ${scalars.length}`,
+      );
+    slot.bufs.set(bufs.subarray(0, this.numBuffers));
+    slot.scalars.set(scalars.subarray(0, this.numScalars));
+    return [this.#handle, slot.pointer, slot.pointer + 8 * this.numBuffers];
+  }
+
+  #result(word: number | bigint): number {
+    if (BigInt(word) === -1n) throw new BackendError("cpu: no memory for the workers' scratch");
+    const w = BigInt.asUintN(64, BigInt(word));
+    this.failure = w === 0n ? null : { op: Number(w >> 40n), position: Number(w & 0xffffffffffn) };
+    return Number(w);
+  }
+
+  /** Runs on the calling thread and the workers; 0, or the error word (then `failure` holds its parts). */
+  run(bufs: Float64Array, scalars: Float64Array): number {
+    this.#sync ??= this.#slot();
+    return this.#result(this.#lib.run(...this.#fill(this.#sync, bufs, scalars)) as number | bigint);
+  }
+
+  /** Runs off the JavaScript thread; the arguments are copied before this returns. */
+  runAsync(bufs: Float64Array, scalars: Float64Array): Promise<number> {
+    const go = (): Promise<number> =>
+      new Promise((resolve, reject) => {
+        this.#async ??= this.#slot();
+        this.#lib.run.async(...this.#fill(this.#async, bufs, scalars), (error: unknown, word: number | bigint) => {
+          if (error) return reject(error);
+          try {
+            resolve(this.#result(word));
+          } catch (e) {
+            reject(e);
+          }
+        });
+      });
+    if (this.#busy) {
+      bufs = bufs.slice();
+      scalars = scalars.slice();
+    }
+    const result = this.#busy ? this.#tail.then(go, go) : go();
+    this.#busy++;
+    const done = () => {
+      this.#busy--;
+    };
+    this.#tail = result.then(done, done);
+    return result;
+  }
+  #busy = 0;
+
+  /** Turns the profile on (from zero) or off. */
+  profile(on: boolean): void {
+    this.#lib.profile(this.#handle, on ? 1 : 0);
+  }
+
+  /** Nanoseconds of each command since `profile(true)`, summed over threads; attached commands count with their owner. */
+  profileRead(): Float64Array {
+    const pointer = this.#runtime.alloc(8 * this.numCommands || 8);
+    this.#lib.profileRead(this.#handle, pointer);
+    const result = new Float64Array(this.#runtime.view(pointer, 8 * this.numCommands).slice(0));
+    this.#runtime.free(pointer);
+    return result;
+  }
+
+  /** Frees the program once its runs have ended. */
+  dispose(): void {
+    const handle = this.#handle;
+    this.#handle = 0;
+    if (!handle) return;
+    const free = () => {
+      this.#lib.programFree(handle);
+      for (const slot of [this.#sync, this.#async]) if (slot) this.#runtime.free(slot.pointer);
+    };
+    if (this.#busy) this.#tail.then(free);
+    else free();
+  }
+}

@@ -1,0 +1,11 @@
+/* The builtin kernels by name. The order is the encoding (fn = -1 - index) and equals `builtins` in native.ts. */
+#include "runtime.h"
+const Builtin nabla_builtins[] = {
+    {"pack_b", k_pack_b},
+    {"gemm", k_gemm},
+    {"gemm_skinny", k_gemm_skinny},
+    {"gemm_small", k_gemm_small},
+    {"gemm_f64", k_gemm_f64},
+    {"gemm_i32", k_gemm_i32},
+};
+const int nabla_builtin_count = sizeof nabla_builtins / sizeof *nabla_builtins;

@@ -1,0 +1,401 @@
+/*
+ * Matrix products: pack_b, gemm, gemm_skinny, gemm_small, gemm_f64, gemm_i32. C[M, N] = sum over k of A[M, k] B[k, N], for
+ * up to four batch axes, C contiguous. B is packed once for all threads, one phase earlier; A is read where it lies when
+ * its k is contiguous. Blocks are chosen by planContract (contract.ts), which writes the parameters read here.
+ * The order of a sum depends on the shape alone: K in blocks of kb, each from its first element to its last.
+ */
+#include "microkernel.h"
+
+/* ---- batch axes: a list of (size, aStride, bStride) at the end of the parameters ---------------------------------- */
+typedef struct { int64_t a, b; } Batch;
+INLINE Batch batch_offsets(const int64_t *dims, int64_t n, int64_t index) {
+  Batch o = {0, 0};
+  for (int64_t d = n - 1; d >= 0; d--) {
+    const int64_t at = index % dims[3 * d];
+    index /= dims[3 * d];
+    o.a += at * dims[3 * d + 1];
+    o.b += at * dims[3 * d + 2];
+  }
+  return o;
+}
+
+/* ---- pack_b: b = [B, packed]; rows = tiles ------------------------------------------------------------------------- */
+enum { PB_K, PB_N, PB_SK, PB_SN, PB_DTYPE, PB_KB, PB_TILES, PB_DIMS, PB_BATCH };
+enum { ROWS_A_TILE = 64, PANELS_A_TILE = 4 };
+
+/* A tile is 64 whole rows where n is contiguous (few long streams), else four panels of a block of K. */
+static void pack_tile(const Cmd *c, int64_t tile, int tid) {
+  const int64_t *p = c->p, K = p[PB_K], N = p[PB_N], sk = p[PB_SK], sn = p[PB_SN], kb = p[PB_KB], panels = ceil_div(N, NR);
+  const int dtype = (int)p[PB_DTYPE];
+  const int64_t batch = tile / p[PB_TILES], per = sn == 1 ? ceil_div(kb, ROWS_A_TILE) : ceil_div(panels, PANELS_A_TILE);
+  tile %= p[PB_TILES];
+  const int64_t k0 = tile / per * kb, kc = min64(kb, K - k0), part = tile % per;
+  const char *src = c->b[0] + (batch_offsets(p + PB_BATCH, p[PB_DIMS], batch).b + k0 * sk) * dtype_size(dtype);
+  float *d = (float *)c->b[1] + batch * K * panels * NR + k0 * panels * NR, *wide = (float *)c->run->scratch[tid];
+  const float *B = (const float *)src;
+  if (sn == 1) {
+    const int64_t end = min64((part + 1) * ROWS_A_TILE, kc);
+    for (int64_t k = part * ROWS_A_TILE; k < end; k += 8) {
+      const int64_t rows = min64(8, end - k);
+      const float *from = B + k * sk;
+      int64_t ld = sk;
+      if (dtype != F32) {
+        for (int64_t r = 0; r < rows; r++) widen((const uint16_t *)src + (k + r) * sk, N, dtype, wide + r * N);
+        from = wide;
+        ld = N;
+      }
+      for (int64_t q = 0; q < panels; q++) pack_panel(from + q * NR, ld, 1, rows, min64(NR, N - q * NR), d + q * kc * NR + k * NR);
+    }
+    return;
+  }
+  for (int64_t q = part * PANELS_A_TILE; q < min64((part + 1) * PANELS_A_TILE, panels); q++) {
+    const int64_t n0 = q * NR, nr = min64(NR, N - n0);
+    if (dtype == F32) { pack_panel(B + n0 * sn, sk, sn, kc, nr, d + q * kc * NR); continue; }
+    for (int64_t n = 0; n < nr; n++) {
+      if (sk == 1) widen((const uint16_t *)src + (n0 + n) * sn, kc, dtype, wide + n * kc);
+      else for (int64_t k = 0; k < kc; k++) wide[n * kc + k] = element(src, k * sk + (n0 + n) * sn, dtype);
+    }
+    pack_panel(wide, 1, kc, kc, nr, d + q * kc * NR);
+  }
+}
+void k_pack_b(const Cmd *c, int64_t r0, int64_t r1, int tid) { for (int64_t t = r0; t < r1; t++) pack_tile(c, t, tid); }
+
+/* ---- gemm: b = [A, packed or B, C unless an epilogue stores, row sums where asked]; rows = tiles ------------------- */
+enum { G_M, G_N, G_K, G_AM, G_AK, G_DTYPE, G_MC, G_NC, G_KB, G_FLAGS, G_BK, G_BN, G_BDTYPE, G_DIMS, G_BATCH };
+enum { ACCUMULATE = 1, ROW_SUMS = 2 };
+
+/* A strip of A with m contiguous (A[k * ld + m], mc x kc) to panels of MR, row sums into s where asked. */
+static void pack_transposed(const float *A, int64_t ld, int64_t mc, int64_t kc, float *d, float *s) {
+  const int64_t full = mc / MR * MR;
+  for (int64_t k0 = 0; k0 < kc; k0 += 16) { /* 16 rows at a time: the next 16 are on their way meanwhile */
+    const int64_t kb = min64(16, kc - k0);
+    const float *a = A + k0 * ld;
+    if (k0 + 16 < kc) for (int64_t k = 0; k < min64(16, kc - k0 - 16); k++) for (int64_t m = 0; m < mc; m += 16) __builtin_prefetch(a + (k + 16) * ld + m);
+    for (int64_t m = 0; m < full; m += MR) {
+      float *q = d + m * kc + k0 * MR;
+      int64_t k = 0;
+#if MR <= W
+      /* wide copies overlap; the next row mends the tail, and the strip's last row is copied exactly */
+      for (; k < kb && k0 + k + 1 < kc && m + W <= mc; k++) STORE(q + k * MR, LOAD(a + k * ld + m));
+#elif W == 4
+      for (; k < kb; k++) {
+        STORE(q + k * MR, LOAD(a + k * ld + m));
+        q[k * MR + 4] = a[k * ld + m + 4];
+        q[k * MR + 5] = a[k * ld + m + 5];
+      }
+#endif
+      for (; k < kb; k++) memcpy(q + k * MR, a + k * ld + m, MR * 4);
+    }
+    if (full < mc) {
+      float *q = d + full * kc + k0 * MR;
+      for (int64_t k = 0; k < kb; k++) for (int64_t i = 0; i < MR; i++) q[k * MR + i] = full + i < mc ? a[k * ld + full + i] : 0;
+    }
+    if (s) {
+      int64_t m = 0;
+      for (; m + W <= mc; m += W) {
+        vf t = LOAD(s + m);
+        for (int64_t k = 0; k < kb; k++) t += LOAD(a + k * ld + m);
+        STORE(s + m, t);
+      }
+      for (; m < mc; m++) for (int64_t k = 0; k < kb; k++) s[m] += a[k * ld + m];
+    }
+  }
+}
+/* Any other strip to rows of floats. */
+static void copy_rows(const char *A, int64_t sm, int64_t sk, int dtype, int64_t mc, int64_t kc, float *d, int64_t ld) {
+  for (int64_t i = 0; i < mc; i++) {
+    float *q = d + i * ld;
+    if (sk == 1 && dtype == F32) memcpy(q, (const float *)A + i * sm, kc * 4);
+    else if (sk == 1) widen((const uint16_t *)A + i * sm, kc, dtype, q);
+    else for (int64_t k = 0; k < kc; k++) q[k] = element(A, i * sm + k * sk, dtype);
+  }
+}
+static float row_sum(const float *a, int64_t n) {
+  vf t[4] = {{0}};
+  int64_t k = 0;
+  for (; k + 4 * W <= n; k += 4 * W) for (int v = 0; v < 4; v++) t[v] += LOAD(a + k + v * W);
+  for (; k + W <= n; k += W) t[0] += LOAD(a + k);
+  float s = hsum((t[0] + t[1]) + (t[2] + t[3]));
+  for (; k < n; k++) s += a[k];
+  return s;
+}
+INLINE void store_tile(const float *T, float *C, int64_t ldc, int64_t mr, int64_t nr, int add) {
+  if (nr == NR) {
+    for (int64_t r = 0; r < mr; r++) for (int v = 0; v < NV; v++) {
+      vf t = LOAD(T + r * NR + v * W);
+      if (add) t += LOAD(C + r * ldc + v * W);
+      STORE(C + r * ldc + v * W, t);
+    }
+    return;
+  }
+  for (int64_t r = 0; r < mr; r++) for (int64_t n = 0; n < nr; n++) C[r * ldc + n] = T[r * NR + n] + (add ? C[r * ldc + n] : 0);
+}
+
+/* Rows whose distance is a multiple of 2 KiB share a few cache sets: with many rows at once they evict one another. */
+INLINE int rows_collide(int64_t lda) { return MR > 8 && lda * 4 % 2048 == 0; }
+
+/* Rows [i0, i1) x columns [j0, j1) of one batch; `first_row` is that batch's row 0 among all rows of C. */
+static void gemm_block(const Cmd *c, const char *A, const float *packed, int64_t first_row, int64_t i0, int64_t i1, int64_t j0, int64_t j1, float *room) {
+  const int64_t *p = c->p, N = p[G_N], K = p[G_K], am = p[G_AM], ak = p[G_AK], kb = p[G_KB], panels = ceil_div(N, NR);
+  const int dtype = (int)p[G_DTYPE], add_to = (p[G_FLAGS] & ACCUMULATE) != 0;
+  const int transposed = am == 1 && ak != 1 && dtype == F32, copied = !transposed && (ak != 1 || dtype != F32 || rows_collide(am));
+  const int64_t mc = i1 - i0, strips = ceil_div(mc, MR), ldr = kb + 16;
+  const EpilogueFn epilogue = c->epi ? (EpilogueFn)(void *)c->epi->fn : 0;
+  float *C = epilogue ? 0 : (float *)c->b[2] + first_row * N;
+  float *sums = (p[G_FLAGS] & ROW_SUMS) && j0 == 0 ? (float *)c->b[epilogue ? 2 : 3] + first_row + i0 : 0;
+  float *a_room = room, *partial = room + (transposed || copied ? strips * MR * ldr : 0);
+  const int keep_partial = epilogue && K > kb;
+  float tile[MR * NR] __attribute__((aligned(64)));
+  if (sums) memset(sums, 0, mc * 4);
+  int64_t k0 = 0;
+  do { /* once even where K is 0 */
+    const int64_t kc = min64(kb, K - k0);
+    const int first = k0 == 0, last = k0 + kc == K;
+    const float *rows = (const float *)A + i0 * am + k0;
+    int64_t lda = am;
+    if (transposed) pack_transposed((const float *)A + k0 * ak + i0, ak, mc, kc, a_room, sums);
+    else if (copied) {
+      copy_rows(A + (i0 * am + k0 * ak) * dtype_size(dtype), am, ak, dtype, mc, kc, a_room, ldr);
+      rows = a_room;
+      lda = ldr;
+    }
+    if (sums && !transposed) for (int64_t i = 0; i < mc; i++) sums[i] += row_sum(rows + i * lda, kc);
+    const int64_t slice = ceil_div(kc * NR / 16, strips) * 16; /* the next panel of B comes to L2 a slice a tile */
+    for (int64_t j = j0; j < j1; j += NR) {
+      const float *B = packed + k0 * panels * NR + j * kc, *next = B + kc * NR;
+      const int64_t nr = min64(NR, j1 - j);
+      if (j + NR >= j1) next = packed + (last ? 0 : (k0 + kc) * panels * NR) + j0 * min64(kb, last ? kc : K - k0 - kc);
+      for (int64_t i = i0, s = 0; i < i1; i += MR, s++, next += slice) {
+        const int64_t mr = min64(MR, i1 - i);
+        float *T = keep_partial ? partial + ((j - j0) / NR * strips + s) * MR * NR : tile;
+        if (C) for (int64_t r = 0; r < mr; r++) for (int64_t n = 0; n < nr; n += 16) __builtin_prefetch(C + (i + r) * N + j + n, 1, 3);
+        for (int64_t l = 0; l < slice; l += 16) __builtin_prefetch(next + l, 0, 2);
+        if (transposed) uk_panel(kc, a_room + s * MR * kc, B, T, nr, keep_partial && !first);
+        else uk_rows(kc, rows + (i - i0) * lda, lda, mr, B, T, nr, keep_partial && !first);
+        if (!epilogue) store_tile(T, C + i * N + j, N, mr, nr, add_to || !first);
+        else if (last) epilogue(c->epi, T, NR, first_row + i, j, mr, nr);
+      }
+    }
+    k0 += kb;
+  } while (k0 < K);
+}
+
+void k_gemm(const Cmd *c, int64_t r0, int64_t r1, int tid) {
+  const int64_t *p = c->p, M = p[G_M], N = p[G_N], mc = p[G_MC], nc = p[G_NC];
+  const int64_t across = ceil_div(N, nc), per = ceil_div(M, mc) * across;
+  for (int64_t t = r0; t < r1; t++) {
+    const int64_t batch = t / per, at = t % per, i0 = at / across * mc, j0 = at % across * nc, i1 = min64(M, i0 + mc);
+    const Batch o = batch_offsets(p + G_BATCH, p[G_DIMS], batch);
+    gemm_block(c, c->b[0] + o.a * dtype_size((int)p[G_DTYPE]), (const float *)c->b[1] + o.b, batch * M, i0, i1, j0, min64(N, j0 + nc), (float *)c->run->scratch[tid]);
+    if (c->post) c->post->fn(c->post, batch * M + i0, batch * M + i1, tid);
+  }
+}
+
+/* ---- gemm_small: many small products; B is packed inside the tile; a row is a batch ------------------------------- */
+void k_gemm_small(const Cmd *c, int64_t r0, int64_t r1, int tid) {
+  const int64_t *p = c->p, M = p[G_M], N = p[G_N], K = p[G_K], kb = p[G_KB], bk = p[G_BK], bn = p[G_BN], panels = ceil_div(N, NR);
+  const int dtype = (int)p[G_BDTYPE];
+  float *packed = (float *)c->run->scratch[tid], *wide = packed + round_up(K, 16) * panels * NR;
+  float *room = wide + (dtype == F32 ? 0 : round_up(K * N, 16));
+  for (int64_t t = r0; t < r1; t++) {
+    const Batch o = batch_offsets(p + G_BATCH, p[G_DIMS], t);
+    const char *B = c->b[1] + o.b * dtype_size(dtype);
+    int64_t sk = bk, sn = bn;
+    if (dtype != F32) { /* columns first, as the transposing copy wants them */
+      for (int64_t n = 0; n < N; n++) {
+        if (bk == 1) widen((const uint16_t *)B + n * bn, K, dtype, wide + n * K);
+        else for (int64_t k = 0; k < K; k++) wide[n * K + k] = element(B, k * bk + n * bn, dtype);
+      }
+      B = (const char *)wide;
+      sk = 1;
+      sn = K;
+    }
+    for (int64_t k0 = 0; k0 < K; k0 += kb) pack_panels((const float *)B + k0 * sk, sk, sn, min64(kb, K - k0), N, packed + k0 * panels * NR);
+    gemm_block(c, c->b[0] + o.a * dtype_size((int)p[G_DTYPE]), packed, t * M, 0, M, 0, N, room);
+    if (c->post) c->post->fn(c->post, t * M, t * M + M, tid);
+  }
+}
+
+/* ---- gemm_skinny: at most 8 rows, B unpacked; a row of the command is a block of `grain` columns of one batch ------ */
+enum { SKINNY_ROWS = 8, SKINNY_COLS = 64 };
+
+/* Columns of B contiguous in k: dot products, four columns at a time share the loads of A. */
+#define SKINNY_DOT(NAME, T_, LOADB, LOAD1)                                                                              \
+  static void NAME(int64_t M, int64_t K, const float *A, int64_t lda, const T_ *B, int64_t sn, int64_t nn, float *T) {  \
+    for (int64_t n = 0; n < nn; n++) {                                                                                  \
+      const T_ *b = B + n * sn;                                                                                         \
+      vf acc[SKINNY_ROWS][2];                                                                                           \
+      for (int64_t m = 0; m < M; m++) acc[m][0] = acc[m][1] = (vf){0};                                                  \
+      int64_t k = 0;                                                                                                    \
+      if (M == 1) {                                                                                                     \
+        vf s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};                                                                      \
+        for (; k + 4 * W <= K; k += 4 * W) {                                                                            \
+          s0 = fma_(LOAD(A + k), LOADB(b + k), s0);                                                                     \
+          s1 = fma_(LOAD(A + k + W), LOADB(b + k + W), s1);                                                             \
+          s2 = fma_(LOAD(A + k + 2 * W), LOADB(b + k + 2 * W), s2);                                                     \
+          s3 = fma_(LOAD(A + k + 3 * W), LOADB(b + k + 3 * W), s3);                                                     \
+        }                                                                                                               \
+        acc[0][0] = s0 + s2;                                                                                            \
+        acc[0][1] = s1 + s3;                                                                                            \
+      } else                                                                                                            \
+        for (int64_t m = 0; m < M; m += 4) {                                                                            \
+          const float *a0 = A + m * lda, *a1 = A + min64(m + 1, M - 1) * lda, *a2 = A + min64(m + 2, M - 1) * lda,      \
+                      *a3 = A + min64(m + 3, M - 1) * lda;                                                              \
+          vf s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0}, u0 = {0}, u1 = {0}, u2 = {0}, u3 = {0};                            \
+          for (k = 0; k + 2 * W <= K; k += 2 * W) {                                                                     \
+            const vf x = LOADB(b + k), y = LOADB(b + k + W);                                                            \
+            s0 = fma_(LOAD(a0 + k), x, s0); u0 = fma_(LOAD(a0 + k + W), y, u0);                                         \
+            s1 = fma_(LOAD(a1 + k), x, s1); u1 = fma_(LOAD(a1 + k + W), y, u1);                                         \
+            s2 = fma_(LOAD(a2 + k), x, s2); u2 = fma_(LOAD(a2 + k + W), y, u2);                                         \
+            s3 = fma_(LOAD(a3 + k), x, s3); u3 = fma_(LOAD(a3 + k + W), y, u3);                                         \
+          }                                                                                                             \
+          acc[m][0] = s0; acc[m][1] = u0;                                                                               \
+          if (m + 1 < M) { acc[m + 1][0] = s1; acc[m + 1][1] = u1; }                                                    \
+          if (m + 2 < M) { acc[m + 2][0] = s2; acc[m + 2][1] = u2; }                                                    \
+          if (m + 3 < M) { acc[m + 3][0] = s3; acc[m + 3][1] = u3; }                                                    \
+        }                                                                                                               \
+      for (int64_t m = 0; m < M; m++) {                                                                                 \
+        float s = hsum(acc[m][0] + acc[m][1]);                                                                          \
+        for (int64_t q = k; q < K; q++) s += A[m * lda + q] * LOAD1(b[q]);                                              \
+        T[m * SKINNY_COLS + n] = s;                                                                                     \
+      }                                                                                                                 \
+    }                                                                                                                   \
+  }
+#define LOAD_BF16(p) ((vf)(__builtin_convertvector((vh)(*(const vh_u *)(p)), vu) << 16))
+#define SAME(x) (x)
+SKINNY_DOT(skinny_dot_f32, float, LOAD, SAME)
+SKINNY_DOT(skinny_dot_bf16, uint16_t, LOAD_BF16, from_bf16)
+
+/* Rows of B contiguous in n: 4 vectors of columns, every row of A broadcast. */
+static void skinny_rows(int64_t M, int64_t K, const float *A, int64_t lda, const float *B, int64_t sk, int64_t nn, float *T) {
+  for (int64_t m = 0; m < M; m += 4) {
+    const int64_t rows = min64(4, M - m);
+    const float *a[4];
+    for (int64_t r = 0; r < 4; r++) a[r] = A + (m + min64(r, rows - 1)) * lda;
+    int64_t n = 0;
+    for (; n + 2 * W <= nn; n += 2 * W) {
+      vf s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0}, u0 = {0}, u1 = {0}, u2 = {0}, u3 = {0};
+      for (int64_t k = 0; k < K; k++) {
+        const vf x = LOAD(B + k * sk + n), y = LOAD(B + k * sk + n + W);
+        const vf v0 = splat(a[0][k]), v1 = splat(a[1][k]), v2 = splat(a[2][k]), v3 = splat(a[3][k]);
+        s0 = fma_(v0, x, s0); u0 = fma_(v0, y, u0);
+        s1 = fma_(v1, x, s1); u1 = fma_(v1, y, u1);
+        s2 = fma_(v2, x, s2); u2 = fma_(v2, y, u2);
+        s3 = fma_(v3, x, s3); u3 = fma_(v3, y, u3);
+      }
+      const vf s[4] = {s0, s1, s2, s3}, u[4] = {u0, u1, u2, u3};
+      for (int64_t r = 0; r < rows; r++) {
+        STORE(T + (m + r) * SKINNY_COLS + n, s[r]);
+        STORE(T + (m + r) * SKINNY_COLS + n + W, u[r]);
+      }
+    }
+    for (; n < nn; n++) for (int64_t r = 0; r < rows; r++) {
+      float s = 0;
+      for (int64_t k = 0; k < K; k++) s = __builtin_fmaf(a[r][k], B[k * sk + n], s);
+      T[(m + r) * SKINNY_COLS + n] = s;
+    }
+  }
+}
+void k_gemm_skinny(const Cmd *c, int64_t r0, int64_t r1, int tid) {
+  const int64_t *p = c->p, M = p[G_M], N = p[G_N], K = p[G_K], bk = p[G_BK], bn = p[G_BN], per = ceil_div(N, SKINNY_COLS);
+  const int adt = (int)p[G_DTYPE], bdt = (int)p[G_BDTYPE];
+  const EpilogueFn epilogue = c->epi ? (EpilogueFn)(void *)c->epi->fn : 0;
+  float T[SKINNY_ROWS * SKINNY_COLS] __attribute__((aligned(64)));
+  float *room = (float *)c->run->scratch[tid];
+  for (int64_t t = r0; t < r1; t++) {
+    const int64_t batch = t / per, n0 = t % per * SKINNY_COLS, nn = min64(SKINNY_COLS, N - n0);
+    const Batch o = batch_offsets(p + G_BATCH, p[G_DIMS], batch);
+    const char *B = c->b[1] + (o.b + n0 * bn) * dtype_size(bdt);
+    const float *A = (const float *)c->b[0] + o.a;
+    int64_t lda = p[G_AM];
+    if (p[G_AK] != 1 || adt != F32) {
+      copy_rows(c->b[0] + o.a * dtype_size(adt), p[G_AM], p[G_AK], adt, M, K, room, K);
+      A = room;
+      lda = K;
+    }
+    if ((p[G_FLAGS] & ROW_SUMS) && n0 == 0) {
+      float *sums = (float *)c->b[epilogue ? 2 : 3] + batch * M;
+      for (int64_t m = 0; m < M; m++) sums[m] = row_sum(A + m * lda, K);
+    }
+    if (bk == 1 && bdt == F32) skinny_dot_f32(M, K, A, lda, (const float *)B, bn, nn, T);
+    else if (bk == 1 && bdt == BF16) skinny_dot_bf16(M, K, A, lda, (const uint16_t *)B, bn, nn, T);
+    else if (bn == 1 && bdt == F32) skinny_rows(M, K, A, lda, (const float *)B, bk, nn, T);
+    else { /* any other: a column (or a row of columns) at a time through the scratch */
+      float *wide = room + round_up(M * K, 16);
+      if (bn == 1) {
+        for (int64_t k = 0; k < K; k++) widen((const uint16_t *)B + k * bk, nn, bdt, wide + k * SKINNY_COLS);
+        skinny_rows(M, K, A, lda, wide, SKINNY_COLS, nn, T);
+      } else
+        for (int64_t n = 0; n < nn; n++) {
+          if (bk == 1) widen((const uint16_t *)B + n * bn, K, bdt, wide);
+          else for (int64_t k = 0; k < K; k++) wide[k] = element(B, k * bk + n * bn, bdt);
+          skinny_dot_f32(M, K, A, lda, wide, K, 1, T + n);
+        }
+    }
+    if (epilogue) epilogue(c->epi, T, SKINNY_COLS, batch * M, n0, M, nn);
+    else {
+      float *C = (float *)c->b[2] + batch * M * N + n0;
+      const int add = (p[G_FLAGS] & ACCUMULATE) != 0;
+      for (int64_t m = 0; m < M; m++) for (int64_t n = 0; n < nn; n++) C[m * N + n] = T[m * SKINNY_COLS + n] + (add ? C[m * N + n] : 0);
+    }
+  }
+}
+
+/* ---- float64 and int32: b = [A, B, C]; a tile is mc rows x nc columns; both operands copied to blocks --------------- */
+#define PLAIN_GEMM(KERNEL_NAME, T_, VEC, LANES, MULADD)                                                                  \
+  typedef T_ VEC __attribute__((vector_size(LANES * sizeof(T_)), may_alias));                                            \
+  void KERNEL_NAME(const Cmd *c, int64_t r0, int64_t r1, int tid) {                                                      \
+    enum { NB = 2 * LANES, KB = 256 };                                                                                   \
+    const int64_t *p = c->p, M = p[G_M], N = p[G_N], K = p[G_K], mc = p[G_MC], nc = p[G_NC];                              \
+    const int64_t across = ceil_div(N, nc), per = ceil_div(M, mc) * across;                                              \
+    T_ *a = (T_ *)c->run->scratch[tid], *b = a + round_up(mc, 4) * KB;                                                   \
+    for (int64_t t = r0; t < r1; t++) {                                                                                  \
+      const int64_t batch = t / per, at = t % per, i0 = at / across * mc, j0 = at % across * nc;                          \
+      const int64_t rows = min64(mc, M - i0), cols = min64(nc, N - j0);                                                  \
+      const Batch o = batch_offsets(p + G_BATCH, p[G_DIMS], batch);                                                      \
+      const T_ *A = (const T_ *)c->b[0] + o.a + i0 * p[G_AM], *B = (const T_ *)c->b[1] + o.b + j0 * p[G_BN];             \
+      T_ *C = (T_ *)c->b[2] + (batch * M + i0) * N + j0;                                                                 \
+      int64_t k0 = 0;                                                                                                    \
+      do {                                                                                                               \
+        const int64_t kc = min64(KB, K - k0);                                                                            \
+        const int add = k0 > 0 || (p[G_FLAGS] & ACCUMULATE);                                                             \
+        for (int64_t i = 0; i < round_up(rows, 4); i++)                                                                  \
+          for (int64_t k = 0; k < kc; k++) a[(i / 4 * kc + k) * 4 + i % 4] = i < rows ? A[i * p[G_AM] + (k0 + k) * p[G_AK]] : 0; \
+        for (int64_t j = 0; j < cols; j += NB) {                                                                         \
+          for (int64_t k = 0; k < kc; k++)                                                                               \
+            for (int64_t n = 0; n < NB; n++) b[k * NB + n] = j + n < cols ? B[(k0 + k) * p[G_BK] + (j + n) * p[G_BN]] : 0; \
+          for (int64_t i = 0; i < rows; i += 4) {                                                                        \
+            const T_ *x = a + i * kc;                                                                                    \
+            VEC s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0}, u0 = {0}, u1 = {0}, u2 = {0}, u3 = {0};                          \
+            for (int64_t k = 0; k < kc; k++) {                                                                           \
+              const VEC y = *(const VEC *)(b + k * NB), z = *(const VEC *)(b + k * NB + LANES);                          \
+              MULADD(s0, x[4 * k], y); MULADD(u0, x[4 * k], z);                                                          \
+              MULADD(s1, x[4 * k + 1], y); MULADD(u1, x[4 * k + 1], z);                                                  \
+              MULADD(s2, x[4 * k + 2], y); MULADD(u2, x[4 * k + 2], z);                                                  \
+              MULADD(s3, x[4 * k + 3], y); MULADD(u3, x[4 * k + 3], z);                                                  \
+            }                                                                                                            \
+            const VEC s[4] = {s0, s1, s2, s3}, u[4] = {u0, u1, u2, u3};                                                  \
+            for (int64_t r = 0; r < min64(4, rows - i); r++)                                                             \
+              for (int64_t n = 0; n < min64(NB, cols - j); n++) {                                                        \
+                const T_ value = n < LANES ? s[r][n] : u[r][n - LANES];                                                  \
+                T_ *to = C + (i + r) * N + j + n;                                                                        \
+                *to = add ? *to + value : value;                                                                         \
+              }                                                                                                          \
+          }                                                                                                              \
+        }                                                                                                                \
+        k0 += KB;                                                                                                        \
+      } while (k0 < K);                                                                                                  \
+    }                                                                                                                    \
+  }
+#define MULADD_PLAIN(acc, x, y) acc += (x) * (y)
+PLAIN_GEMM(k_gemm_f64, double, vd8, 8, MULADD_PLAIN)
+PLAIN_GEMM(k_gemm_i32, int32_t, vi16, 16, MULADD_PLAIN)
+
+/* The micro-kernel's shape, for the planner: MR, NR, lanes, skinny rows, skinny columns. */
+EXPORT void nabla_shape(int32_t *out) {
+  out[0] = MR;
+  out[1] = NR;
+  out[2] = W;
+  out[3] = SKINNY_ROWS;
+  out[4] = SKINNY_COLS;
+}

@@ -1,0 +1,126 @@
+/*
+ * The matrix product's inner loops: MR x NR accumulators in registers over a packed panel of B, at full width and at half
+ * width (for the last columns), and the packing of panels. Used by gemm.c, attention.c and conv.c. Shapes: 6 x 16 with
+ * AVX2, 14 x 32 with AVX-512, 6 x 16 with 32 registers of four lanes.
+ */
+#ifndef NABLA_MICROKERNEL_H
+#define NABLA_MICROKERNEL_H
+#include "runtime.h"
+#define R1_(X) X(0)
+#define R6_(X) X(0) X(1) X(2) X(3) X(4) X(5)
+#define R14_(X) R6_(X) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13)
+#if W == 16
+#define MR 14
+#define NV 2
+#define EACH_ROW(X) R14_(X)
+#elif W == 8
+#define MR 6
+#define NV 2
+#define EACH_ROW(X) R6_(X)
+#else
+#define MR 6
+#define NV 4
+#define EACH_ROW(X) R6_(X)
+#endif
+#define NR (NV * W)
+#define HALF (NR / 2)
+
+#define COLS NV
+#define NAME(x) x##_full
+#include "microkernel.inc"
+#if NV == 4
+#define COLS 2
+#else
+#define COLS 1
+#endif
+#define NAME(x) x##_half
+#include "microkernel.inc"
+
+INLINE void uk_panel(int64_t kc, const float *A, const float *B, float *T, int64_t nr, int acc) {
+  if (nr > HALF) uk_panel_full(kc, A, B, T, acc); else uk_panel_half(kc, A, B, T, acc);
+}
+INLINE void uk_rows(int64_t kc, const float *A, int64_t lda, int64_t mr, const float *B, float *T, int64_t nr, int acc) {
+  if (nr > HALF) uk_rows_full(kc, A, lda, mr, B, T, acc); else uk_rows_half(kc, A, lda, mr, B, T, acc);
+}
+
+/* Transposition of a square block of floats (8 x 8, or 4 x 4 with four lanes): d[j * dd + i] = s[i * ld + j]. */
+#if W >= 8
+#define TB 8
+typedef float v8 __attribute__((vector_size(32), may_alias));
+typedef float v8_u __attribute__((vector_size(32), may_alias, aligned(4)));
+typedef int32_t v8i __attribute__((vector_size(32)));
+#if defined(__clang__)
+#define SHUFFLE8(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE8(a, b, ...) __builtin_shuffle(a, b, (v8i){__VA_ARGS__})
+#endif
+INLINE void transpose_block(const float *s, int64_t ld, float *d, int64_t dd) {
+  v8 r[8], t[8];
+  for (int i = 0; i < 8; i++) r[i] = (v8) * (const v8_u *)(s + i * ld);
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = SHUFFLE8(r[i], r[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    t[i + 1] = SHUFFLE8(r[i], r[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    r[i] = SHUFFLE8(t[i], t[i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+    r[i + 1] = SHUFFLE8(t[i], t[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    r[i + 2] = SHUFFLE8(t[i + 1], t[i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
+    r[i + 3] = SHUFFLE8(t[i + 1], t[i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
+  }
+  for (int i = 0; i < 4; i++) {
+    *(v8_u *)(d + i * dd) = (v8_u)SHUFFLE8(r[i], r[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    *(v8_u *)(d + (i + 4) * dd) = (v8_u)SHUFFLE8(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+  }
+}
+#else
+#define TB 4
+INLINE void transpose_block(const float *s, int64_t ld, float *d, int64_t dd) {
+  vf r[4];
+  for (int i = 0; i < 4; i++) r[i] = LOAD(s + i * ld);
+  for (int j = 0; j < 4; j++) STORE(d + j * dd, ((vf){r[0][j], r[1][j], r[2][j], r[3][j]}));
+}
+#endif
+
+/* One panel of B, columns 0..nr of kc rows from B[k * sk + n * sn], to d[k * NR + n]; missing columns are zero. */
+static __attribute__((unused)) void pack_panel(const float *B, int64_t sk, int64_t sn, int64_t kc, int64_t nr, float *d) {
+  if (sn == 1 && nr == NR) {
+    for (int64_t k = 0; k < kc; k++) for (int v = 0; v < NV; v++) STORE(d + k * NR + v * W, LOAD(B + k * sk + v * W));
+    return;
+  }
+  if (sk == 1 && nr == NR) {
+    int64_t k = 0;
+    for (; k + TB <= kc; k += TB) for (int64_t n = 0; n < NR; n += TB) transpose_block(B + n * sn + k, sn, d + k * NR + n, NR);
+    for (; k < kc; k++) for (int64_t n = 0; n < NR; n++) d[k * NR + n] = B[n * sn + k];
+    return;
+  }
+  for (int64_t k = 0; k < kc; k++) {
+    for (int64_t n = 0; n < nr; n++) d[k * NR + n] = B[k * sk + n * sn];
+    for (int64_t n = nr; n < NR; n++) d[k * NR + n] = 0;
+  }
+}
+/* All panels of a K x N operand, one after another. */
+INLINE void pack_panels(const float *B, int64_t sk, int64_t sn, int64_t K, int64_t N, float *d) {
+  for (int64_t j = 0; j < N; j += NR) pack_panel(B + j * sn, sk, sn, K, min64(NR, N - j), d + j * K);
+}
+
+/* n contiguous elements of a 16-bit type to floats. */
+static __attribute__((unused)) void widen(const uint16_t *s, int64_t n, int dtype, float *d) {
+  int64_t i = 0;
+  if (dtype == BF16) {
+    for (; i + W <= n; i += W) STORE(d + i, (vf)(__builtin_convertvector((vh)(*(const vh_u *)(s + i)), vu) << 16));
+    for (; i < n; i++) d[i] = from_bf16(s[i]);
+    return;
+  }
+#if defined(__F16C__)
+  typedef short v8s __attribute__((vector_size(16), may_alias, aligned(2)));
+  typedef short v8sa __attribute__((vector_size(16)));
+  typedef float v8x __attribute__((vector_size(32), may_alias, aligned(4)));
+  for (; i + 8 <= n; i += 8) *(v8x *)(d + i) = (v8x)__builtin_ia32_vcvtph2ps256((v8sa)*(const v8s *)(s + i));
+#endif
+  for (; i < n; i++) d[i] = from_f16(s[i]);
+}
+INLINE float element(const char *p, int64_t i, int dtype) {
+  return dtype == F32 ? ((const float *)p)[i] : dtype == BF16 ? from_bf16(((const uint16_t *)p)[i]) : from_f16(((const uint16_t *)p)[i]);
+}
+INLINE int64_t dtype_size(int dtype) { return dtype == F64 ? 8 : dtype == F16 || dtype == BF16 ? 2 : 4; }
+#endif

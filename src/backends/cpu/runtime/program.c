@@ -1,0 +1,232 @@
+/*
+ * Programs: decoding of the command table, and its interpreter. The phases run in order; within a phase the workers take
+ * tiles of all its commands from one counter; one barrier ends a phase.
+ *
+ * The table is int32 words (native.ts, ProgramBuilder, writes it):
+ *   header   magic version numCommands numPhases numBuffers numScalars scratchBytes
+ *   phase    n, then n command indices                                        (numPhases times)
+ *   command  fn rowsLo rowsHi grain flags epi post                            (numCommands times)
+ *            nb, then nb x (slot offsetLo offsetHi)
+ *            ns, then ns scalar indices
+ *            np, then np x (lo hi)
+ * A 64-bit value is its low word, then its high word. fn >= 0 indexes the functions given to nabla_program; fn < 0 is
+ * builtin -1 - fn (builtins.c). flags bit 0: writes state. epi and post are command indices or -1; a command that is
+ * only attached stands in no phase. A buffer is bufs[slot] + offset bytes.
+ */
+#include "runtime.h"
+#include <pthread.h>
+
+enum { MAGIC = 0x4e42504c, HEADER = 7, WRITES_STATE = 1 };
+
+typedef struct { _Alignas(64) atomic_llong next; int64_t tiles; int32_t first, count; } Phase;
+typedef struct { int32_t slot; int64_t offset; } BufferRef;
+typedef struct {
+  Run run;
+  int32_t num_commands, num_phases, num_buffers, num_scalars;
+  int parallel; /* some phase has work for two */
+  Cmd *commands;
+  uint8_t *flags;
+  Phase *phases;
+  int32_t *order;
+  int64_t num_refs;
+  BufferRef *refs;
+  char **pointers; /* one for each ref */
+  int64_t *params;
+  int32_t *scalar_index;
+  atomic_llong error;
+  int skip; /* the error word as it stood when this phase began: all tiles of a command are skipped, or none */
+  int team, profiling;
+  int64_t *ns; /* [MAX_THREADS][num_commands] while profiling */
+} Program;
+
+static pthread_mutex_t run_lock = PTHREAD_MUTEX_INITIALIZER;
+static const char *create_error = "";
+EXPORT const char *nabla_error(void) { return create_error; }
+
+static void record_failure(Run *run, int64_t op, int64_t position) {
+  Program *p = (Program *)run;
+  long long none = 0;
+  const long long word = (long long)((uint64_t)op << 40 | ((uint64_t)position & 0xffffffffffull));
+  atomic_compare_exchange_strong(&p->error, &none, word ? word : 1);
+}
+
+EXPORT void nabla_program_free(Program *p) {
+  if (!p) return;
+  free(p->commands); free(p->flags); free(p->phases); free(p->order); free(p->refs); free(p->pointers);
+  free(p->params); free(p->scalar_index); free(p->ns);
+  free(p);
+}
+
+typedef struct { const int32_t *w; int64_t n, at; int bad; } Reader;
+static int32_t word(Reader *r) {
+  if (r->at >= r->n) { r->bad = 1; return 0; }
+  return r->w[r->at++];
+}
+static int64_t word64(Reader *r) {
+  const uint32_t lo = (uint32_t)word(r);
+  return (int64_t)((uint64_t)(uint32_t)word(r) << 32 | lo);
+}
+/* A count that the rest of the table can still hold, at `each` words an item. */
+static int64_t count(Reader *r, int64_t each) {
+  const int32_t n = word(r);
+  if (n < 0 || n * each > r->n - r->at) { r->bad = 1; return 0; }
+  return n;
+}
+static void *refuse(Program *p, const char *why) {
+  create_error = why;
+  nabla_program_free(p);
+  return 0;
+}
+
+/* Decodes a table; null on a table that is not sound (nabla_error says why). Functions are pointers held in doubles. */
+EXPORT Program *nabla_program(const int32_t *table, int64_t words, const double *functions, int64_t num_functions) {
+  Reader r = {table, words, 0, 0};
+  if (words < HEADER || word(&r) != MAGIC) return refuse(0, "not a command table");
+  if (word(&r) != NABLA_ABI_VERSION) return refuse(0, "a command table of another version");
+  Program *p = calloc(1, sizeof *p);
+  if (!p) return refuse(0, "out of memory");
+  p->num_commands = word(&r);
+  p->num_phases = word(&r);
+  p->num_buffers = word(&r);
+  p->num_scalars = word(&r);
+  p->run.scratchBytes = word(&r);
+  p->run.fail = record_failure;
+  if (p->num_commands < 0 || p->num_phases < 0 || p->num_commands > words || p->num_phases > words || p->num_buffers < 0 ||
+      p->num_scalars < 0 || p->run.scratchBytes < 0) return refuse(p, "a header with impossible counts");
+  /* every list is at most as long as the table */
+  p->commands = calloc(p->num_commands + 1, sizeof(Cmd));
+  p->flags = calloc(p->num_commands + 1, 1);
+  p->phases = aligned_alloc(64, (p->num_phases + 1) * sizeof(Phase));
+  p->order = calloc(words, 4);
+  p->refs = calloc(words, sizeof(BufferRef));
+  p->pointers = calloc(words, sizeof(char *));
+  p->params = calloc(words, 8);
+  p->scalar_index = calloc(words, 4);
+  if (!p->commands || !p->flags || !p->phases || !p->order || !p->refs || !p->pointers || !p->params || !p->scalar_index)
+    return refuse(p, "out of memory");
+  memset(p->phases, 0, (p->num_phases + 1) * sizeof(Phase));
+
+  int32_t at = 0;
+  for (int32_t i = 0; i < p->num_phases; i++) {
+    Phase *phase = &p->phases[i];
+    phase->first = at;
+    phase->count = (int32_t)count(&r, 1);
+    for (int32_t k = 0; k < phase->count; k++) {
+      const int32_t c = word(&r);
+      if (c < 0 || c >= p->num_commands) return refuse(p, "a phase names a command that does not exist");
+      p->order[at++] = c;
+    }
+  }
+  int64_t np = 0, ns = 0;
+  for (int32_t i = 0; i < p->num_commands && !r.bad; i++) {
+    Cmd *c = &p->commands[i];
+    const int32_t fn = word(&r);
+    if (fn >= num_functions || (fn < 0 && -1 - fn >= nabla_builtin_count)) return refuse(p, "a command names a function that does not exist");
+    c->fn = fn < 0 ? nabla_builtins[-1 - fn].fn : (KernelFn)(intptr_t)functions[fn];
+    if (!c->fn) return refuse(p, "a null function");
+    c->rows = word64(&r);
+    c->grain = word(&r);
+    p->flags[i] = (uint8_t)word(&r);
+    const int32_t epi = word(&r), post = word(&r);
+    if (c->rows < 0 || c->grain < 1) return refuse(p, "rows below 0 or a grain below 1");
+    if (epi < -1 || epi >= p->num_commands || post < -1 || post >= p->num_commands) return refuse(p, "an attached command that does not exist");
+    c->epi = epi < 0 ? 0 : &p->commands[epi];
+    c->post = post < 0 ? 0 : &p->commands[post];
+    c->run = &p->run;
+    c->b = p->pointers + p->num_refs;
+    for (int64_t k = count(&r, 3); k > 0; k--) {
+      BufferRef *ref = &p->refs[p->num_refs++];
+      ref->slot = word(&r);
+      ref->offset = word64(&r);
+      if (ref->slot < 0 || ref->slot >= p->num_buffers) return refuse(p, "a buffer slot that does not exist");
+    }
+    c->si = p->scalar_index + ns;
+    for (int64_t k = count(&r, 1); k > 0; k--) {
+      const int32_t s = word(&r);
+      if (s < 0 || s >= p->num_scalars) return refuse(p, "a scalar slot that does not exist");
+      p->scalar_index[ns++] = s;
+    }
+    c->p = p->params + np;
+    for (int64_t k = count(&r, 2); k > 0; k--) p->params[np++] = word64(&r);
+  }
+  if (r.bad || r.at != words) return refuse(p, "a table that is too short or too long");
+  for (int32_t i = 0; i < p->num_phases; i++) {
+    Phase *phase = &p->phases[i];
+    for (int32_t k = 0; k < phase->count; k++) {
+      const Cmd *c = &p->commands[p->order[phase->first + k]];
+      phase->tiles += ceil_div(c->rows, c->grain);
+    }
+    if (phase->tiles > 1) p->parallel = 1;
+  }
+  return p;
+}
+
+static void phase_done(void *x) {
+  Program *p = x;
+  p->skip = atomic_load_explicit(&p->error, memory_order_relaxed) != 0;
+}
+
+static void interpret(void *x, int tid) {
+  Program *p = x;
+  const int team = p->team, profiling = p->profiling;
+  for (int32_t i = 0; i < p->num_phases; i++) {
+    Phase *phase = &p->phases[i];
+    const int32_t *order = p->order + phase->first;
+    int64_t base = 0, tiles = 0, t;
+    int32_t k = -1;
+    while ((t = atomic_fetch_add_explicit(&phase->next, 1, memory_order_relaxed)) < phase->tiles) {
+      while (t >= base + tiles) { /* tiles come in rising order, so the search goes on from the last command */
+        base += tiles;
+        k++;
+        tiles = ceil_div(p->commands[order[k]].rows, p->commands[order[k]].grain);
+      }
+      const Cmd *c = &p->commands[order[k]];
+      if (p->skip && (p->flags[order[k]] & WRITES_STATE)) continue;
+      const int64_t r0 = (t - base) * c->grain, r1 = min64(r0 + c->grain, c->rows), t0 = profiling ? now_ns() : 0;
+      c->fn(c, r0, r1, tid);
+      if (profiling) p->ns[(int64_t)tid * p->num_commands + order[k]] += now_ns() - t0;
+    }
+    team_barrier(team, phase_done, p);
+  }
+}
+
+/* Runs a program; 0, or the error word. Buffers are pointers held in doubles; -1 where scratch could not be had. */
+EXPORT int64_t nabla_run(Program *p, const double *bufs, const double *scalars) {
+  pthread_mutex_lock(&run_lock);
+  const int threads = pool_threads();
+  p->team = p->parallel && threads > 1 ? pool_team(threads) : 1;
+  p->run.scratch = pool_scratch(p->team, p->run.scratchBytes);
+  int64_t error = -1;
+  if (p->run.scratch) {
+    for (int64_t i = 0; i < p->num_refs; i++) p->pointers[i] = (char *)(intptr_t)bufs[p->refs[i].slot] + p->refs[i].offset;
+    for (int32_t i = 0; i < p->num_commands; i++) p->commands[i].s = scalars;
+    for (int32_t i = 0; i < p->num_phases; i++) atomic_store_explicit(&p->phases[i].next, 0, memory_order_relaxed);
+    atomic_store(&p->error, 0);
+    p->skip = 0;
+    pool_run(p->team, interpret, p);
+    error = atomic_load(&p->error);
+    p->run.error = error;
+  }
+  pthread_mutex_unlock(&run_lock);
+  return error;
+}
+
+/* Turns the profile on (counts from zero) or off. */
+EXPORT int32_t nabla_profile(Program *p, int32_t on) {
+  pthread_mutex_lock(&run_lock);
+  const size_t n = (size_t)MAX_THREADS * (p->num_commands + 1);
+  if (on && !p->ns) p->ns = calloc(n, 8);
+  else if (on) memset(p->ns, 0, n * 8);
+  p->profiling = on && p->ns;
+  pthread_mutex_unlock(&run_lock);
+  return p->profiling;
+}
+/* Nanoseconds of each command, summed over the threads (attached commands count with their owner). */
+EXPORT void nabla_profile_read(Program *p, double *out) {
+  pthread_mutex_lock(&run_lock);
+  for (int32_t c = 0; c < p->num_commands; c++) {
+    out[c] = 0;
+    for (int t = 0; p->ns && t < MAX_THREADS; t++) out[c] += (double)p->ns[(int64_t)t * p->num_commands + c];
+  }
+  pthread_mutex_unlock(&run_lock);
+}

@@ -1,0 +1,57 @@
+/*
+ * What the runtime's own files share: dtype codes (core/dtype.ts), small helpers, the pool's and the program's entry
+ * points, and the table of builtin kernels. Not seen by generated kernels, which have abi.h.
+ */
+#ifndef NABLA_RUNTIME_H
+#define NABLA_RUNTIME_H
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include "abi.h"
+#include "simd.h"
+
+#if defined(_WIN32)
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#endif
+enum { F32 = 0, F64 = 1, F16 = 2, BF16 = 3, I32 = 4 }; /* as core/dtype.ts */
+enum { MAX_THREADS = 256 };
+
+INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+INLINE int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
+INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+
+INLINE float from_bf16(uint16_t h) { union { uint32_t u; float f; } v = {(uint32_t)h << 16}; return v.f; }
+INLINE float from_f16(uint16_t h) {
+  /* exponent moved by a multiplication, which also makes denormals right; infinities and NaN get the top exponent */
+  union { uint32_t u; float f; } v = {(uint32_t)(h & 0x7fff) << 13}, r;
+  if ((h & 0x7c00) == 0x7c00) v.u |= 0x7f800000u; else { r.u = (254u - 15) << 23; v.f *= r.f; }
+  v.u |= (uint32_t)(h & 0x8000) << 16;
+  return v.f;
+}
+
+/* pool.c */
+int pool_threads(void);
+int pool_team(int n);
+void pool_run(int team, void (*body)(void *arg, int tid), void *arg);
+void team_barrier(int team, void (*last)(void *arg), void *arg);
+char **pool_scratch(int n, int64_t bytes);
+int64_t now_ns(void);
+
+typedef struct { const char *name; KernelFn fn; } Builtin;
+extern const Builtin nabla_builtins[];
+extern const int nabla_builtin_count;
+
+#define KERNEL(name) void name(const Cmd *c, int64_t r0, int64_t r1, int tid)
+KERNEL(k_pack_b); KERNEL(k_gemm); KERNEL(k_gemm_skinny); KERNEL(k_gemm_small); KERNEL(k_gemm_f64); KERNEL(k_gemm_i32);
+KERNEL(k_attention_fwd); KERNEL(k_attention_bwd);
+KERNEL(k_scatter); KERNEL(k_argsort); KERNEL(k_cumulative); KERNEL(k_fill); KERNEL(k_copy);
+KERNEL(k_conv_pack); KERNEL(k_conv2d_fwd); KERNEL(k_conv2d_dx); KERNEL(k_conv2d_dw); KERNEL(k_conv2d_dw_finish);
+#endif

@@ -1,0 +1,92 @@
+/*
+ * Vectors by compiler extensions: vf is W floats, vi is W ints; 16 lanes with AVX-512, 8 with AVX2, 4 with NEON (and
+ * anywhere else). Loads, FMA, max, square root, reductions, exp. Includes nothing (<immintrin.h> costs half a second a
+ * unit), so that generated kernels can carry its text.
+ */
+#ifndef NABLA_SIMD_H
+#define NABLA_SIMD_H
+#if defined(__AVX512F__)
+#define W 16
+#elif defined(__AVX2__)
+#define W 8
+#else
+#define W 4
+#endif
+#define INLINE static inline __attribute__((always_inline, unused))
+typedef float vf __attribute__((vector_size(W * 4), may_alias));
+typedef float vf_u __attribute__((vector_size(W * 4), may_alias, aligned(4)));
+typedef __INT32_TYPE__ vi __attribute__((vector_size(W * 4), may_alias));
+typedef __INT32_TYPE__ vi_u __attribute__((vector_size(W * 4), may_alias, aligned(4)));
+typedef __UINT16_TYPE__ vh __attribute__((vector_size(W * 2), may_alias));
+typedef __UINT16_TYPE__ vh_u __attribute__((vector_size(W * 2), may_alias, aligned(2)));
+typedef __UINT32_TYPE__ vu __attribute__((vector_size(W * 4), may_alias));
+#define LOAD(p) ((vf)(*(const vf_u *)(p)))
+#define STORE(p, x) (*(vf_u *)(p) = (vf_u)(x))
+INLINE vf splat(float x) { return x - (vf){0}; } /* x - 0 keeps -0 and NaN; compiles to one broadcast */
+INLINE vi splati(__INT32_TYPE__ x) { return x - (vi){0}; }
+
+#if defined(__clang__) && defined(__has_builtin)
+#if __has_builtin(__builtin_elementwise_fma)
+INLINE vf fma_(vf a, vf b, vf c) { return __builtin_elementwise_fma(a, b, c); }
+#else
+INLINE vf fma_(vf a, vf b, vf c) {
+#pragma clang fp contract(fast)
+  return a * b + c;
+}
+#endif
+#elif defined(__AVX512F__)
+INLINE vf fma_(vf a, vf b, vf c) { return (vf)__builtin_ia32_vfmaddps512_mask(a, b, c, (short)-1, 4); }
+#elif defined(__FMA__)
+INLINE vf fma_(vf a, vf b, vf c) { return (vf)__builtin_ia32_vfmaddps256(a, b, c); }
+#elif defined(__aarch64__)
+INLINE vf fma_(vf a, vf b, vf c) { return (vf)__builtin_aarch64_fmav4sf(a, b, c); }
+#else
+INLINE vf fma_(vf a, vf b, vf c) { for (int i = 0; i < W; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]); return c; }
+#endif
+
+INLINE vf select_(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
+/* The larger; where either is NaN, b. */
+#if defined(__AVX512F__) && !defined(__clang__)
+INLINE vf max_(vf a, vf b) { return (vf)__builtin_ia32_maxps512_mask(a, b, (vf){0}, (short)-1, 4); }
+INLINE vf min_(vf a, vf b) { return (vf)__builtin_ia32_minps512_mask(a, b, (vf){0}, (short)-1, 4); }
+#elif defined(__AVX512F__)
+INLINE vf max_(vf a, vf b) { return (vf)__builtin_ia32_maxps512(a, b, 4); }
+INLINE vf min_(vf a, vf b) { return (vf)__builtin_ia32_minps512(a, b, 4); }
+#elif defined(__AVX2__)
+INLINE vf max_(vf a, vf b) { return (vf)__builtin_ia32_maxps256(a, b); }
+INLINE vf min_(vf a, vf b) { return (vf)__builtin_ia32_minps256(a, b); }
+#else
+INLINE vf max_(vf a, vf b) { return select_((vi)(a > b), a, b); }
+INLINE vf min_(vf a, vf b) { return select_((vi)(a < b), a, b); }
+#endif
+
+/* Sum and maximum of the lanes, in a fixed pattern of halves. */
+INLINE float hsum(vf a) {
+  float s[W];
+  STORE(s, a);
+  for (int h = W / 2; h; h /= 2) for (int i = 0; i < h; i++) s[i] += s[i + h];
+  return s[0];
+}
+INLINE float hmax(vf a) { float m = a[0]; for (int i = 1; i < W; i++) m = a[i] > m ? a[i] : m; return m; }
+INLINE vi iota_(void) { vi r; for (int i = 0; i < W; i++) r[i] = i; return r; }
+
+/*
+ * exp(x) = 2^n e^r with |r| <= ln 2 / 2 and the degree-5 polynomial of Cephes' expf; within 2 ulp on [-87, 88], held at
+ * the ends outside (no denormals); NaN stays NaN.
+ */
+INLINE vf exp_(vf x) {
+  x = min_(splat(88.0f), max_(splat(-87.0f), x));
+  const vf shift = splat(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer that lies in the low bits */
+  const vf t = fma_(x, splat(1.44269504f), shift), n = t - shift;
+  vf r = fma_(n, splat(-0.693359375f), x);
+  r = fma_(n, splat(2.12194440e-4f), r);
+  vf p = splat(1.9875691500e-4f);
+  p = fma_(p, r, splat(1.3981999507e-3f));
+  p = fma_(p, r, splat(8.3334519073e-3f));
+  p = fma_(p, r, splat(4.1665795894e-2f));
+  p = fma_(p, r, splat(1.6666665459e-1f));
+  p = fma_(p, r, splat(0.5f));
+  p = fma_(p, r * r, r + splat(1.0f));
+  return p * (vf)((((vi)t) << 23) + splati(0x3f800000));
+}
+#endif

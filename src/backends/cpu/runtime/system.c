@@ -1,0 +1,105 @@
+/*
+ * What the runtime asks of the operating system and the processor: memory, shared libraries, feature bits. The feature
+ * part (NABLA_PROBE) is also compiled alone, with baseline flags, before anything else is built (toolchain.ts).
+ */
+#include <stdint.h>
+#if defined(_WIN32)
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#endif
+
+/* Bits of nabla_features; toolchain.ts turns them into compiler flags. */
+enum {
+  FEATURE_X86 = 1, FEATURE_ARM64 = 2, FEATURE_SSE42 = 4, FEATURE_AVX = 8, FEATURE_FMA = 16, FEATURE_F16C = 32, FEATURE_AVX2 = 64,
+  FEATURE_BMI = 128, FEATURE_AVX512 = 256, /* F, DQ, BW and VL together */
+  FEATURE_AVX512VNNI = 512, FEATURE_AVX512BF16 = 1024, FEATURE_DOTPROD = 2048
+};
+
+#if defined(__x86_64__)
+static void cpuid(uint32_t leaf, uint32_t sub, uint32_t r[4]) {
+  __asm__ volatile("cpuid" : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3]) : "a"(leaf), "c"(sub));
+}
+EXPORT int32_t nabla_features(void) {
+  uint32_t r[4], f = FEATURE_X86, top;
+  cpuid(0, 0, r);
+  top = r[0];
+  cpuid(1, 0, r);
+  const uint32_t ecx = r[2];
+  if (ecx >> 20 & 1) f |= FEATURE_SSE42;
+  if (!(ecx >> 27 & 1)) return (int32_t)f; /* OSXSAVE: without it the system does not keep wide registers */
+  uint32_t lo, hi;
+  __asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+  if ((lo & 6) != 6 || !(ecx >> 28 & 1)) return (int32_t)f;
+  f |= FEATURE_AVX;
+  if (ecx >> 12 & 1) f |= FEATURE_FMA;
+  if (ecx >> 29 & 1) f |= FEATURE_F16C;
+  if (top < 7) return (int32_t)f;
+  cpuid(7, 0, r);
+  const uint32_t b = r[1], c = r[2], leaves = r[0];
+  if (b >> 5 & 1) f |= FEATURE_AVX2;
+  if ((b >> 3 & 1) && (b >> 8 & 1)) f |= FEATURE_BMI;
+  if ((lo & 0xe6) == 0xe6 && (b >> 16 & 1) && (b >> 17 & 1) && (b >> 30 & 1) && (b >> 31 & 1)) {
+    f |= FEATURE_AVX512;
+    if (c >> 11 & 1) f |= FEATURE_AVX512VNNI;
+    if (leaves >= 1) { cpuid(7, 1, r); if (r[0] >> 5 & 1) f |= FEATURE_AVX512BF16; }
+  }
+  return (int32_t)f;
+}
+#elif defined(__aarch64__)
+#if defined(__linux__)
+#include <sys/auxv.h>
+EXPORT int32_t nabla_features(void) { return FEATURE_ARM64 | (getauxval(AT_HWCAP) >> 20 & 1 ? FEATURE_DOTPROD : 0); }
+#else
+EXPORT int32_t nabla_features(void) { return FEATURE_ARM64; }
+#endif
+#else
+EXPORT int32_t nabla_features(void) { return 0; }
+#endif
+
+#ifndef NABLA_PROBE
+#include "runtime.h"
+#include <dlfcn.h>
+#include <pthread.h>
+#include <sys/mman.h>
+
+enum { HUGE_PAGE = 2 << 20 };
+typedef struct { void *start; size_t bytes; } Mapping;
+
+/*
+ * Zeroed memory, aligned to 64 bytes (2 MiB where it is that large, on huge pages where the kernel grants them). The
+ * page before the pointer holds what nabla_free needs. Returns 0 where the system refuses.
+ */
+EXPORT double nabla_alloc(double size) {
+  const size_t bytes = size < 1 ? 1 : (size_t)size, align = bytes >= HUGE_PAGE ? HUGE_PAGE : 4096;
+  const size_t body = (bytes + align - 1) / align * align, total = body + 4096 + (align > 4096 ? align : 0);
+  char *m = mmap(0, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (m == MAP_FAILED) return 0;
+  char *p = (char *)(((uintptr_t)m + 4096 + align - 1) / align * align);
+#if defined(MADV_HUGEPAGE)
+  if (bytes >= HUGE_PAGE) madvise(p, body, MADV_HUGEPAGE);
+#endif
+  *(Mapping *)(p - 64) = (Mapping){m, total};
+  return (double)(uintptr_t)p;
+}
+EXPORT void nabla_free(double pointer) {
+  if (!pointer) return;
+  const Mapping m = *(Mapping *)((char *)(uintptr_t)pointer - 64);
+  munmap(m.start, m.bytes);
+}
+
+/* The address of `symbol` in the library at `path`, or 0 (nabla_open_error says why). Libraries stay open. */
+EXPORT double nabla_open(const char *path, const char *symbol) {
+  void *lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  return lib ? (double)(uintptr_t)dlsym(lib, symbol) : 0;
+}
+EXPORT const char *nabla_open_error(void) { const char *e = dlerror(); return e ? e : "the symbol is not there"; }
+
+EXPORT double nabla_builtin(const char *name) {
+  for (int i = 0; i < nabla_builtin_count; i++) if (!strcmp(nabla_builtins[i].name, name)) return (double)(uintptr_t)nabla_builtins[i].fn;
+  return 0;
+}
+EXPORT const char *nabla_builtin_name(int32_t i) { return i >= 0 && i < nabla_builtin_count ? nabla_builtins[i].name : 0; }
+/* The micro-kernel's shape and the vector's lanes, for the planner: MR, NR, W. */
+EXPORT int32_t nabla_abi_version(void) { return NABLA_ABI_VERSION; }
+#endif

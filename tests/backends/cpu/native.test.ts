@@ -1,0 +1,300 @@
+/**
+ * The native runtime's promises: programs run their phases in order at any number of threads, failures stop state from
+ * being written, the cache survives damage, and a compiler's refusal is readable. The builtin kernels have tests of their own.
+ */
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { builtins, kernelPrelude, NativeRuntime, ProgramBuilder } from "../../../src/backends/cpu/native.ts";
+import {
+  CompilerError,
+  cacheFolder,
+  cpuFeatures,
+  findCompiler,
+  resetToolchain,
+} from "../../../src/backends/cpu/toolchain.ts";
+
+const skip = findCompiler() ? false : "no C compiler here";
+const folder = mkdtempSync(join(tmpdir(), "nabla-test-"));
+const inherited = process.env["NABLA_CACHE_DIR"];
+let runtime: NativeRuntime;
+let kernels: Record<string, number>;
+
+const unit = (symbol: string, body: string) => ({
+  symbol,
+  source: `${kernelPrelude()}\nvoid ${symbol}(const Cmd *c, nb_i64 r0, nb_i64 r1, int tid) {\n${body}\n}\n`,
+});
+const units = [
+  unit("add_scalar", "float *x = (float *)c->b[0]; for (nb_i64 i = r0; i < r1; i++) x[i] += (float)c->s[c->si[0]];"),
+  unit("mark", "int *x = (int *)c->b[0]; for (nb_i64 i = r0; i < r1; i++) x[i] = (int)c->p[0] + tid * 0;"),
+  unit("fail_at", "for (nb_i64 i = r0; i < r1; i++) if (i == c->p[1]) nabla_fail(c->run, c->p[0], i);"),
+  unit(
+    "scratch",
+    "float *s = (float *)c->run->scratch[tid]; int *x = (int *)c->b[0]; for (nb_i64 i = 0; i < c->p[0]; i++) s[i] = tid; for (nb_i64 i = r0; i < r1; i++) x[i] = (int)s[c->p[0] - 1] == tid;",
+  ),
+  unit("tiny", "volatile float *x = (volatile float *)c->b[0]; for (nb_i64 i = r0; i < r1; i++) x[i] = x[i] * 0.5f;"),
+  unit("nothing", ""),
+];
+
+before(async () => {
+  if (skip) return;
+  process.env["NABLA_CACHE_DIR"] = folder;
+  resetToolchain();
+  runtime = await NativeRuntime.open();
+  const addresses = await runtime.compileKernels(units);
+  kernels = Object.fromEntries(units.map((u, i) => [u.symbol, addresses[i]!]));
+});
+after(() => {
+  rmSync(folder, { recursive: true, force: true });
+  if (inherited === undefined) delete process.env["NABLA_CACHE_DIR"];
+  else process.env["NABLA_CACHE_DIR"] = inherited;
+  resetToolchain();
+});
+
+const none = new Float64Array(0);
+
+test("phases run in order, scalars are read at every run, at 1, 2 and 7 threads", { skip }, async () => {
+  const n = 10_001;
+  const pointer = runtime.alloc(4 * n);
+  const x = new Float32Array(runtime.view(pointer, 4 * n));
+  const b = new ProgramBuilder();
+  const commands = Array.from({ length: 20 }, (_, i) =>
+    b.command({ fn: 0, rows: n, grain: 64, buffers: [[0, 0]], scalars: [i % 2] }),
+  );
+  for (const c of commands) b.phase([c]);
+  const program = runtime.createProgram(b.build({ numBuffers: 1, numScalars: 2, scratchBytes: 0 }), [
+    kernels["add_scalar"]!,
+  ]);
+  let expected = 0;
+  for (const threads of [1, 2, 7, 2]) {
+    runtime.setThreads(threads);
+    assert.equal(runtime.threads, threads);
+    for (const scalars of [
+      [1, 2],
+      [3, 5],
+    ]) {
+      expected += 10 * (scalars[0]! + scalars[1]!);
+      assert.equal(program.run(Float64Array.of(pointer), Float64Array.from(scalars)), 0);
+      assert.ok(
+        x.every((v) => v === expected),
+        `${threads} threads: expected ${expected}, got ${x.find((v) => v !== expected)}`,
+      );
+    }
+  }
+  // queued runs: each takes its own scalars
+  const scalars = Float64Array.of(1, 1);
+  const runs = [1, 2, 3, 4].map((v) => {
+    scalars.fill(v);
+    return program.runAsync(Float64Array.of(pointer), scalars);
+  });
+  scalars.fill(1000);
+  assert.deepEqual(await Promise.all(runs), [0, 0, 0, 0]);
+  assert.equal(x[n - 1], expected + 20 * 10);
+  program.dispose();
+  assert.throws(() => program.run(Float64Array.of(pointer), scalars), /disposed/);
+  runtime.free(pointer);
+});
+
+test("a failure is reported once, and later commands that write state are skipped", { skip }, () => {
+  for (const threads of [1, 2, 7]) {
+    runtime.setThreads(threads);
+    const pointer = runtime.alloc(4096);
+    const x = new Int32Array(runtime.view(pointer, 4096));
+    const b = new ProgramBuilder();
+    b.phase([b.command({ fn: 1, rows: 1000, grain: 10, buffers: [], params: [77, 123] })]);
+    b.phase([
+      b.command({ fn: 0, rows: 100, grain: 7, buffers: [[0, 0]], params: [5], writesState: true }),
+      b.command({ fn: 0, rows: 100, grain: 7, buffers: [[0, 400]], params: [6] }),
+    ]);
+    const program = runtime.createProgram(b.build({ numBuffers: 1, numScalars: 0, scratchBytes: 0 }), [
+      kernels["mark"]!,
+      kernels["fail_at"]!,
+    ]);
+    assert.notEqual(program.run(Float64Array.of(pointer), none), 0);
+    assert.deepEqual(program.failure, { op: 77, position: 123 });
+    assert.ok(x.subarray(0, 100).every((v) => v === 0));
+    assert.ok(x.subarray(100, 200).every((v) => v === 6));
+    program.dispose();
+    runtime.free(pointer);
+  }
+});
+
+test("every worker has the scratch that the program asked for", { skip }, () => {
+  runtime.setThreads(7);
+  const pointer = runtime.alloc(4096);
+  const b = new ProgramBuilder();
+  const floats = 3 << 20;
+  b.phase([b.command({ fn: 0, rows: 64, grain: 1, buffers: [[0, 0]], params: [floats] })]);
+  const program = runtime.createProgram(b.build({ numBuffers: 1, numScalars: 0, scratchBytes: 4 * floats }), [
+    kernels["scratch"]!,
+  ]);
+  assert.equal(program.run(Float64Array.of(pointer), none), 0);
+  assert.ok(new Int32Array(runtime.view(pointer, 256)).every((v) => v === 1));
+  program.dispose();
+  runtime.free(pointer);
+  runtime.setThreads(2);
+});
+
+test("denormals count as zero in a run and not after it", { skip }, () => {
+  const pointer = runtime.alloc(64);
+  const x = new Float32Array(runtime.view(pointer, 64));
+  x.fill(2 ** -126);
+  const b = new ProgramBuilder();
+  b.phase([b.command({ fn: 0, rows: 16, grain: 1, buffers: [[0, 0]] })]);
+  const program = runtime.createProgram(b.build({ numBuffers: 1, numScalars: 0, scratchBytes: 0 }), [kernels["tiny"]!]);
+  program.run(Float64Array.of(pointer), none);
+  assert.ok(x.every((v) => v === 0));
+  assert.equal(2 ** -1074 * 1.5, 2 ** -1073);
+  program.dispose();
+  runtime.free(pointer);
+});
+
+test("the profile counts nanoseconds for each command", { skip }, () => {
+  const b = new ProgramBuilder();
+  const pointer = runtime.alloc(1 << 20);
+  b.phase([
+    b.command({ fn: 0, rows: 1 << 18, grain: 4096, buffers: [[0, 0]] }),
+    b.command({ fn: 1, rows: 1, grain: 1, buffers: [] }),
+  ]);
+  const program = runtime.createProgram(b.build({ numBuffers: 1, numScalars: 0, scratchBytes: 0 }), [
+    kernels["tiny"]!,
+    kernels["nothing"]!,
+  ]);
+  program.profile(true);
+  program.run(Float64Array.of(pointer), none);
+  const [work, idle] = program.profileRead();
+  assert.ok(work! > 10 * idle!, `${work} ns against ${idle} ns`);
+  program.dispose();
+  runtime.free(pointer);
+});
+
+test("an empty phase costs at most 2 us (20 allowed where others use the cores)", { skip }, () => {
+  runtime.setThreads(2);
+  const b = new ProgramBuilder();
+  const phases = 500;
+  const c = b.command({ fn: 0, rows: 2, grain: 1, buffers: [] });
+  for (let i = 0; i < phases; i++) b.phase([c]);
+  const program = runtime.createProgram(b.build({ numBuffers: 0, numScalars: 0, scratchBytes: 0 }), [
+    kernels["nothing"]!,
+  ]);
+  let best = Infinity;
+  for (let i = 0; i < 40; i++) {
+    const t0 = performance.now();
+    program.run(none, none);
+    best = Math.min(best, ((performance.now() - t0) * 1e3) / phases);
+  }
+  program.dispose();
+  assert.ok(best < 20, `${best.toFixed(2)} us a phase`);
+});
+
+test("a table that is not sound is refused with the reason", { skip }, () => {
+  const make = (change: (t: Int32Array) => Int32Array | undefined) => {
+    const b = new ProgramBuilder();
+    b.phase([b.command({ fn: 0, rows: 2, grain: 1, buffers: [[0, 0]], params: [1, 2] })]);
+    const table = b.build({ numBuffers: 1, numScalars: 0, scratchBytes: 0 });
+    return () => runtime.createProgram(change(table) ?? table, [kernels["nothing"]!]);
+  };
+  assert.throws(
+    make((t) => void (t[0] = 1)),
+    /not a command table/,
+  );
+  assert.throws(
+    make((t) => void (t[1] = 99)),
+    /another version/,
+  );
+  assert.throws(
+    make((t) => void (t[8] = 3)),
+    /a phase names a command/,
+  );
+  assert.throws(
+    make((t) => void (t[9] = 5)),
+    /function that does not exist/,
+  );
+  assert.throws(
+    make((t) => void (t[9] = -99)),
+    /function that does not exist/,
+  );
+  assert.throws(
+    make((t) => t.subarray(0, t.length - 1)),
+    /too short or too long/,
+  );
+  assert.throws(
+    make((t) => Int32Array.of(...t, 0)),
+    /too short or too long/,
+  );
+  assert.throws(
+    () => new ProgramBuilder().command({ fn: "gem" as "gemm", rows: 1, grain: 1, buffers: [] }),
+    /no builtin kernel "gem"/,
+  );
+});
+
+test("builtin names and their encoding agree with the library", { skip }, () => {
+  for (const name of builtins) assert.ok(runtime.builtin(name) > 0, name);
+  assert.equal(new Set(builtins.map((b) => runtime.builtin(b))).size, builtins.length);
+});
+
+test("equal units are compiled once, and a second process finds them on disk", { skip }, async () => {
+  const count = () => readdirSync(folder, { recursive: true }).filter((f) => String(f).includes("kernel-")).length;
+  const before = count();
+  const fresh = unit("fresh", "(void)c; /* only here */");
+  const [a, b] = await runtime.compileKernels([fresh, fresh, units[0]!]);
+  assert.equal(a, b);
+  assert.equal(count(), before + 1);
+});
+
+test("a library that is cut short or no library at all is set aside and built again", { skip }, async () => {
+  const dir = cacheFolder();
+  const victims = [unit("victim_a", "(void)c; (void)1;"), unit("victim_b", "(void)c; (void)2;")];
+  const list = () => new Set(readdirSync(dir).filter((f) => f.startsWith("kernel-") && !f.includes(".bad")));
+  const damage = [(whole: Buffer) => whole.subarray(0, whole.length / 2), () => Buffer.from("not a library")];
+  for (const [i, victim] of victims.entries()) {
+    const known = list();
+    await runtime.compileKernels([victim]);
+    const [made] = [...list()].filter((f) => !known.has(f));
+    // a new file under the old name (this process has the old one mapped), met by a process that knows nothing of it
+    const path = join(dir, made!);
+    const whole = readFileSync(path);
+    rmSync(path);
+    writeFileSync(path, damage[i]!(whole));
+    const script = `import { NativeRuntime } from ${JSON.stringify(new URL("../../../src/backends/cpu/native.ts", import.meta.url).href)};
+      const r = await NativeRuntime.open(); const [p] = await r.compileKernels([${JSON.stringify(victim)}]); console.log(p > 0);`;
+    const run = spawnSync(process.execPath, ["--import", "tsx", "--input-type=module", "-e", script], {
+      encoding: "utf8",
+      env: { ...process.env, NABLA_CACHE_DIR: folder },
+    });
+    assert.equal(run.stdout.trim(), "true", run.stderr);
+    assert.ok(readdirSync(dir).some((f) => f.startsWith(`${made}.bad`)));
+  }
+});
+
+test("a source that does not compile gives the command, the compiler's words and the kept source", {
+  skip,
+}, async () => {
+  const bad = { symbol: "bad", source: "int bad( { return 1; }\n" };
+  await assert.rejects(runtime.compileKernels([bad]), (error: Error) => {
+    assert.ok(error instanceof CompilerError);
+    assert.match(error.message, /kept at .*\.c/);
+    assert.match(error.message, /command: .*-O2/);
+    assert.match(error.message, /error/);
+    return true;
+  });
+  await assert.rejects(runtime.compileKernels([{ symbol: "absent", source: "int other;\n" }]), /no symbol absent/);
+});
+
+test("a cache folder that can't be written is replaced by a private one", { skip }, async () => {
+  const file = join(folder, "a-file");
+  writeFileSync(file, "");
+  process.env["NABLA_CACHE_DIR"] = file;
+  resetToolchain();
+  try {
+    const other = cacheFolder();
+    assert.ok(!other.startsWith(file));
+    assert.ok((await cpuFeatures()) > 0);
+  } finally {
+    process.env["NABLA_CACHE_DIR"] = folder;
+    resetToolchain();
+  }
+});
