@@ -7,6 +7,8 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import koffi from "koffi";
 import { BackendError } from "../../core/errors.ts";
+import type { ContractDesc, ContractPlan } from "./contract.ts";
+import { planContract } from "./contract.ts";
 import { buildLibrary, cpuFeatures, features, runtimeFolder } from "./toolchain.ts";
 
 /** The runtime's kernels by name; the order is the encoding (runtime/builtins.c). */
@@ -137,6 +139,8 @@ type Library = Record<keyof typeof declarations, Call>;
 
 let opening: Promise<NativeRuntime> | undefined;
 
+export type { CommandDesc, ContractDesc, ContractPlan } from "./contract.ts";
+
 /** The runtime library, loaded: one a process. */
 export class NativeRuntime {
   readonly shape: KernelShape;
@@ -216,6 +220,11 @@ export class NativeRuntime {
 
   setThreads(n: number): void {
     this.#lib.setThreads(n);
+  }
+
+  /** The commands of a contraction; contract.ts. */
+  planContract(desc: ContractDesc): ContractPlan {
+    return planContract(this.shape, desc);
   }
 
   /** Address of a builtin kernel. */

@@ -169,7 +169,9 @@ static void phase_done(void *x) {
 static void interpret(void *x, int tid) {
   Program *p = x;
   const int team = p->team, profiling = p->profiling;
-  for (int32_t i = 0; i < p->num_phases; i++) {
+  /* after the last barrier the caller may free the program: nothing of it is read from there on */
+  const int32_t num_phases = p->num_phases;
+  for (int32_t i = 0; i < num_phases; i++) {
     Phase *phase = &p->phases[i];
     const int32_t *order = p->order + phase->first;
     int64_t base = 0, tiles = 0, t;

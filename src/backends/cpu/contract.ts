@@ -1,0 +1,256 @@
+/**
+ * Which commands compute a contraction: the choice between the runtime's matrix products, their block sizes, packed
+ * buffers and scratch. Pure arithmetic on shapes; the parameters' meaning is in runtime/gemm.c.
+ *
+ * Everything here depends on shapes and on the micro-kernel's shape only, never on the number of threads, so that a
+ * result has the same bits at any number of threads.
+ */
+import type { DType } from "../../core/dtype.ts";
+import { dtypes } from "../../core/dtype.ts";
+import { DTypeError } from "../../core/errors.ts";
+import type { BuiltinName, KernelShape } from "./native.ts";
+
+/** Buffers of a contraction's commands, to be bound by the caller. */
+export type ContractBuffer = "a" | "b" | "packed" | "out" | "asum";
+
+/** A command without its buffers' addresses. */
+export interface CommandDesc<Buffer extends string = ContractBuffer> {
+  readonly fn: BuiltinName;
+  readonly rows: number;
+  readonly grain: number;
+  readonly buffers: readonly Buffer[];
+  readonly params: readonly number[];
+}
+
+export interface ContractDesc {
+  /** Batch axes, at most four after merging. */
+  readonly batch: readonly number[];
+  readonly M: number;
+  readonly N: number;
+  readonly K: number;
+  /** Element strides: batch axes, m, k. */
+  readonly a: { readonly dtype: DType; readonly strides: readonly number[] };
+  /** Element strides: batch axes, k, n; batch strides of 0 share B. */
+  readonly b: { readonly dtype: DType; readonly strides: readonly number[] };
+  readonly out: "float32" | "float64" | "int32";
+  /** An attached epilogue gets the finished tiles and stores them: there is no "out" buffer then. float32 only. */
+  readonly hasEpilogue?: boolean;
+  /** An attached post command runs on finished blocks of `rowBlock` rows of C [batch * M, N]. float32 only. */
+  readonly hasPost?: boolean;
+  /** Also write the sums of A over k, to "asum" [batch * M]. float32 only. */
+  readonly asum?: boolean;
+  /** Add to what C holds (no epilogue). */
+  readonly accumulate?: boolean;
+}
+
+export interface ContractPlan {
+  /** Bytes of the "packed" buffer; 0 where B is read as it lies. */
+  readonly packed: number;
+  /** Fills "packed"; to run in an earlier phase than `main`. */
+  readonly pack?: CommandDesc;
+  readonly main: CommandDesc;
+  /** A post command gets rows [i * rowBlock, min((i + 1) * rowBlock, batch * M)) for every i. */
+  readonly rowBlock: number;
+  /** Scratch that a worker needs. */
+  readonly scratchBytes: number;
+}
+
+const ceilDiv = (a: number, b: number): number => Math.ceil(a / b);
+const roundUp = (a: number, b: number): number => ceilDiv(a, b) * b;
+const product = (a: readonly number[]): number => a.reduce((x, y) => x * y, 1);
+
+/** Aimed at: this many tiles, of at least this many floating-point operations. */
+const WANTED_TILES = 16;
+const MIN_TILE_FLOP = 2e6;
+const ACCUMULATE = 1;
+const ROW_SUMS = 2;
+
+/** Length of a block of K: even blocks, a multiple of 8, such that a panel of B stays near the core. */
+export function kBlock(shape: KernelShape, K: number): number {
+  const most = shape.lanes === 16 ? 512 : 256;
+  return Math.max(8, roundUp(ceilDiv(K, ceilDiv(Math.max(K, 1), most)), 8));
+}
+
+/** Rows and columns of a gemm's tile. With `post` a tile spans all columns. */
+export function gemmTile(
+  shape: KernelShape,
+  size: { M: number; N: number; K: number; batches?: number; transposedA?: boolean; post?: boolean },
+): { mc: number; nc: number } {
+  const { M, N, K, post, batches = 1 } = size;
+  const { mr, nr } = shape;
+  // packing a transposed strip is paid once a column block: fewer and wider ones
+  let mc = roundUp(size.transposedA ? 48 : 96, mr);
+  let nc = post ? roundUp(N, nr) : roundUp(size.transposedA ? 768 : 384, nr);
+  const even = () => {
+    mc = roundUp(ceilDiv(M, ceilDiv(M, mc)), mr);
+    nc = roundUp(ceilDiv(N, ceilDiv(N, nc)), nr);
+  };
+  even();
+  const tiles = () => ceilDiv(M, mc) * ceilDiv(N, nc) * batches;
+  while (tiles() < WANTED_TILES && 2 * Math.min(mc, M) * Math.min(nc, N) * K > 2 * MIN_TILE_FLOP) {
+    if (!post && nc > nr && (nc >= 2 * mc || mc <= mr)) nc = roundUp(nc / 2, nr);
+    else if (mc > mr) mc = roundUp(mc / 2, mr);
+    else break;
+    even();
+  }
+  return { mc, nc };
+}
+
+/** Which kernel serves a float32 product. */
+export function chooseGemm(
+  shape: KernelShape,
+  size: { M: number; N: number; K: number; batches: number; sharedB: boolean; hasPost?: boolean },
+): "gemm" | "gemm_skinny" | "gemm_small" {
+  const { M, N, K, batches } = size;
+  if (M <= shape.skinnyRows && !size.hasPost) return "gemm_skinny";
+  if (!size.sharedB && batches >= 4 && N * K <= 1 << 16 && 2 * M * N * K <= 3.2e7) return "gemm_small";
+  return "gemm";
+}
+
+interface Axis {
+  size: number;
+  a: number;
+  b: number;
+}
+
+/** Batch axes without those of size 1, neighbours merged where both operands allow it. */
+function mergeAxes(desc: ContractDesc): Axis[] {
+  const axes: Axis[] = [];
+  desc.batch.forEach((size, i) => {
+    if (size === 1) return;
+    const axis = { size, a: desc.a.strides[i]!, b: desc.b.strides[i]! };
+    const last = axes.at(-1);
+    if (last && last.a === axis.a * size && last.b === axis.b * size) {
+      last.size *= size;
+      last.a = axis.a;
+      last.b = axis.b;
+    } else axes.push(axis);
+  });
+  return axes;
+}
+
+/** The commands of C = A · B, their packed buffer and scratch. Throws DTypeError on types that no kernel takes. */
+export function planContract(shape: KernelShape, desc: ContractDesc): ContractPlan {
+  const { K, N } = desc;
+  const nb = desc.batch.length;
+  let M = desc.M;
+  let am = desc.a.strides[nb]!;
+  let ak = desc.a.strides[nb + 1]!;
+  let bk = desc.b.strides[nb]!;
+  let bn = desc.b.strides[nb + 1]!;
+  const half = (d: DType) => d === "float32" || d === "float16" || d === "bfloat16";
+  const fits =
+    desc.out === "float32"
+      ? half(desc.a.dtype) && half(desc.b.dtype)
+      : desc.a.dtype === desc.out && desc.b.dtype === desc.out;
+  if (!fits)
+    throw new DTypeError(
+      `contract: no kernel for ${desc.a.dtype} x ${desc.b.dtype} -> ${desc.out}; cast the operands first`,
+    );
+  if (desc.out !== "float32" && (desc.hasEpilogue || desc.hasPost || desc.asum))
+    throw new DTypeError(`contract: epilogue, post and asum exist for float32 results, not for ${desc.out}`);
+
+  const axes = mergeAxes(desc);
+  // rows of several batches that share B are rows of one product
+  for (let last = axes.at(-1); last && last.b === 0 && (M === 1 || last.a === M * am); last = axes.at(-1)) {
+    if (M === 1) am = last.a;
+    M *= last.size;
+    axes.pop();
+  }
+  if (axes.length > 4)
+    throw new DTypeError(`contract: ${axes.length} separate batch axes; at most 4, copy an operand first`);
+  // a stride of an axis of length 1 means nothing: choose the one that reads fastest
+  if (K === 1) {
+    ak = 1;
+    bk = bn === 1 ? bk : 1;
+  }
+  if (N === 1 && bk !== 1) bn = 1;
+  if (M === 1 && ak !== 1) am = am === 1 ? 1 : am;
+
+  const batches = product(axes.map((x) => x.size));
+  const kb = kBlock(shape, K);
+  const flags = (desc.accumulate ? ACCUMULATE : 0) | (desc.asum ? ROW_SUMS : 0);
+  const adt = dtypes[desc.a.dtype].code;
+  const bdt = dtypes[desc.b.dtype].code;
+  const base = (mc: number, nc: number) => [M, N, K, am, ak, adt, mc, nc, kb, flags, bk, bn, bdt, axes.length];
+  const direct = axes.flatMap((x) => [x.size, x.a, x.b]);
+  const outputs: ContractBuffer[] = [
+    ...(desc.hasEpilogue ? [] : (["out"] as const)),
+    ...(desc.asum ? (["asum"] as const) : []),
+  ];
+  const { mr, nr } = shape;
+  const panels = ceilDiv(N, nr);
+  const transposedA = am === 1 && ak !== 1 && desc.a.dtype === "float32";
+  /** Floats of a gemm tile's own scratch: at most a copy of A's strip and the partial sums. */
+  const room = (mc: number, nc: number) =>
+    roundUp(mc, mr) * (kb + 16) + (desc.hasEpilogue && K > kb ? roundUp(mc, mr) * roundUp(nc, nr) : 0);
+
+  if (desc.out !== "float32") {
+    const { mc, nc } = gemmTile(shape, { M, N, K, batches });
+    return {
+      packed: 0,
+      main: {
+        fn: desc.out === "float64" ? "gemm_f64" : "gemm_i32",
+        rows: ceilDiv(M, mc) * ceilDiv(N, nc) * batches,
+        grain: 1,
+        buffers: ["a", "b", "out"],
+        params: [...base(mc, nc), ...direct],
+      },
+      rowBlock: mc,
+      scratchBytes: 8 * 256 * (roundUp(mc, 4) + 32),
+    };
+  }
+
+  const kind = chooseGemm(shape, { M, N, K, batches, sharedB: axes.every((x) => x.b === 0), hasPost: desc.hasPost });
+  if (kind === "gemm_skinny") {
+    return {
+      packed: 0,
+      main: {
+        fn: kind,
+        rows: ceilDiv(N, shape.skinnyColumns) * batches,
+        grain: 1,
+        buffers: ["a", "b", ...outputs],
+        params: [...base(0, 0), ...direct],
+      },
+      rowBlock: M,
+      scratchBytes: 4 * (roundUp(M * K, 16) + K * shape.skinnyColumns + 64),
+    };
+  }
+  if (kind === "gemm_small") {
+    return {
+      packed: 0,
+      main: { fn: kind, rows: batches, grain: 1, buffers: ["a", "b", ...outputs], params: [...base(M, N), ...direct] },
+      rowBlock: M,
+      scratchBytes: 4 * (roundUp(K, 16) * panels * nr + roundUp(K * N, 16) + room(M, N)),
+    };
+  }
+  const tile = gemmTile(shape, { M, N, K, batches, transposedA, post: desc.hasPost });
+  // blocks of rows must not straddle batches in two different ways: the caller counts them as [batch * M] / rowBlock
+  if (desc.hasPost && batches > 1 && M % tile.mc !== 0) tile.mc = M;
+  const { mc, nc } = tile;
+  const own = axes.filter((x) => x.b !== 0);
+  const packedOne = K * panels * nr;
+  const packedBatches = product(own.map((x) => x.size));
+  let stride = packedBatches * packedOne;
+  const packedStride = new Map(own.map((x) => [x, (stride /= x.size)]));
+  const packTiles = ceilDiv(Math.max(K, 1), kb) * (bn === 1 ? ceilDiv(kb, 64) : ceilDiv(panels, 4));
+  return {
+    packed: 4 * packedOne * packedBatches,
+    pack: {
+      fn: "pack_b",
+      rows: packTiles * packedBatches,
+      grain: 1,
+      buffers: ["b", "packed"],
+      params: [K, N, bk, bn, bdt, kb, packTiles, own.length, ...own.flatMap((x) => [x.size, 0, x.b])],
+    },
+    main: {
+      fn: kind,
+      rows: ceilDiv(M, mc) * ceilDiv(N, nc) * batches,
+      grain: 1,
+      buffers: ["a", "packed", ...outputs],
+      params: [...base(mc, nc), ...axes.flatMap((x) => [x.size, x.a, packedStride.get(x) ?? 0])],
+    },
+    rowBlock: mc,
+    scratchBytes: 4 * Math.max(room(mc, nc), desc.b.dtype === "float32" ? 0 : Math.max(8 * N, nr * kb)),
+  };
+}
