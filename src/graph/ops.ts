@@ -62,21 +62,29 @@ export const random = (shape: Shape, key0: Node, key1: Node): Node => make(p.ran
 
 export const cast = (x: Node, dtype: DType): Node => (x.dtype === dtype ? x : make(p.cast, [x], { dtype }));
 export const bitcast = (x: Node, dtype: DType): Node => (x.dtype === dtype ? x : make(p.bitcast, [x], { dtype }));
-export const detach = (x: Node): Node => make(p.detach, [x]);
+/** The same value, through which no gradient flows. */
+export function detach(x: Node): Node {
+  const out = make(p.detach, [x]);
+  out.requiresGrad = false;
+  return out;
+}
 /** As it is if floating, else float32: what PyTorch does with integers under sqrt, exp, mean … */
 export const toFloat = (x: Node): Node => (isFloat(x.dtype) ? x : cast(x, "float32"));
 
 // ---- movement -----------------------------------------------------------------------------------------------------
 
+/** A view of a view reads the source itself, unless a gradient with respect to the view may be asked for. */
+const skippable = (x: Node): boolean => !x.storage && !x.requiresGrad;
+
 export function reshape(x: Node, shape: Shape): Node {
   if (sameShape(x.shape, shape)) return x;
-  if (x.operation === p.reshape && !x.storage) return reshape(x.inputs[0], shape);
+  if (x.operation === p.reshape && skippable(x)) return reshape(x.inputs[0], shape);
   return make(p.reshape, [x], { shape });
 }
 
 export function permute(x: Node, axes: readonly number[]): Node {
   if (axes.every((a, i) => a === i)) return x;
-  if (x.operation === p.permute && !x.storage) {
+  if (x.operation === p.permute && skippable(x)) {
     const inner = x.attrs["axes"] as readonly number[];
     return permute(
       x.inputs[0],

@@ -1,0 +1,21 @@
+/**
+ * The table of composites, gathered: importing this file registers every row. A new composite is a new row in one of
+ * the files below (or a new file here), and a rule in `autograd/rules/`.
+ */
+export { gelu, relu, sigmoid, silu } from "./activation.ts";
+export { type AttentionAttrs, type AttentionOptions, attention, attentionBackward } from "./attention.ts";
+export { type ConvAttrs, conv, convInputGradient, convWeightGradient } from "./conv.ts";
+export { type LinearCrossEntropyAttrs, linearCrossEntropy, linearCrossEntropyBackward } from "./linearCrossEntropy.ts";
+export {
+  type BceAttrs,
+  binaryCrossEntropyWithLogits,
+  type CrossEntropyAttrs,
+  crossEntropy,
+  mseLoss,
+  type NllAttrs,
+  nllLoss,
+  type Reduction,
+} from "./loss.ts";
+export { type BatchNormAttrs, batchNorm, batchNormEval, layerNorm, type NormAttrs, rmsNorm } from "./norm.ts";
+export { type AvgPoolAttrs, avgPool2d, maxPool2d, maxPool2dGradient, type PoolAttrs } from "./pool.ts";
+export { logSoftmax, softmax } from "./softmax.ts";
