@@ -1,0 +1,157 @@
+/**
+ * Every row of the table of primitives, in every dtype that it accepts, in every layout, on every backend present,
+ * compared with what PyTorch computed (fixtures/primitives.json, written by generate.py). A cell without a case fails,
+ * unless the table of exclusions below names it and says why.
+ */
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import type { Backend } from "../../src/backends/backend.ts";
+import type { DType } from "../../src/core/dtype.ts";
+import { isFloat } from "../../src/core/dtype.ts";
+import { type Attrs, make, type Node, operations } from "../../src/graph/node.ts";
+import { constant, detach, scalar } from "../../src/graph/ops.ts";
+import { accepts, primitives } from "../../src/graph/primitives.ts";
+import { backendsUnderTest } from "../support/backends.ts";
+import { evaluate, nodeFromRaw } from "../support/evaluate.ts";
+import { firstDifference, rawOf, readFixture, type Stored, tolerances, valuesOf } from "../support/fixtures.ts";
+
+type Layout = "contiguous" | "strided" | "broadcast" | "0-d" | "empty" | "special";
+
+interface Case {
+  readonly row: string;
+  readonly dtype: DType;
+  readonly layout: Layout;
+  readonly variant?: string;
+  readonly signedZero?: boolean;
+  /** Numbers of views. */
+  readonly inputs: readonly number[];
+  readonly attrs: Attrs;
+  /** Number of an array. */
+  readonly output: number;
+}
+
+interface Fixture {
+  readonly layouts: readonly Layout[];
+  readonly arrays: readonly Stored[];
+  /** A stored array, and the movements that make the view of it. */
+  readonly views: readonly { readonly array: number; readonly view?: readonly (readonly [string, Attrs])[] }[];
+  readonly cases: readonly Case[];
+}
+
+interface Exclusion {
+  readonly rows: readonly string[];
+  readonly dtypes?: readonly DType[];
+  readonly layouts?: readonly Layout[];
+  readonly why: string;
+}
+
+/** Cells that have no case, and why. A line that excludes nothing fails the test. */
+const exclusions: readonly Exclusion[] = [
+  { rows: ["random"], why: "PyTorch has no Threefry; tests/backends/reference/random.test.ts has the paper's vectors" },
+  {
+    rows: ["iota"],
+    dtypes: ["float32", "float64", "float16", "bfloat16", "uint32", "uint8", "bool"],
+    why: "positions are always int32",
+  },
+  { rows: ["iota"], layouts: ["strided", "broadcast", "0-d"], why: "a leaf without inputs, with at least one axis" },
+  {
+    rows: ["const", "scalar"],
+    layouts: ["contiguous", "strided", "broadcast", "empty"],
+    why: "a single number: it has no layout",
+  },
+  { rows: ["sign"], layouts: ["special"], why: "Nabla's sign of NaN is NaN (NumPy's), PyTorch's is 0" },
+  {
+    rows: [
+      ...["sum", "prod", "reduceMax", "reduceMin", "argmax", "argmin", "cumsum", "cumprod", "cummax", "concat"],
+      ...["contract", "gather", "scatter", "argsort"],
+    ],
+    layouts: ["0-d"],
+    why: "works along an axis, and a tensor without dimensions has none (the builders give it one, or skip the row)",
+  },
+];
+
+/** NaN, the infinities and −0 exist in floats only. */
+const layoutsOf = (dtype: DType, layouts: readonly Layout[]): readonly Layout[] =>
+  isFloat(dtype) ? layouts : layouts.filter((layout) => layout !== "special");
+
+const fixture = readFixture<Fixture>("primitives");
+
+const excludes = (e: Exclusion, row: string, dtype: DType, layout: Layout): boolean =>
+  e.rows.includes(row) && (e.dtypes?.includes(dtype) ?? true) && (e.layouts?.includes(layout) ?? true);
+
+test("every row, dtype and layout has a case from PyTorch, or a reason why not", () => {
+  const present = new Set(fixture.cases.map(({ row, dtype, layout }) => `${row} ${dtype} ${layout}`));
+  const used = new Set<Exclusion>();
+  const missing: string[] = [];
+  for (const operation of Object.values(primitives)) {
+    if (operation.group === "state") continue;
+    for (const dtype of accepts.get(operation.name) as readonly DType[])
+      for (const layout of layoutsOf(dtype, fixture.layouts)) {
+        const cell = `${operation.name} ${dtype} ${layout}`;
+        if (present.has(cell)) continue;
+        const reasons = exclusions.filter((e) => excludes(e, operation.name, dtype, layout));
+        for (const reason of reasons) used.add(reason);
+        if (reasons.length === 0) missing.push(cell);
+      }
+  }
+  assert.deepEqual(missing, [], "cells without a case");
+  assert.deepEqual(
+    exclusions.filter((e) => !used.has(e)).map((e) => e.why),
+    [],
+    "exclusions that exclude nothing",
+  );
+});
+
+const leafRows: Readonly<Record<string, (c: Case, inputs: readonly Node[]) => Node>> = {
+  buffer: (_, [x]) => detach(x),
+  const: ({ attrs }) => detach(constant(Number(attrs["value"]), attrs["dtype"] as DType)),
+  scalar: ({ attrs }) => detach(scalar(Number(attrs["value"]), attrs["dtype"] as DType)),
+};
+
+function nodeOf(backend: Backend, c: Case): Node {
+  const inputs = c.inputs.map((i) => {
+    const { array, view = [] } = fixture.views[i];
+    const stored = fixture.arrays[array];
+    let node = nodeFromRaw(backend, rawOf(stored), stored.shape, stored.dtype);
+    for (const [name, attrs] of view) node = make(primitives[name as keyof typeof primitives], [node], attrs);
+    return node;
+  });
+  const leafRow = leafRows[c.row];
+  if (leafRow) return leafRow(c, inputs);
+  const operation = operations.get(c.row);
+  assert.ok(operation, `no operation ${c.row}`);
+  return make(operation, inputs, c.attrs);
+}
+
+function rowsOf(cases: readonly Case[]): Map<string, Case[]> {
+  const rows = new Map<string, Case[]>();
+  for (const c of cases) {
+    const list = rows.get(c.row);
+    if (list) list.push(c);
+    else rows.set(c.row, [c]);
+  }
+  return rows;
+}
+
+for (const backend of await backendsUnderTest())
+  describe(`${backend.name} agrees with PyTorch`, () => {
+    for (const [row, cases] of rowsOf(fixture.cases.filter(({ dtype }) => backend.dtypes.includes(dtype))))
+      test(row, async () => {
+        const failures: string[] = [];
+        for (const c of cases) {
+          const expected = fixture.arrays[c.output];
+          if (!backend.dtypes.includes(expected.dtype)) continue;
+          const where = [c.dtype, c.layout, c.variant].filter(Boolean).join(", ");
+          const root = nodeOf(backend, c);
+          assert.deepEqual([root.dtype, root.shape], [expected.dtype, expected.shape], where);
+          try {
+            const [got] = await evaluate(backend, [root]);
+            const difference = firstDifference(got, valuesOf(expected), tolerances[expected.dtype], c.signedZero);
+            if (difference) failures.push(`${where}: ${difference}`);
+          } catch (error) {
+            failures.push(`${where}: ${error instanceof Error ? error.message : error}`);
+          }
+        }
+        assert.deepEqual(failures, []);
+      });
+  });
