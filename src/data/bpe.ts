@@ -1,0 +1,306 @@
+/**
+ * The byte-level BPE of GPT-2 (Radford et al. 2019): any text is expressible, since the base vocabulary is the 256
+ * bytes. It splits, encodes, trains, reads and writes exactly as Hugging Face's `tokenizers` does with its ByteLevel
+ * pre-tokenizer; other pre-tokenizers and normalizers are refused, not ignored.
+ */
+import { learnMerges, pairKey } from "./bpe-train.ts";
+import { Heap } from "./heap.ts";
+import {
+  type AddedToken,
+  saveTokenizer,
+  type Tokenizer,
+  TokenizerError,
+  type TokenizerJson,
+  tokenizerJson,
+  tokensById,
+} from "./tokenizer-json.ts";
+
+// Unicode's White_Space, which is what \s means in the regular expressions of Python and Rust (JavaScript's lacks
+// U+0085 and has U+FEFF).
+const space = "\\t-\\r\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
+const gpt2Pattern = `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^${space}\\p{L}\\p{N}]+|[${space}]+(?![^${space}])|[${space}]+`;
+
+/** GPT-2's printable stand-in of each byte: itself where it is visible, else the next character from U+0100 on. */
+const byteCharacters: readonly string[] = (() => {
+  let next = 256;
+  return Array.from({ length: 256 }, (_, b) =>
+    (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174 ? String.fromCharCode(b) : String.fromCharCode(next++),
+  );
+})();
+const characterBytes = new Map(byteCharacters.map((c, b) => [c, b]));
+
+const utf8 = new TextEncoder();
+
+export interface BpeTrainingOptions {
+  /** Tokens in all: 256 bytes, the special tokens, and one a merge. Fewer if the text has no more pairs to merge. */
+  readonly vocabSize: number;
+  /** A pair that occurs less often is not merged; 2 by default. */
+  readonly minFrequency?: number;
+  /** Tokens that are never split or made by merging, e.g. "<|endoftext|>"; they get the first ids. */
+  readonly specialTokens?: readonly string[];
+}
+
+interface BpeParts {
+  /** By id, in the byte characters' spelling; special tokens as they are. */
+  readonly tokens: readonly string[];
+  readonly merges: readonly (readonly [number, number])[];
+  readonly added: readonly AddedToken[];
+  readonly addPrefixSpace: boolean;
+}
+
+const maxCachedWords = 1 << 18;
+
+export class ByteLevelBpe implements Tokenizer {
+  readonly kind = "byte-level-bpe";
+  readonly #parts: BpeParts;
+  readonly #ids: Map<string, number>;
+  readonly #byteIds = new Int32Array(256);
+  readonly #bytes: readonly Uint8Array[]; // what each id decodes to
+  readonly #ranks = new Map<number, number>(); // pair → rank
+  readonly #results: Int32Array; // rank → id of the union
+  readonly #cache = new Map<string, Int32Array>();
+  readonly #pattern = new RegExp(gpt2Pattern, "gu"); // its lastIndex is set before each use
+  readonly #special: RegExp | null;
+
+  private constructor(parts: BpeParts, file: string) {
+    const { tokens, merges, added } = parts;
+    this.#parts = parts;
+    this.#ids = new Map(tokens.map((token, id) => [token, id]));
+    const special = new Set(added.map(({ content }) => content));
+    for (let b = 0; b < 256; b++) {
+      const id = this.#ids.get(byteCharacters[b]);
+      if (id === undefined)
+        throw new TokenizerError(
+          `${file}: the vocabulary lacks byte ${b} (${byteCharacters[b]}); it is not a whole byte-level BPE`,
+        );
+      this.#byteIds[b] = id;
+    }
+    this.#bytes = tokens.map((token) => {
+      if (special.has(token)) return utf8.encode(token);
+      return Uint8Array.from(token, (c) => {
+        const b = characterBytes.get(c);
+        if (b === undefined)
+          throw new TokenizerError(`${file}: token ${JSON.stringify(token)} is not in byte-level spelling`);
+        return b;
+      });
+    });
+    this.#results = Int32Array.from(merges, ([a, b], rank) => {
+      const id = this.#ids.get(tokens[a] + tokens[b]);
+      if (id === undefined)
+        throw new TokenizerError(
+          `${file}: merge ${rank} makes ${JSON.stringify(tokens[a] + tokens[b])}, which is not in the vocabulary`,
+        );
+      this.#ranks.set(pairKey(a, b), rank);
+      return id;
+    });
+    // The longest first: of two special tokens at one place the longer wins.
+    const escaped = [...special]
+      .sort((a, b) => b.length - a.length)
+      .map((t) => t.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&"));
+    this.#special = escaped.length === 0 ? null : new RegExp(escaped.join("|"), "gu");
+  }
+
+  /** Trains on texts. Ties are broken by id, so that the same texts give the same tokenizer. Throws TokenizerError. */
+  static train(texts: string | Iterable<string>, options: BpeTrainingOptions): ByteLevelBpe {
+    const { vocabSize, minFrequency = 2, specialTokens = [] } = options;
+    const least = 256 + specialTokens.length;
+    if (!Number.isInteger(vocabSize) || vocabSize < least || vocabSize >= 1 << 21)
+      throw new TokenizerError(
+        `vocabSize must be a whole number from ${least} (the bytes and special tokens) to ${1 << 21}, got ${vocabSize}`,
+      );
+    const tokens: string[] = [...specialTokens, ...[...byteCharacters].sort()]; // the order of Hugging Face's trainer
+    const ids = new Map(tokens.map((token, id) => [token, id]));
+    if (ids.size !== tokens.length || ids.has(""))
+      throw new TokenizerError(
+        "special tokens must differ from each other and from single characters, and not be empty",
+      );
+
+    const counts = new Map<string, number>();
+    const pattern = new RegExp(gpt2Pattern, "gu");
+    for (const text of typeof texts === "string" ? [texts] : texts)
+      for (const word of text.match(pattern) ?? []) counts.set(word, (counts.get(word) ?? 0) + 1);
+    const words = [...counts.keys()].map((word) => Array.from(utf8.encode(word), (b) => ids.get(byteCharacters[b])!));
+    const merged = (a: number, b: number): number => {
+      const token = tokens[a] + tokens[b];
+      let id = ids.get(token);
+      if (id === undefined) {
+        id = tokens.push(token) - 1;
+        ids.set(token, id);
+      }
+      return id;
+    };
+    const merges = learnMerges(words, [...counts.values()], merged, () => tokens.length >= vocabSize, minFrequency);
+    const added = specialTokens.map((content, id) => ({
+      id,
+      content,
+      single_word: false,
+      lstrip: false,
+      rstrip: false,
+      normalized: false,
+      special: true,
+    }));
+    return new ByteLevelBpe({ tokens, merges, added, addPrefixSpace: false }, "trained tokenizer");
+  }
+
+  /** Whether a tokenizer.json is of this kind: BPE after a ByteLevel pre-tokenizer that splits as GPT-2 does. */
+  static recognises(json: TokenizerJson): boolean {
+    const pre = json.pre_tokenizer as { type?: string; use_regex?: boolean } | null;
+    return json.model?.type === "BPE" && pre?.type === "ByteLevel" && pre.use_regex !== false;
+  }
+
+  /** Throws TokenizerError if `json` (of a kind that `recognises` accepts) is damaged or asks for more than we do. */
+  static fromJSON(json: TokenizerJson, file = "tokenizer.json"): ByteLevelBpe {
+    const { model } = json;
+    const post = json.post_processor as { type?: string } | null;
+    const refused: [boolean, string][] = [
+      [Boolean(json.normalizer), "a normalizer"],
+      [Boolean(post) && post?.type !== "ByteLevel", `the post-processor ${post?.type}`],
+      [Boolean(model.dropout), "dropout"],
+      [Boolean(model.continuing_subword_prefix), "a subword prefix"],
+      [Boolean(model.end_of_word_suffix), "a word suffix"],
+      [Boolean(model.ignore_merges), "ignore_merges"],
+      [Boolean(json.truncation) || Boolean(json.padding), "truncation or padding"],
+      [
+        (json.added_tokens ?? []).some((t) => t.lstrip || t.rstrip || t.single_word || t.content === ""),
+        "stripping added tokens",
+      ],
+    ];
+    for (const [has, what] of refused)
+      if (has) throw new TokenizerError(`${file}: a byte-level BPE with ${what} is not supported`);
+
+    const vocab: Record<string, number> = Object.assign(Object.create(null), model.vocab);
+    for (const { content, id } of json.added_tokens ?? []) {
+      if (vocab[content] !== undefined && vocab[content] !== id)
+        throw new TokenizerError(
+          `${file}: the added token ${JSON.stringify(content)} has two ids, ${vocab[content]} and ${id}`,
+        );
+      vocab[content] = id;
+    }
+    const tokens = tokensById(vocab, file);
+    const merges = (model.merges ?? []).map((merge, rank): [number, number] => {
+      const pair = typeof merge === "string" ? merge.split(" ") : merge;
+      const [a, b] = pair.map((token) => vocab[token]);
+      if (pair.length !== 2 || a === undefined || b === undefined)
+        throw new TokenizerError(
+          `${file}: merge ${rank}, ${JSON.stringify(merge)}, is not a pair of tokens of the vocabulary`,
+        );
+      return [a, b];
+    });
+    const addPrefixSpace = (json.pre_tokenizer as { add_prefix_space?: boolean }).add_prefix_space ?? true;
+    return new ByteLevelBpe({ tokens, merges, added: json.added_tokens ?? [], addPrefixSpace }, file);
+  }
+
+  get vocabSize(): number {
+    return this.#parts.tokens.length;
+  }
+
+  /** The special token of that text, or the token that decodes to it. */
+  tokenId(token: string): number | undefined {
+    return this.#ids.get(token) ?? this.#ids.get(Array.from(utf8.encode(token), (b) => byteCharacters[b]).join(""));
+  }
+
+  /** Special tokens in the text become their ids, as in Hugging Face's. Half a surrogate pair is read as U+FFFD. */
+  encode(text: string): Int32Array {
+    let out = new Int32Array(Math.max(16, text.length >> 1));
+    let n = 0;
+    const push = (ids: Int32Array) => {
+      if (n + ids.length > out.length) {
+        const larger = new Int32Array(Math.max(2 * out.length, n + ids.length));
+        larger.set(out);
+        out = larger;
+      }
+      for (let i = 0; i < ids.length; i++) out[n++] = ids[i];
+    };
+    const pushText = (part: string) => {
+      if (this.#parts.addPrefixSpace && !part.startsWith(" ")) part = ` ${part}`;
+      this.#pattern.lastIndex = 0;
+      for (let match = this.#pattern.exec(part); match !== null; match = this.#pattern.exec(part))
+        push(this.#word(match[0]));
+    };
+    let at = 0;
+    if (this.#special !== null)
+      for (const match of text.matchAll(this.#special)) {
+        if (match.index > at) pushText(text.slice(at, match.index));
+        push(Int32Array.of(this.#ids.get(match[0])!));
+        at = match.index + match[0].length;
+      }
+    if (at < text.length) pushText(at === 0 ? text : text.slice(at));
+    return out.slice(0, n);
+  }
+
+  #word(word: string): Int32Array {
+    const known = this.#cache.get(word);
+    if (known !== undefined) return known;
+    const ids = this.#merge(utf8.encode(word));
+    if (this.#cache.size >= maxCachedWords) this.#cache.clear();
+    this.#cache.set(word, ids);
+    return ids;
+  }
+
+  /** The ids of one word: always the pair of lowest rank next, the leftmost of equals. O(n log n) in its bytes. */
+  #merge(bytes: Uint8Array): Int32Array {
+    const n = bytes.length;
+    const ids = Int32Array.from(bytes, (b) => this.#byteIds[b]);
+    if (n < 2) return ids;
+    const next = Int32Array.from(ids, (_, i) => i + 1); // n is the end; -1 marks what was merged into its left neighbour
+    const previous = Int32Array.from(ids, (_, i) => i - 1);
+    // Rank and position as one number: the order of both.
+    const queue = new Heap<number>((a, b) => a < b);
+    const offer = (i: number) => {
+      if (i < 0 || next[i] >= n) return;
+      const rank = this.#ranks.get(pairKey(ids[i], ids[next[i]]));
+      if (rank !== undefined) queue.push(rank * 0x100000000 + i);
+    };
+    for (let i = 0; i + 1 < n; i++) offer(i);
+    for (let top = queue.pop(); top !== undefined; top = queue.pop()) {
+      const rank = Math.floor(top / 0x100000000);
+      const i = top % 0x100000000;
+      const j = next[i];
+      if (j < 0 || j >= n || this.#ranks.get(pairKey(ids[i], ids[j])) !== rank) continue; // an entry of before
+      ids[i] = this.#results[rank];
+      next[i] = next[j];
+      next[j] = -1;
+      if (next[i] < n) previous[next[i]] = i;
+      offer(i);
+      offer(previous[i]);
+    }
+    let m = 0;
+    for (let i = 0; i < n; i = next[i]) ids[m++] = ids[i];
+    return ids.slice(0, m);
+  }
+
+  /** Bytes that are not UTF-8 (a character cut in two) become U+FFFD. */
+  decode(ids: ArrayLike<number>): string {
+    let length = 0;
+    for (let i = 0; i < ids.length; i++) {
+      const bytes = this.#bytes[ids[i]];
+      if (bytes === undefined)
+        throw new TokenizerError(`id ${ids[i]} at position ${i} is not in the vocabulary (0 … ${this.vocabSize - 1})`);
+      length += bytes.length;
+    }
+    const out = new Uint8Array(length);
+    let at = 0;
+    for (let i = 0; i < ids.length; i++) {
+      const bytes = this.#bytes[ids[i]];
+      out.set(bytes, at);
+      at += bytes.length;
+    }
+    return new TextDecoder("utf-8", { ignoreBOM: true }).decode(out);
+  }
+
+  toJSON(): TokenizerJson {
+    const { tokens, merges, added, addPrefixSpace } = this.#parts;
+    const byteLevel = { type: "ByteLevel", add_prefix_space: addPrefixSpace, trim_offsets: true, use_regex: true };
+    return tokenizerJson({
+      tokens,
+      merges: merges.map(([a, b]) => `${tokens[a]} ${tokens[b]}`),
+      added,
+      preTokenizer: byteLevel,
+      decoder: byteLevel,
+    });
+  }
+
+  save(folder: string): Promise<void> {
+    return saveTokenizer(this, folder);
+  }
+}

@@ -1,0 +1,160 @@
+/**
+ * The tokenizers' front door: the character tokenizer, and loading of whichever tokenizer a `tokenizer.json` holds.
+ * The byte-level BPE is in `bpe.ts`.
+ */
+import { statSync } from "node:fs";
+import { join } from "node:path";
+import { ByteLevelBpe } from "./bpe.ts";
+import { readBytes } from "./files.ts";
+import {
+  saveTokenizer,
+  type Tokenizer,
+  TokenizerError,
+  type TokenizerJson,
+  tokenizerJson,
+  tokensById,
+} from "./tokenizer-json.ts";
+
+export { type BpeTrainingOptions, ByteLevelBpe } from "./bpe.ts";
+export { type Tokenizer, TokenizerError, type TokenizerJson } from "./tokenizer-json.ts";
+
+const show = (character: string) =>
+  `${JSON.stringify(character)} (U+${character.codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0")})`;
+
+/**
+ * One id per character (Unicode code point), in code point order, as nanoGPT's. A character that the vocabulary lacks is
+ * an error, unless the tokenizer has an unknown token: then it becomes that token, and decodes to that token's text.
+ */
+export class CharTokenizer implements Tokenizer {
+  readonly kind = "characters";
+  readonly unk: string | null;
+  readonly #tokens: readonly string[];
+  readonly #ids: ReadonlyMap<string, number>;
+  readonly #table = new Int32Array(0x10000).fill(-1); // the ids of all characters but the astral ones
+
+  /** `tokens` by id: single characters, and `unk`, if given, anywhere among them. Throws TokenizerError. */
+  constructor(tokens: readonly string[], unk: string | null = null) {
+    this.#tokens = tokens;
+    this.unk = unk;
+    this.#ids = new Map(tokens.map((token, id) => [token, id]));
+    if (this.#ids.size !== tokens.length) throw new TokenizerError("a character tokenizer's tokens must differ");
+    if (unk !== null && !this.#ids.has(unk)) throw new TokenizerError(`the unknown token ${show(unk)} is not a token`);
+    tokens.forEach((token, id) => {
+      const code = token.codePointAt(0);
+      if (token !== unk && (code === undefined || token.length !== (code > 0xffff ? 2 : 1)))
+        throw new TokenizerError(`a character tokenizer's token must be one character, got ${JSON.stringify(token)}`);
+      if (/^\p{Surrogate}$/u.test(token))
+        throw new TokenizerError(`half of a surrogate pair is not a character: ${show(token)}`);
+      if (token.length === 1) this.#table[token.charCodeAt(0)] = id;
+    });
+  }
+
+  /** The tokenizer of all characters of a text; with `unk` (e.g. "<unk>") one more id for any other. */
+  static fromText(text: string, options: { readonly unk?: string } = {}): CharTokenizer {
+    const { unk } = options;
+    const tokens = [...new Set(text)].sort((a, b) => a.codePointAt(0)! - b.codePointAt(0)!);
+    if (unk !== undefined && (unk.length < 2 || [...unk].length < 2))
+      throw new TokenizerError(`the unknown token must be longer than a character, got ${JSON.stringify(unk)}`);
+    return new CharTokenizer(unk === undefined ? tokens : [...tokens, unk], unk ?? null);
+  }
+
+  /** Whether a tokenizer.json is of this kind: BPE without merges, pre-tokenizer and normalizer. */
+  static recognises(json: TokenizerJson): boolean {
+    return json.model?.type === "BPE" && json.model.merges?.length === 0 && !json.pre_tokenizer;
+  }
+
+  /** Throws TokenizerError if `json` (of a kind that `recognises` accepts) is damaged. */
+  static fromJSON(json: TokenizerJson, file = "tokenizer.json"): CharTokenizer {
+    if (json.normalizer || (json.added_tokens?.length ?? 0) > 0 || json.model.byte_fallback || json.model.fuse_unk)
+      throw new TokenizerError(
+        `${file}: a character tokenizer with a normalizer, added tokens, byte fallback or fused unknowns is not supported`,
+      );
+    return new CharTokenizer(tokensById(json.model.vocab, file), json.model.unk_token ?? null);
+  }
+
+  get vocabSize(): number {
+    return this.#tokens.length;
+  }
+
+  tokenId(token: string): number | undefined {
+    return this.#ids.get(token);
+  }
+
+  encode(text: string): Int32Array {
+    const unk = this.unk === null ? -1 : this.#ids.get(this.unk)!;
+    const out = new Int32Array(text.length);
+    let n = 0;
+    for (let i = 0; i < text.length; i++) {
+      let id = this.#table[text.charCodeAt(i)];
+      if (id < 0) {
+        const character = String.fromCodePoint(text.codePointAt(i)!);
+        id = this.#ids.get(character) ?? unk;
+        if (id < 0)
+          throw new TokenizerError(
+            `character ${show(character)} at offset ${i} is not among this tokenizer's ${this.vocabSize} characters; ` +
+              "remove it from the text, or make the tokenizer from a text that has it",
+          );
+        if (character.length === 2) i++;
+      }
+      out[n++] = id;
+    }
+    return out.slice(0, n);
+  }
+
+  decode(ids: ArrayLike<number>): string {
+    const parts = new Array<string>(ids.length);
+    for (let i = 0; i < ids.length; i++) {
+      const token = this.#tokens[ids[i]];
+      if (token === undefined)
+        throw new TokenizerError(`id ${ids[i]} at position ${i} is not in the vocabulary (0 … ${this.vocabSize - 1})`);
+      parts[i] = token;
+    }
+    return parts.join("");
+  }
+
+  toJSON(): TokenizerJson {
+    // Without a pre-tokenizer the whole text is one word, and a BPE without merges leaves it as characters; the decoder
+    // "Fuse" joins them without spaces.
+    return tokenizerJson({
+      tokens: this.#tokens,
+      merges: [],
+      unk: this.unk,
+      preTokenizer: null,
+      decoder: { type: "Fuse" },
+    });
+  }
+
+  save(folder: string): Promise<void> {
+    return saveTokenizer(this, folder);
+  }
+}
+
+/** The kinds of tokenizer.json that can be read; the first that recognises the file reads it. */
+const kinds: readonly {
+  recognises(json: TokenizerJson): boolean;
+  fromJSON(json: TokenizerJson, file: string): Tokenizer;
+}[] = [CharTokenizer, ByteLevelBpe];
+
+/**
+ * Loads a `tokenizer.json`, given itself or by its folder. Throws FileError, or TokenizerError if it is damaged or of a
+ * kind that is not supported (anything but byte-level BPE with GPT-2's splitting, and characters).
+ */
+export async function loadTokenizer(path: string): Promise<Tokenizer> {
+  const file = statSync(path, { throwIfNoEntry: false })?.isDirectory() ? join(path, "tokenizer.json") : path;
+  const bytes = await readBytes(file);
+  let json: TokenizerJson;
+  try {
+    json = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch (error) {
+    throw new TokenizerError(`${file}: not valid JSON (${(error as Error).message}); the file is damaged`);
+  }
+  if (typeof json !== "object" || json === null || typeof json.model !== "object" || json.model === null)
+    throw new TokenizerError(`${file}: not a tokenizer.json: it has no "model"`);
+  const kind = kinds.find((k) => k.recognises(json));
+  if (kind === undefined)
+    throw new TokenizerError(
+      `${file}: a tokenizer of this kind is not supported (model ${json.model.type}, pre-tokenizer ${JSON.stringify(json.pre_tokenizer)}); ` +
+        "supported are byte-level BPE with GPT-2's splitting, and characters",
+    );
+  return kind.fromJSON(json, file);
+}
