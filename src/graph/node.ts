@@ -67,6 +67,8 @@ export class Storage {
   memory: unknown;
   /** Raw elements on their way to the device: written, and let go, before the first program that reads the storage. */
   upload: TypedArray | Promise<TypedArray> | null = null;
+  /** Whether assigns write it: a state. Other storages never change. */
+  mutable = false;
   /** What errors call the state, where it has a name ("fc1.weight"). */
   name = "";
   /** Scratch of the capture: the capture that last met this storage, and its index there. */
