@@ -1,0 +1,211 @@
+/**
+ * The composites against PyTorch's float64 results (fixtures/composites.json, written by generate.py): forward in every
+ * floating dtype, gradients too, on every backend present. Inputs are exact in every floating dtype.
+ */
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import type { Backend } from "../../src/backends/backend.ts";
+import { type DType, isFloat, type TypedArray } from "../../src/core/dtype.ts";
+import * as composites from "../../src/graph/composites/index.ts";
+import { type Attrs, type Node, operations } from "../../src/graph/node.ts";
+import { permute, scalar } from "../../src/graph/ops.ts";
+import { backendsUnderTest } from "../support/backends.ts";
+import { evaluate, nodeFrom } from "../support/evaluate.ts";
+import { firstDifference, readFixture, type Stored, type Tolerance, valuesOf } from "../support/fixtures.ts";
+
+interface Case {
+  readonly name: string;
+  readonly options: Attrs;
+  /** Floating inputs, in the order in which PyTorch's function takes them; differentiable. */
+  readonly inputs: Readonly<Record<string, Stored>>;
+  /** Targets, masks, weights: given to every dtype as they are (floating ones in the dtype under test). */
+  readonly constants: Readonly<Record<string, Stored>>;
+  readonly seed: Stored;
+  readonly outputs: Readonly<Record<string, Stored>>;
+  readonly gradients: Readonly<Record<string, Stored>>;
+}
+
+type Nodes = Readonly<Record<string, Node>>;
+type Build = (nodes: Nodes, options: Attrs) => Node | Nodes;
+
+/** Moves the channels from PyTorch's place to the last, and back. */
+const channelsLast = (x: Node): Node => permute(x, [0, ...x.shape.slice(2).map((_, i) => i + 2), 1]);
+const channelsFirst = (x: Node): Node => permute(x, [0, x.shape.length - 1, ...x.shape.slice(2).map((_, i) => i + 1)]);
+
+const list = (options: Attrs, name: string): readonly number[] => options[name] as readonly number[];
+const orNull = (node: Node | undefined): Node | null => node ?? null;
+
+function convAttrs(options: Attrs) {
+  const padding = list(options, "padding");
+  return {
+    stride: list(options, "stride"),
+    low: padding,
+    high: padding,
+    dilation: list(options, "dilation"),
+    groups: options["groups"] as number,
+  };
+}
+
+function poolAttrs(options: Attrs) {
+  const [kernel, stride, padding] = [list(options, "kernel"), list(options, "stride"), list(options, "padding")];
+  return { kernel, stride, low: padding, high: padding, ceilMode: options["ceilMode"] as boolean };
+}
+
+/** How a case is recorded with our builders. */
+const builders: Readonly<Record<string, Build>> = {
+  relu: ({ x }) => composites.relu(x),
+  sigmoid: ({ x }) => composites.sigmoid(x),
+  silu: ({ x }) => composites.silu(x),
+  gelu: ({ x }, { approximate }) => composites.gelu(x, approximate as "none" | "tanh"),
+  softmax: ({ x }, { axis }) => composites.softmax(x, axis as number),
+  logSoftmax: ({ x }, { axis }) => composites.logSoftmax(x, axis as number),
+  layerNorm: ({ x, weight, bias }, { dims, eps }) =>
+    composites.layerNorm(x, dims as number, orNull(weight), orNull(bias), eps as number),
+  rmsNorm: ({ x, weight }, { dims, eps }) => composites.rmsNorm(x, dims as number, orNull(weight), eps as number),
+  batchNorm: ({ x, weight, bias }, { axis, eps }) =>
+    composites.batchNorm(x, orNull(weight), orNull(bias), axis as number, eps as number),
+  batchNormEval: ({ x, weight, bias, runningMean, runningVariance }, { axis, eps }) =>
+    composites.batchNormEval(
+      x,
+      runningMean,
+      runningVariance,
+      orNull(weight),
+      orNull(bias),
+      axis as number,
+      eps as number,
+    ),
+  conv: ({ x, weight }, options) => channelsFirst(composites.conv(channelsLast(x), weight, convAttrs(options))),
+  convTranspose: ({ x, weight }, options) => {
+    const attrs = convAttrs(options);
+    const size = x.shape
+      .slice(2)
+      .map(
+        (n, i) =>
+          (n - 1) * attrs.stride[i] -
+          2 * attrs.low[i] +
+          attrs.dilation[i] * (weight.shape[i + 2] - 1) +
+          list(options, "outputPadding")[i] +
+          1,
+      );
+    return channelsFirst(composites.convInputGradient(channelsLast(x), weight, { ...attrs, size }));
+  },
+  maxPool2d: ({ x }, options) =>
+    channelsFirst(
+      composites.maxPool2d(channelsLast(x), { ...poolAttrs(options), dilation: list(options, "dilation") }),
+    ),
+  avgPool2d: ({ x }, options) =>
+    channelsFirst(
+      composites.avgPool2d(channelsLast(x), {
+        ...poolAttrs(options),
+        countIncludePad: options["countIncludePad"] as boolean,
+        divisor: options["divisor"] as number,
+      }),
+    ),
+  attention: ({ q, k, v, mask }, { causal, scale, length }) =>
+    composites.attention(q, k, v, {
+      causal: causal as boolean,
+      ...(scale === undefined ? {} : { scale: scale as number }),
+      ...(length === undefined ? {} : { length: scalar(length as number, "int32") }),
+      mask: orNull(mask),
+    }).out,
+  crossEntropy: ({ x, target, weight }, options) =>
+    composites.crossEntropy(x, target, { ...options, weight: orNull(weight) }),
+  nllLoss: ({ x, target, weight }, options) => composites.nllLoss(x, target, { ...options, weight: orNull(weight) }),
+  linearCrossEntropy: ({ hidden, weight, target }, options) =>
+    composites.linearCrossEntropy(hidden, weight, target, options),
+  mseLoss: ({ x, target }, { reduction }) => composites.mseLoss(x, target, reduction as composites.Reduction),
+  binaryCrossEntropyWithLogits: ({ x, target, weight, posWeight }, { reduction }) =>
+    composites.binaryCrossEntropyWithLogits(x, target, {
+      weight: orNull(weight),
+      posWeight: orNull(posWeight),
+      reduction: reduction as composites.Reduction,
+    }),
+};
+
+/** Composites that only gradients record; their cases are the gradients of the ones above. */
+const gradientsOnly = ["attentionBackward", "convWeightGradient", "linearCrossEntropyBackward", "maxPool2dGradient"];
+
+const { cases } = readFixture<{ cases: readonly Case[] }>("composites");
+
+test("every composite has cases from PyTorch", () => {
+  const covered = new Set([...cases.map(({ name }) => name), "convInputGradient", ...gradientsOnly]);
+  const rows = [...operations.values()].filter(({ group }) => group === "composite").map(({ name }) => name);
+  assert.deepEqual(
+    rows.filter((name) => !covered.has(name)),
+    [],
+  );
+  assert.deepEqual(
+    [...new Set(cases.map(({ name }) => name))].filter((name) => !(name in builders)),
+    [],
+  );
+});
+
+/** Error allowed beside the largest number of a result, for what is summed and cancelled on the way. */
+const scaled: Readonly<Record<string, { readonly rtol: number; readonly ofLargest: number }>> = {
+  float64: { rtol: 1e-10, ofLargest: 1e-12 },
+  float32: { rtol: 1e-5, ofLargest: 2e-6 },
+  float16: { rtol: 2e-3, ofLargest: 2e-3 },
+  bfloat16: { rtol: 2e-2, ofLargest: 2e-2 },
+};
+
+function toleranceFor(dtype: DType, expected: TypedArray): Tolerance {
+  const { rtol, ofLargest } = scaled[dtype];
+  let largest = 0;
+  for (const value of expected) if (Number.isFinite(value)) largest = Math.max(largest, Math.abs(value));
+  return { rtol, atol: ofLargest * largest + Number.MIN_VALUE };
+}
+
+interface Recorded {
+  readonly inputs: Nodes;
+  readonly outputs: Nodes;
+}
+
+function recordCase(backend: Backend, c: Case, dtype: DType, differentiate: readonly string[]): Recorded {
+  const load = (stored: Stored): Node =>
+    nodeFrom(backend, valuesOf(stored), stored.shape, isFloat(stored.dtype) ? dtype : stored.dtype);
+  const nodes = new Map<string, Node>();
+  for (const [name, stored] of Object.entries({ ...c.inputs, ...c.constants })) {
+    const node = load(stored);
+    node.requiresGrad = differentiate.includes(name);
+    nodes.set(name, node);
+  }
+  const inputs = Object.fromEntries(nodes);
+  const built = builders[c.name](inputs, c.options);
+  return { inputs, outputs: "operation" in built ? { y: built as Node } : (built as Nodes) };
+}
+
+async function compare(backend: Backend, dtype: DType, nodes: Nodes, expected: Readonly<Record<string, Stored>>) {
+  const names = Object.keys(expected);
+  const got = await evaluate(
+    backend,
+    names.map((name) => nodes[name]),
+  );
+  return names.flatMap((name, i) => {
+    const values = valuesOf(expected[name]);
+    if (nodes[name].shape.join() !== expected[name].shape.join())
+      return [`${name} is [${nodes[name].shape}], expected [${expected[name].shape}]`];
+    const difference = firstDifference(got[i], values, toleranceFor(dtype, values));
+    return difference ? [`${name}: ${difference}`] : [];
+  });
+}
+
+const floats: readonly DType[] = ["float64", "float32", "float16", "bfloat16"];
+const show = (c: Case): string =>
+  `${JSON.stringify(c.options)} of ${Object.entries({ ...c.inputs, ...c.constants })
+    .map(([name, { shape }]) => `${name} [${shape}]`)
+    .join(", ")}`;
+
+for (const backend of await backendsUnderTest())
+  describe(`${backend.name} agrees with PyTorch`, () => {
+    for (const name of Object.keys(builders))
+      test(`${name}, forward`, async () => {
+        const failures: string[] = [];
+        for (const c of cases.filter((each) => each.name === name))
+          for (const dtype of floats.filter((each) => backend.dtypes.includes(each))) {
+            const { outputs } = recordCase(backend, c, dtype, []);
+            for (const line of await compare(backend, dtype, outputs, c.outputs))
+              failures.push(`${dtype}, ${show(c)}: ${line}`);
+          }
+        assert.deepEqual(failures, []);
+      });
+  });
