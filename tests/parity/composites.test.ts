@@ -4,6 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
+import { gradientsOf } from "../../src/autograd/index.ts";
 import type { Backend } from "../../src/backends/backend.ts";
 import { type DType, isFloat, type TypedArray } from "../../src/core/dtype.ts";
 import * as composites from "../../src/graph/composites/index.ts";
@@ -122,13 +123,16 @@ const builders: Readonly<Record<string, Build>> = {
     }),
 };
 
-/** Composites that only gradients record; their cases are the gradients of the ones above. */
-const gradientsOnly = ["attentionBackward", "convWeightGradient", "linearCrossEntropyBackward", "maxPool2dGradient"];
+/** Composites without a function in PyTorch to compare with: those that only gradients record, and wrappers. */
+const withoutCases = [
+  ...["attentionBackward", "convWeightGradient", "linearCrossEntropyBackward", "maxPool2dGradient"],
+  "checkpoint",
+];
 
 const { cases } = readFixture<{ cases: readonly Case[] }>("composites");
 
 test("every composite has cases from PyTorch", () => {
-  const covered = new Set([...cases.map(({ name }) => name), "convInputGradient", ...gradientsOnly]);
+  const covered = new Set([...cases.map(({ name }) => name), "convInputGradient", ...withoutCases]);
   const rows = [...operations.values()].filter(({ group }) => group === "composite").map(({ name }) => name);
   assert.deepEqual(
     rows.filter((name) => !covered.has(name)),
@@ -204,6 +208,27 @@ for (const backend of await backendsUnderTest())
           for (const dtype of floats.filter((each) => backend.dtypes.includes(each))) {
             const { outputs } = recordCase(backend, c, dtype, []);
             for (const line of await compare(backend, dtype, outputs, c.outputs))
+              failures.push(`${dtype}, ${show(c)}: ${line}`);
+          }
+        assert.deepEqual(failures, []);
+      });
+
+    for (const name of Object.keys(builders))
+      test(`${name}, gradients`, async () => {
+        const failures: string[] = [];
+        for (const c of cases.filter((each) => each.name === name))
+          for (const dtype of floats.filter((each) => backend.dtypes.includes(each))) {
+            const wanted = Object.keys(c.gradients);
+            const { inputs, outputs } = recordCase(backend, c, dtype, wanted);
+            const output = Object.values(outputs)[0];
+            const seed = nodeFrom(backend, valuesOf(c.seed), c.seed.shape, dtype);
+            const found = gradientsOf(
+              [output],
+              [seed],
+              wanted.map((each) => inputs[each]),
+            );
+            const nodes = Object.fromEntries(wanted.map((each, i) => [each, found[i] as Node]));
+            for (const line of await compare(backend, dtype, nodes, c.gradients))
               failures.push(`${dtype}, ${show(c)}: ${line}`);
           }
         assert.deepEqual(failures, []);
