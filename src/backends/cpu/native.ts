@@ -12,7 +12,21 @@ import { planContract } from "./contract.ts";
 import { buildLibrary, cpuFeatures, features, runtimeFolder } from "./toolchain.ts";
 
 /** The runtime's kernels by name; the order is the encoding (runtime/builtins.c). */
-export const builtins = ["pack_b", "gemm", "gemm_skinny", "gemm_small", "gemm_f64", "gemm_i32"] as const;
+export const builtins = [
+  "pack_b",
+  "gemm",
+  "gemm_skinny",
+  "gemm_small",
+  "gemm_f64",
+  "gemm_i32",
+  "attention_fwd",
+  "attention_bwd",
+  "scatter",
+  "argsort",
+  "cumulative",
+  "fill",
+  "copy",
+] as const;
 export type BuiltinName = (typeof builtins)[number];
 
 const MAGIC = 0x4e42504c;
@@ -109,7 +123,7 @@ export interface KernelShape {
 }
 
 const headers = ["abi.h", "simd.h", "runtime.h", "microkernel.h", "microkernel.inc"];
-const sources = ["pool", "program", "system", "builtins", "gemm"];
+const sources = ["pool", "program", "system", "builtins", "gemm", "attention", "indexed"];
 const read = (file: string): string => readFileSync(join(runtimeFolder, file), "utf8");
 
 /** Text to put before a generated kernel: the command record, and (unless turned off) the vector types; no includes. */

@@ -7,5 +7,12 @@ const Builtin nabla_builtins[] = {
     {"gemm_small", k_gemm_small},
     {"gemm_f64", k_gemm_f64},
     {"gemm_i32", k_gemm_i32},
+    {"attention_fwd", k_attention_fwd},
+    {"attention_bwd", k_attention_bwd},
+    {"scatter", k_scatter},
+    {"argsort", k_argsort},
+    {"cumulative", k_cumulative},
+    {"fill", k_fill},
+    {"copy", k_copy},
 };
 const int nabla_builtin_count = sizeof nabla_builtins / sizeof *nabla_builtins;

@@ -1,0 +1,256 @@
+/**
+ * The commands of the runtime's other kernels: attention, scatter, sort, prefix sums, fill, copy. Pure arithmetic on
+ * shapes, like contract.ts; the parameters' meaning is in runtime/attention.c and runtime/indexed.c.
+ */
+import type { DType } from "../../core/dtype.ts";
+import { dtypes } from "../../core/dtype.ts";
+import { DTypeError, ShapeError } from "../../core/errors.ts";
+import type { CommandDesc } from "./contract.ts";
+import type { KernelShape } from "./native.ts";
+
+export interface Plan<Buffer extends string> {
+  readonly main: CommandDesc<Buffer>;
+  readonly scratchBytes: number;
+}
+
+const roundUp = (a: number, b: number): number => Math.ceil(a / b) * b;
+
+// ---- attention -------------------------------------------------------------------------------------------------------
+
+/** Element strides (batch, head, time); the head's own axis D is contiguous. */
+export type HeadStrides = readonly [batch: number, head: number, time: number];
+
+export interface AttentionDesc {
+  readonly B: number;
+  readonly H: number;
+  /** Heads of k and v; query head h reads key head floor(h / (H / Hkv)). */
+  readonly Hkv: number;
+  readonly Tq: number;
+  readonly Tk: number;
+  readonly D: number;
+  readonly causal: boolean;
+  /** The command's second scalar is the number of valid keys. */
+  readonly hasLength?: boolean;
+  /** The command's last scalar is the position of query 0; query i sees keys up to offset + i when causal. */
+  readonly hasOffset?: boolean;
+  readonly q: HeadStrides;
+  readonly k: HeadStrides;
+  readonly v: HeadStrides;
+  readonly o: HeadStrides;
+  /** Backward: strides of the output's gradient and of the three results. */
+  readonly dO?: HeadStrides;
+  readonly dq?: HeadStrides;
+  readonly dk?: HeadStrides;
+  readonly dv?: HeadStrides;
+}
+
+function attentionParams(desc: AttentionDesc, queries: number): number[] {
+  const { B, H, Hkv, Tq, Tk, D, q, k, v, o } = desc;
+  if (Hkv < 1 || H % Hkv !== 0)
+    throw new ShapeError(`attention: ${H} query heads are not a multiple of ${Hkv} key heads`);
+  const none: HeadStrides = [0, 0, 0];
+  const flags = (desc.causal ? 1 : 0) | (desc.hasLength ? 2 : 0) | (desc.hasOffset ? 4 : 0);
+  return [
+    B,
+    H,
+    Hkv,
+    Tq,
+    Tk,
+    D,
+    flags,
+    queries,
+    ...q,
+    ...k,
+    ...v,
+    ...o,
+    ...(desc.dO ?? none),
+    ...(desc.dq ?? none),
+    ...(desc.dk ?? none),
+    ...(desc.dv ?? none),
+  ];
+}
+
+/**
+ * Attention forward, writing o and the log-sum-exp of each row, lse [B, H, Tq]. Scalars of the command: scale, length
+ * and offset where declared. A query that sees no key gets zeros.
+ */
+export function planAttention(shape: KernelShape, desc: AttentionDesc): Plan<"q" | "k" | "v" | "o" | "lse"> {
+  const { B, H, Tq, D } = desc;
+  const { mr, nr } = shape;
+  const part = roundUp(72, mr);
+  let queries = 3 * part;
+  while (queries > part && B * H * Math.ceil(Tq / queries) < 16) queries -= part;
+  queries = Math.min(queries, Math.max(Tq, 1));
+  const DP = roundUp(D, nr);
+  const floats = D * 256 + 256 * DP + part * 272 + queries * DP + 3 * roundUp(queries, 16) + queries * (D + 16) + 256;
+  return {
+    main: {
+      fn: "attention_fwd",
+      rows: B * H * Math.ceil(Tq / queries),
+      grain: 1,
+      buffers: ["q", "k", "v", "o", "lse"],
+      params: attentionParams(desc, queries),
+    },
+    scratchBytes: 4 * floats,
+  };
+}
+
+/** Attention backward from o, lse and dO: writes (never adds to) dq, dk and dv. The scalars are the forward's. */
+export function planAttentionBackward(
+  shape: KernelShape,
+  desc: AttentionDesc,
+): Plan<"q" | "k" | "v" | "o" | "lse" | "dO" | "dq" | "dk" | "dv"> {
+  const { B, Hkv, D } = desc;
+  const { mr, nr } = shape;
+  const keys = roundUp(72, mr);
+  const DP = roundUp(D, nr);
+  const floats = 2 * D * 256 + 3 * 256 * DP + 2 * keys * 272 + keys * DP + mr * keys + 512 + 2 * keys * (D + 16) + 256;
+  return {
+    main: {
+      fn: "attention_bwd",
+      rows: B * Hkv,
+      grain: 1,
+      buffers: ["q", "k", "v", "o", "lse", "dO", "dq", "dk", "dv"],
+      params: attentionParams(desc, 0),
+    },
+    scratchBytes: 4 * floats,
+  };
+}
+
+// ---- scatter ---------------------------------------------------------------------------------------------------------
+
+const numeric = (op: string, dtype: DType): number => {
+  if (dtype === "float32" || dtype === "float64" || dtype === "int32") return dtypes[dtype].code;
+  throw new DTypeError(`${op}: no kernel for ${dtype}; there are float32, float64 and int32`);
+};
+const COLUMNS = 64;
+
+export interface ScatterDesc {
+  /** out is [outer, size, inner], contiguous; index (int32) and src are [outer, count, inner] by element strides. */
+  readonly outer: number;
+  readonly count: number;
+  readonly inner: number;
+  readonly size: number;
+  readonly dtype: DType;
+  readonly reduce: "add" | "set" | "max";
+  /** What out holds first: what it holds, zeros, or a copy of "base" (contiguous as out). */
+  readonly init: "none" | "zero" | "base";
+  /** Strides of index (outer, count, inner); an inner stride of 0 means one index a row, the fast way. */
+  readonly indexStrides: readonly [number, number, number];
+  readonly srcStrides: readonly [number, number, number];
+  /** Operation number reported with an index out of range (with its position in [outer, count, inner]); at least 1. */
+  readonly errorOp: number;
+}
+
+/** torch.scatter (set), scatter_add, scatter_reduce(amax) along the middle axis; among equal targets the last is set. */
+export function planScatter(desc: ScatterDesc): Plan<"out" | "index" | "src" | "base"> {
+  const { outer, count, inner, size, indexStrides, srcStrides } = desc;
+  const op = { add: 0, set: 1, max: 2 }[desc.reduce];
+  const init = { none: 0, zero: 1, base: 2 }[desc.init];
+  return {
+    main: {
+      fn: "scatter",
+      rows: outer * Math.ceil(inner / COLUMNS),
+      grain: 1,
+      buffers: desc.init === "base" ? ["out", "index", "src", "base"] : ["out", "index", "src"],
+      params: [
+        outer,
+        count,
+        inner,
+        size,
+        numeric("scatter", desc.dtype),
+        op,
+        init,
+        desc.errorOp,
+        ...indexStrides,
+        ...srcStrides,
+      ],
+    },
+    scratchBytes: 0,
+  };
+}
+
+// ---- lines: sort, prefix sums ----------------------------------------------------------------------------------------
+
+/** A contiguous tensor seen as [outer, n, inner], worked on along n. */
+export interface Lines {
+  readonly outer: number;
+  readonly n: number;
+  readonly inner: number;
+  readonly dtype: DType;
+}
+
+/** Stable argsort (int32 indices) and, where asked, the sorted values: torch.sort(stable), NaN above everything. */
+export function planArgsort(
+  desc: Lines & { readonly descending?: boolean; readonly values?: boolean },
+): Plan<"x" | "indices" | "values"> {
+  const { outer, n, inner } = desc;
+  return {
+    main: {
+      fn: "argsort",
+      rows: outer * inner,
+      grain: Math.max(1, Math.floor(4096 / Math.max(n, 1))),
+      buffers: desc.values ? ["x", "indices", "values"] : ["x", "indices"],
+      params: [n, inner, numeric("sort", desc.dtype), desc.descending ? 1 : 0, desc.values ? 1 : 0],
+    },
+    scratchBytes: 32 * n,
+  };
+}
+
+/** Running add, mul or max along n (torch.cumsum, cumprod, cummax's values), from the end where `reverse`. */
+export function planCumulative(
+  desc: Lines & { readonly op: "add" | "mul" | "max"; readonly reverse?: boolean },
+): Plan<"x" | "y"> {
+  const { outer, n, inner } = desc;
+  return {
+    main: {
+      fn: "cumulative",
+      rows: outer * Math.ceil(inner / COLUMNS),
+      grain: Math.max(1, Math.floor(4096 / Math.max(n * Math.min(inner, COLUMNS), 1))),
+      buffers: ["x", "y"],
+      params: [n, inner, numeric("cumulative", desc.dtype), { add: 0, mul: 1, max: 2 }[desc.op], desc.reverse ? 1 : 0],
+    },
+    scratchBytes: 0,
+  };
+}
+
+// ---- fill, copy ------------------------------------------------------------------------------------------------------
+
+const GRAIN = 1 << 15;
+
+/** Sets `count` elements to a value given by its bits (as an integer of the element's size; 0 is 0 in every type). */
+export function planFill(desc: { readonly count: number; readonly dtype: DType; readonly bits: number }): Plan<"x"> {
+  return {
+    main: { fn: "fill", rows: desc.count, grain: GRAIN, buffers: ["x"], params: [dtypes[desc.dtype].bytes, desc.bits] },
+    scratchBytes: 0,
+  };
+}
+
+/** Copies a strided view to a strided view of the same shape (at most 16 axes), element strides. */
+export function planCopy(desc: {
+  readonly shape: readonly number[];
+  readonly dtype: DType;
+  readonly from: readonly number[];
+  readonly to: readonly number[];
+}): Plan<"from" | "to"> {
+  const axes: [number, number, number][] = [];
+  desc.shape.forEach((size, i) => {
+    if (size === 1) return;
+    const [f, t] = [desc.from[i]!, desc.to[i]!];
+    const last = axes.at(-1);
+    if (last && last[1] === f * size && last[2] === t * size) axes[axes.length - 1] = [last[0] * size, f, t];
+    else axes.push([size, f, t]);
+  });
+  if (axes.length > 16) throw new ShapeError(`copy: ${axes.length} axes; at most 16`);
+  const rows = desc.shape.reduce((a, b) => a * b, 1);
+  return {
+    main: {
+      fn: "copy",
+      rows,
+      grain: GRAIN,
+      buffers: ["from", "to"],
+      params: [dtypes[desc.dtype].bytes, axes.length, ...axes.flat()],
+    },
+    scratchBytes: 0,
+  };
+}

@@ -1,0 +1,286 @@
+/*
+ * Scaled dot-product attention, forward and backward, without a T x T matrix: softmax runs online over blocks of keys
+ * (Milakov and Gimelshein 2018; Dao et al. 2022), the backward pass recomputes probabilities from the saved log-sum-exp.
+ * q [B, H, Tq, D], k and v [B, Hkv, Tk, D], o and the gradients by element strides with D contiguous; query head h reads
+ * key head h / (H / Hkv). Query i stands at position offset + i; causal: it sees keys up to its own position.
+ *
+ * scalars: scale, then (flag LENGTH) the number of valid keys, then (flag OFFSET) the position of query 0.
+ *
+ * plans.ts counts the scratch from these sizes.
+ */
+#include "microkernel.h"
+#include <math.h>
+
+enum { A_B, A_H, A_HKV, A_TQ, A_TK, A_D, A_FLAGS, A_QBLOCK, A_STRIDES };
+enum { CAUSAL = 1, LENGTH = 2, OFFSET = 4 };
+/* strides (batch, head, time) of q, k, v, o, then of dO, dq, dk, dv */
+enum { S_Q = 0, S_K = 3, S_V = 6, S_O = 9, S_DO = 12, S_DQ = 15, S_DK = 18, S_DV = 21 };
+enum { QUERIES = (72 + MR - 1) / MR * MR, KEYS = 256, LD = KEYS + 16, QUERIES_BWD = 256, KEYS_BWD = (72 + MR - 1) / MR * MR };
+
+typedef struct { int64_t b, h, hkv, tq, tk, d, length, offset; int causal; float scale; const int64_t *s; } Attention;
+INLINE Attention attention(const Cmd *c) {
+  const int64_t *p = c->p, flags = p[A_FLAGS];
+  Attention a = {p[A_B], p[A_H], p[A_HKV], p[A_TQ], p[A_TK], p[A_D], p[A_TK], 0, (flags & CAUSAL) != 0, (float)c->s[c->si[0]], p + A_STRIDES};
+  int at = 1;
+  if (flags & LENGTH) a.length = max64(0, min64(a.tk, (int64_t)c->s[c->si[at++]]));
+  if (flags & OFFSET) a.offset = (int64_t)c->s[c->si[at++]];
+  return a;
+}
+#define AT(base, which, bi, hi, ti) ((base) + (bi) * a.s[which] + (hi) * a.s[(which) + 1] + (ti) * a.s[(which) + 2])
+/* How many keys query i sees. */
+INLINE int64_t visible(const Attention *a, int64_t i) {
+  return a->causal ? max64(0, min64(a->length, a->offset + i + 1)) : a->length;
+}
+INLINE int collide(int64_t ld) { return MR > 8 && ld * 4 % 2048 == 0; }
+
+/* One query, no packing: for decoding, where every key and value is read once. */
+static void forward_one(const Attention *at, const float *q, const float *K, const float *V, int64_t ldk, int64_t ldv, int64_t n, float *s, float *o, float *lse) {
+  const int64_t D = at->d;
+  float m = -INFINITY, z = 0;
+  for (int64_t d = 0; d < D; d++) o[d] = 0;
+  for (int64_t j0 = 0; j0 < n; j0 += KEYS) {
+    const int64_t kn = min64(KEYS, n - j0), kw = round_up(kn, W);
+    for (int64_t j = 0; j < kn; j++) {
+      const float *k = K + (j0 + j) * ldk;
+      vf x = {0}, y = {0};
+      int64_t d = 0;
+      for (; d + 2 * W <= D; d += 2 * W) {
+        x = fma_(LOAD(q + d), LOAD(k + d), x);
+        y = fma_(LOAD(q + d + W), LOAD(k + d + W), y);
+      }
+      for (; d + W <= D; d += W) x = fma_(LOAD(q + d), LOAD(k + d), x);
+      float t = hsum(x + y);
+      for (; d < D; d++) t += q[d] * k[d];
+      s[j] = t * at->scale;
+    }
+    for (int64_t j = kn; j < kw; j++) s[j] = -1e30f;
+    vf top = LOAD(s);
+    for (int64_t j = W; j < kw; j += W) top = max_(top, LOAD(s + j));
+    const float mn = fmaxf(m, hmax(top)), alpha = m == -INFINITY ? 0 : expf(m - mn);
+    vf sum = {0};
+    for (int64_t j = 0; j < kw; j += W) {
+      vf e = exp_(LOAD(s + j) - splat(mn));
+      if (j + W > kn) e = select_((vi)(iota_() + splati((int)j) < splati((int)kn)), e, (vf){0});
+      sum += e;
+      STORE(s + j, e);
+    }
+    z = z * alpha + hsum(sum);
+    m = mn;
+    int64_t d = 0;
+    for (; d + W <= D; d += W) {
+      vf x = LOAD(o + d) * splat(alpha), y = {0};
+      int64_t j = 0;
+      for (; j + 2 <= kn; j += 2) {
+        x = fma_(splat(s[j]), LOAD(V + (j0 + j) * ldv + d), x);
+        y = fma_(splat(s[j + 1]), LOAD(V + (j0 + j + 1) * ldv + d), y);
+      }
+      if (j < kn) x = fma_(splat(s[j]), LOAD(V + (j0 + j) * ldv + d), x);
+      STORE(o + d, x + y);
+    }
+    for (; d < D; d++) {
+      float x = o[d] * alpha;
+      for (int64_t j = 0; j < kn; j++) x += s[j] * V[(j0 + j) * ldv + d];
+      o[d] = x;
+    }
+  }
+  const float inv = z > 0 || z != z ? 1 / z : 0;
+  for (int64_t d = 0; d < D; d++) o[d] *= inv;
+  if (lse) *lse = m + logf(z);
+}
+
+/* b = [q, k, v, o, lse]; a row of the command is (batch, head, block of queries). */
+void k_attention_fwd(const Cmd *c, int64_t r0, int64_t r1, int tid) {
+  const Attention a = attention(c);
+  const int64_t D = a.d, DP = round_up(D, NR), block = c->p[A_QBLOCK], blocks = ceil_div(a.tq, block);
+  float T[MR * NR] __attribute__((aligned(64)));
+  for (int64_t t = r0; t < r1; t++) {
+    const int64_t bi = t / blocks / a.h, hi = t / blocks % a.h, hk = hi / (a.h / a.hkv), q0 = t % blocks * block, q1 = min64(a.tq, q0 + block);
+    const float *Q = AT((const float *)c->b[0], S_Q, bi, hi, 0), *K = AT((const float *)c->b[1], S_K, bi, hk, 0), *V = AT((const float *)c->b[2], S_V, bi, hk, 0);
+    const int64_t ldq = a.s[S_Q + 2], ldk = a.s[S_K + 2], ldv = a.s[S_V + 2], ldo = a.s[S_O + 2];
+    float *O = AT((float *)c->b[3], S_O, bi, hi, 0), *lse = (float *)c->b[4] + (bi * a.h + hi) * a.tq;
+    float *Kt = (float *)c->run->scratch[tid];
+    if (a.tq <= 2) {
+      for (int64_t i = q0; i < q1; i++) forward_one(&a, Q + i * ldq, K, V, ldk, ldv, visible(&a, i), Kt, O + i * ldo, lse + i);
+      continue;
+    }
+    float *Vp = Kt + D * KEYS, *S = Vp + KEYS * DP, *acc = S + QUERIES * LD, *m = acc + block * DP, *z = m + block, *alpha = z + block, *Qc = alpha + round_up(block, 16);
+    for (int64_t i = 0; i < q1 - q0; i++) { m[i] = -INFINITY; z[i] = 0; }
+    memset(acc, 0, (q1 - q0) * DP * 4);
+    if (collide(ldq)) { /* rows that share cache sets are copied apart once */
+      for (int64_t i = q0; i < q1; i++) memcpy(Qc + (i - q0) * (D + 16), Q + i * ldq, D * 4);
+      Q = Qc - q0 * (D + 16);
+    }
+    const int64_t ldr = collide(ldq) ? D + 16 : ldq, most = visible(&a, q1 - 1);
+    for (int64_t j0 = 0; j0 < most; j0 += KEYS) {
+      const int64_t kn = min64(KEYS, most - j0);
+      pack_panels(K + j0 * ldk, 1, ldk, D, kn, Kt);
+      pack_panels(V + j0 * ldv, ldv, 1, kn, D, Vp);
+      for (int64_t i0 = q0; i0 < q1; i0 += QUERIES) {
+        const int64_t i1 = min64(q1, i0 + QUERIES), see = min64(kn, visible(&a, i1 - 1) - j0);
+        if (see <= 0) continue;
+        for (int64_t j = 0; j < see; j += NR)
+          for (int64_t i = i0; i < i1; i += MR) {
+            const int64_t mr = min64(MR, i1 - i);
+            if (j >= visible(&a, i + mr - 1) - j0) continue;
+            uk_rows(D, Q + i * ldr, ldr, mr, Kt + j * D, T, NR, 0);
+            for (int64_t r = 0; r < mr; r++) for (int v = 0; v < NV; v++) STORE(S + (i - i0 + r) * LD + j + v * W, LOAD(T + r * NR + v * W) * splat(a.scale));
+          }
+        const int64_t width = round_up(see, W);
+        for (int64_t i = i0; i < i1; i++) {
+          float *s = S + (i - i0) * LD;
+          const int64_t n = max64(0, min64(kn, visible(&a, i) - j0)), nw = round_up(n, W);
+          alpha[i - q0] = 1;
+          if (n > 0) {
+            for (int64_t j = n; j < nw; j++) s[j] = -1e30f;
+            vf top = LOAD(s);
+            for (int64_t j = W; j < nw; j += W) top = max_(top, LOAD(s + j));
+            const float mn = fmaxf(m[i - q0], hmax(top));
+            const vf mv = splat(mn);
+            vf sum = {0};
+            for (int64_t j = 0; j < nw; j += W) {
+              vf e = exp_(LOAD(s + j) - mv);
+              if (j + W > n) e = select_((vi)(iota_() + splati((int)j) < splati((int)n)), e, (vf){0});
+              sum += e;
+              STORE(s + j, e);
+            }
+            alpha[i - q0] = m[i - q0] == -INFINITY ? 0 : expf(m[i - q0] - mn);
+            z[i - q0] = z[i - q0] * alpha[i - q0] + hsum(sum);
+            m[i - q0] = mn;
+          }
+          for (int64_t j = nw; j < width; j += W) STORE(s + j, (vf){0});
+        }
+        for (int64_t d = 0; d < D; d += NR)
+          for (int64_t i = i0; i < i1; i += MR) {
+            const int64_t mr = min64(MR, i1 - i), n = min64(kn, visible(&a, i + mr - 1) - j0);
+            if (n <= 0) continue;
+            uk_rows(n, S + (i - i0) * LD, LD, mr, Vp + d * kn, T, min64(NR, D - d), 0);
+            for (int64_t r = 0; r < mr; r++) for (int v = 0; v < NV; v++) {
+              float *to = acc + (i - q0 + r) * DP + d + v * W;
+              STORE(to, fma_(LOAD(to), splat(alpha[i - q0 + r]), LOAD(T + r * NR + v * W)));
+            }
+          }
+      }
+    }
+    for (int64_t i = q0; i < q1; i++) {
+      const float *from = acc + (i - q0) * DP, zi = z[i - q0], inv = zi > 0 || zi != zi ? 1 / zi : 0;
+      float *to = O + i * ldo;
+      int64_t d = 0;
+      for (; d + W <= D; d += W) STORE(to + d, LOAD(from + d) * splat(inv));
+      for (; d < D; d++) to[d] = from[d] * inv;
+      lse[i] = m[i - q0] + logf(zi);
+    }
+  }
+}
+
+INLINE void add_tile(const float *T, float *C, int64_t ldc, int64_t mr, int64_t nr) {
+  for (int64_t r = 0; r < mr; r++) {
+    int64_t n = 0;
+    for (; n + W <= nr; n += W) STORE(C + r * ldc + n, LOAD(C + r * ldc + n) + LOAD(T + r * NR + n));
+    for (; n < nr; n++) C[r * ldc + n] += T[r * NR + n];
+  }
+}
+
+/*
+ * b = [q, k, v, o, lse, dO, dq, dk, dv]; a row of the command is (batch, key head). Scores are computed transposed, keys
+ * by queries, so that two of the three products that follow read them as they lie. Per block of queries: dQ in scratch.
+ */
+void k_attention_bwd(const Cmd *c, int64_t r0, int64_t r1, int tid) {
+  const Attention a = attention(c);
+  const int64_t D = a.d, DP = round_up(D, NR), group = a.h / a.hkv;
+  enum { QN = QUERIES_BWD, LDQ = QUERIES_BWD + 16, KN = KEYS_BWD };
+  const int64_t ldq = a.s[S_Q + 2], ldk = a.s[S_K + 2], ldv = a.s[S_V + 2], ldo = a.s[S_O + 2], lddo = a.s[S_DO + 2], lddq = a.s[S_DQ + 2], lddk = a.s[S_DK + 2], lddv = a.s[S_DV + 2];
+  float T1[MR * NR] __attribute__((aligned(64))), T2[MR * NR] __attribute__((aligned(64)));
+  for (int64_t t = r0; t < r1; t++) {
+    const int64_t bi = t / a.hkv, hk = t % a.hkv;
+    const float *K = AT((const float *)c->b[1], S_K, bi, hk, 0), *V = AT((const float *)c->b[2], S_V, bi, hk, 0);
+    float *dK = AT((float *)c->b[7], S_DK, bi, hk, 0), *dV = AT((float *)c->b[8], S_DV, bi, hk, 0);
+    for (int64_t j = 0; j < a.tk; j++) {
+      memset(dK + j * lddk, 0, D * 4);
+      memset(dV + j * lddv, 0, D * 4);
+    }
+    float *Qt = (float *)c->run->scratch[tid], *dOt = Qt + D * QN, *Qp = dOt + D * QN, *dOp = Qp + QN * DP, *dQ = dOp + QN * DP;
+    float *P = dQ + QN * DP, *S = P + KN * LDQ, *Kp = S + KN * LDQ, *Ap = Kp + KN * DP, *delta = Ap + MR * KN, *ls = delta + QN, *Kc = ls + QN, *Vc = Kc + KN * (D + 16);
+    for (int64_t hi = hk * group; hi < (hk + 1) * group; hi++) {
+      const float *Q = AT((const float *)c->b[0], S_Q, bi, hi, 0), *O = AT((const float *)c->b[3], S_O, bi, hi, 0), *dO = AT((const float *)c->b[5], S_DO, bi, hi, 0);
+      const float *lse = (const float *)c->b[4] + (bi * a.h + hi) * a.tq;
+      float *dq = AT((float *)c->b[6], S_DQ, bi, hi, 0);
+      for (int64_t q0 = 0; q0 < a.tq; q0 += QN) {
+        const int64_t qn = min64(QN, a.tq - q0), qw = round_up(qn, NR);
+        pack_panels(Q + q0 * ldq, 1, ldq, D, qn, Qt);
+        pack_panels(dO + q0 * lddo, 1, lddo, D, qn, dOt);
+        pack_panels(Q + q0 * ldq, ldq, 1, qn, D, Qp);
+        pack_panels(dO + q0 * lddo, lddo, 1, qn, D, dOp);
+        for (int64_t i = 0; i < qn; i++) {
+          const float *o = O + (q0 + i) * ldo, *g = dO + (q0 + i) * lddo;
+          vf s = {0};
+          int64_t d = 0;
+          for (; d + W <= D; d += W) s = fma_(LOAD(o + d), LOAD(g + d), s);
+          float x = hsum(s);
+          for (; d < D; d++) x += o[d] * g[d];
+          delta[i] = x;
+          ls[i] = lse[q0 + i];
+        }
+        for (int64_t i = qn; i < qw; i++) { delta[i] = 0; ls[i] = 0; }
+        memset(dQ, 0, qn * DP * 4);
+        const int64_t most = visible(&a, q0 + qn - 1);
+        for (int64_t j0 = 0; j0 < most; j0 += KN) {
+          const int64_t kn = min64(KN, most - j0);
+          /* the first query that sees key j0, down to a whole panel */
+          const int64_t from = a.causal ? max64(0, j0 - a.offset - q0) / NR * NR : 0;
+          const float *Kb = K + j0 * ldk, *Vb = V + j0 * ldv;
+          int64_t lk = ldk, lv = ldv;
+          if (collide(ldk)) { for (int64_t j = 0; j < kn; j++) memcpy(Kc + j * (D + 16), Kb + j * ldk, D * 4); Kb = Kc; lk = D + 16; }
+          if (collide(ldv)) { for (int64_t j = 0; j < kn; j++) memcpy(Vc + j * (D + 16), Vb + j * ldv, D * 4); Vb = Vc; lv = D + 16; }
+          for (int64_t q = from; q < qn; q += NR)
+            for (int64_t j = 0; j < kn; j += MR) {
+              const int64_t mr = min64(MR, kn - j);
+              float *p = P + j * LDQ + q, *s = S + j * LDQ + q;
+              if (a.causal && a.offset + q0 + q + NR - 1 < j0 + j) { /* no query of this panel sees these keys */
+                for (int64_t r = 0; r < mr; r++) for (int v = 0; v < NV; v++) {
+                  STORE(p + r * LDQ + v * W, (vf){0});
+                  STORE(s + r * LDQ + v * W, (vf){0});
+                }
+                continue;
+              }
+              uk_rows(D, Kb + j * lk, lk, mr, Qt + q * D, T1, NR, 0);
+              uk_rows(D, Vb + j * lv, lv, mr, dOt + q * D, T2, NR, 0);
+              for (int v = 0; v < NV; v++) {
+                const vf l = LOAD(ls + q + v * W), de = LOAD(delta + q + v * W);
+                const vi position = iota_() + splati((int)(a.offset + q0 + q + v * W));
+                for (int64_t r = 0; r < mr; r++) {
+                  vf e = exp_(fma_(LOAD(T1 + r * NR + v * W), splat(a.scale), -l));
+                  if (a.causal) e = select_((vi)(position >= splati((int)(j0 + j + r))), e, (vf){0});
+                  STORE(p + r * LDQ + v * W, e);
+                  STORE(s + r * LDQ + v * W, e * (LOAD(T2 + r * NR + v * W) - de) * splat(a.scale));
+                }
+              }
+            }
+          for (int64_t d = 0; d < D; d += NR)
+            for (int64_t j = 0; j < kn; j += MR) {
+              const int64_t mr = min64(MR, kn - j), nr = min64(NR, D - d);
+              const int64_t start = a.causal ? max64(from, (j0 + j - a.offset - q0) / NR * NR) : 0;
+              if (start >= qn) continue;
+              uk_rows(qn - start, P + j * LDQ + start, LDQ, mr, dOp + d * qn + start * NR, T1, nr, 0);
+              add_tile(T1, dV + (j0 + j) * lddv + d, lddv, mr, nr);
+              uk_rows(qn - start, S + j * LDQ + start, LDQ, mr, Qp + d * qn + start * NR, T1, nr, 0);
+              add_tile(T1, dK + (j0 + j) * lddk + d, lddk, mr, nr);
+            }
+          pack_panels(K + j0 * ldk, ldk, 1, kn, D, Kp);
+          for (int64_t i = from / MR * MR; i < qn; i += MR) {
+            const int64_t mr = min64(MR, qn - i);
+            for (int64_t k = 0; k < kn; k++) { /* dS back to queries by keys, a panel of MR queries */
+              const float *s = S + k * LDQ + i;
+              if (i >= from && i + MR <= LDQ) memcpy(Ap + k * MR, s, MR * 4);
+              else for (int64_t r = 0; r < MR; r++) Ap[k * MR + r] = i + r >= from && i + r < qn ? s[r] : 0;
+            }
+            for (int64_t d = 0; d < D; d += NR) {
+              uk_panel(kn, Ap, Kp + d * kn, T1, min64(NR, D - d), 0);
+              add_tile(T1, dQ + i * DP + d, DP, mr, min64(NR, D - d));
+            }
+          }
+        }
+        for (int64_t i = 0; i < qn; i++) memcpy(dq + (q0 + i) * lddq, dQ + i * DP, D * 4);
+      }
+    }
+  }
+}
