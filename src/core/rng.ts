@@ -97,12 +97,7 @@ export class Rng {
 
   /** Goes on as the generator did whose state this is. */
   load(state: RngState): this {
-    if (
-      !Array.isArray(state) ||
-      state.length !== 4 ||
-      !state.every((w) => w === w >>> 0) ||
-      state.every((w) => w === 0)
-    )
+    if (state?.length !== 4 || !state.every((w) => w === w >>> 0) || state.every((w) => w === 0))
       throw new RangeError(`a generator's state is four 32-bit words, not all zero; got ${JSON.stringify(state)}`);
     [this.#a, this.#b, this.#c, this.#d] = state.map((w) => w | 0);
     return this;
