@@ -207,10 +207,9 @@ export const reductions: Readonly<Record<string, Row>> = {
       const dims = a.shape.length;
       const [m, k, n] = [a.shape[dims - 2], a.shape[dims - 1], b.shape[dims - 1]];
       const batch = sizeOf(a.shape.slice(0, dims - 2));
-      const rows = isFloat(dtype) ? (n < 4 ? floatDots : floatRows) : integerRows;
-      const acc = isFloat(dtype) ? new Float64Array(n) : new Int32Array(n);
+      const product = isFloat(dtype) ? (n < 4 ? floatDots : planProduct(k)) : integerRows;
       return (o, [x, y]) => {
-        for (let i = 0; i < batch; i++) rows(x, i * m * k, y, i * k * n, o, i * m * n, m, k, n, acc);
+        for (let i = 0; i < batch; i++) product(x, i * m * k, y, i * k * n, o, i * m * n, m, k, n);
       };
     },
   },
@@ -226,31 +225,79 @@ type Rows = (
   m: number,
   k: number,
   n: number,
-  acc: Float64Array | Int32Array,
 ) => void;
 
-/** Row by row of A, four rows of B at a time: everything is read and written along memory. */
-const floatRows: Rows = (x, xAt, y, yAt, o, oAt, m, k, n, acc) => {
-  for (let i = 0; i < m; i++) {
-    acc.fill(0);
-    let p = 0;
-    for (; p + 4 <= k; p += 4) {
-      const at = xAt + i * k + p;
-      const [a0, a1, a2, a3] = [x[at], x[at + 1], x[at + 2], x[at + 3]];
-      const r0 = yAt + p * n;
-      const r1 = r0 + n;
-      const r2 = r1 + n;
-      const r3 = r2 + n;
-      for (let j = 0; j < n; j++) acc[j] += a0 * y[r0 + j] + a1 * y[r1 + j] + a2 * y[r2 + j] + a3 * y[r3 + j];
+/** Rows of A packed at a time. */
+const rowBlock = 64;
+
+/**
+ * Blocks of 2 × 4 results, whose sums stay in registers. Two rows of A and four columns of B are packed as float64 side
+ * by side, padded with zeros (whose products land in results that are not stored).
+ */
+function planProduct(k: number): Rows {
+  const left = new Float64Array(rowBlock * k);
+  const right = new Float64Array(4 * k);
+  const tile = new Float64Array(8);
+  return (x, xAt, y, yAt, o, oAt, m, _, n) => {
+    for (let i0 = 0; i0 < m; i0 += rowBlock) {
+      const rows = Math.min(rowBlock, m - i0);
+      packLeft(x, xAt + i0 * k, rows, k, left);
+      for (let j = 0; j < n; j += 4) {
+        const columns = Math.min(4, n - j);
+        packRight(y, yAt + j, columns, k, n, right);
+        for (let i = 0; i < rows; i += 2) {
+          multiply(left, i * k, right, k, tile);
+          for (let r = 0; r < Math.min(2, rows - i); r++) {
+            const at = oAt + (i0 + i + r) * n + j;
+            for (let c = 0; c < columns; c++) o[at + c] = tile[r * 4 + c];
+          }
+        }
+      }
     }
-    for (; p < k; p++) {
-      const a = x[xAt + i * k + p];
-      const r = yAt + p * n;
-      for (let j = 0; j < n; j++) acc[j] += a * y[r + j];
-    }
-    o.set(acc, oAt + i * n);
+  };
+}
+
+function packLeft(x: Values, at: number, rows: number, k: number, left: Float64Array): void {
+  if (rows % 2) left.fill(0, (rows - 1) * k, (rows + 1) * k);
+  for (let i = 0; i < rows; i++) {
+    const from = at + i * k;
+    let to = (i - (i % 2)) * k + (i % 2);
+    for (let p = 0; p < k; p++, to += 2) left[to] = x[from + p];
   }
-};
+}
+
+function packRight(y: Values, at: number, columns: number, k: number, n: number, right: Float64Array): void {
+  if (columns < 4) right.fill(0);
+  for (let p = 0; p < k; p++) for (let c = 0; c < columns; c++) right[4 * p + c] = y[at + p * n + c];
+}
+
+function multiply(left: Float64Array, at: number, right: Float64Array, k: number, tile: Float64Array): void {
+  let [s00, s01, s02, s03, s10, s11, s12, s13] = [0, 0, 0, 0, 0, 0, 0, 0];
+  for (let q = 0, end = 4 * k; q < end; q += 4, at += 2) {
+    const b0 = right[q];
+    const b1 = right[q + 1];
+    const b2 = right[q + 2];
+    const b3 = right[q + 3];
+    const a0 = left[at];
+    const a1 = left[at + 1];
+    s00 += a0 * b0;
+    s01 += a0 * b1;
+    s02 += a0 * b2;
+    s03 += a0 * b3;
+    s10 += a1 * b0;
+    s11 += a1 * b1;
+    s12 += a1 * b2;
+    s13 += a1 * b3;
+  }
+  tile[0] = s00;
+  tile[1] = s01;
+  tile[2] = s02;
+  tile[3] = s03;
+  tile[4] = s10;
+  tile[5] = s11;
+  tile[6] = s12;
+  tile[7] = s13;
+}
 
 /** For a few columns: dot products. */
 const floatDots: Rows = (x, xAt, y, yAt, o, oAt, m, k, n) => {
@@ -263,7 +310,8 @@ const floatDots: Rows = (x, xAt, y, yAt, o, oAt, m, k, n) => {
     }
 };
 
-const integerRows: Rows = (x, xAt, y, yAt, o, oAt, m, k, n, acc) => {
+const integerRows: Rows = (x, xAt, y, yAt, o, oAt, m, k, n) => {
+  const acc = new Int32Array(n);
   for (let i = 0; i < m; i++) {
     acc.fill(0);
     for (let p = 0; p < k; p++) {

@@ -181,3 +181,22 @@ test("a program describes its instructions, and holds as few temporaries as it n
   // two arrays of six numbers take turns, and the sum has its own three
   assert.equal(program.stats.arenaBytes, 2 * 24 + 12);
 });
+
+test("a product larger than a block of rows is the sum of its products", async () => {
+  for (const [m, k, n] of [
+    [130, 9, 7],
+    [65, 3, 4],
+    [1, 70, 5],
+    [64, 1, 130],
+  ]) {
+    const a = Float64Array.from({ length: m * k }, (_, i) => Math.sin(i));
+    const b = Float64Array.from({ length: k * n }, (_, i) => Math.cos(3 * i));
+    const expected = Float64Array.from({ length: m * n }, (_, at) => {
+      let sum = 0;
+      for (let p = 0; p < k; p++) sum += a[Math.floor(at / n) * k + p] * b[p * n + (at % n)];
+      return sum;
+    });
+    const product = o.matmul(nodeFrom(backend, a, [m, k], "float64"), nodeFrom(backend, b, [k, n], "float64"));
+    assert.deepEqual((await evaluate(backend, [product]))[0], expected);
+  }
+});
