@@ -1,0 +1,30 @@
+/**
+ * The `cpu` backend: kernels rendered as C, compiled by the system's compiler, run by the native runtime on its own
+ * threads. Opens only where a compiler works; says why where it does not.
+ */
+import { type DType, dtypes, type TypedArray } from "../../core/dtype.ts";
+import type { Backend, Capture } from "../backend.ts";
+import { Allocator, Arena, type Memory } from "./memory.ts";
+import { NativeRuntime } from "./native.ts";
+import { compileProgram } from "./program.ts";
+
+/** Opens the backend; NABLA_FUSE=0 gives every operation a kernel of its own. Throws BackendError where it can't. */
+export async function openCpuBackend(options: { fuse?: boolean } = {}): Promise<Backend> {
+  const runtime = await NativeRuntime.open();
+  const allocator = new Allocator(runtime);
+  const arena = new Arena(runtime);
+  const fuse = options.fuse ?? process.env["NABLA_FUSE"] !== "0";
+  return {
+    name: "cpu",
+    dtypes: Object.keys(dtypes) as DType[],
+    allocate: (bytes) => allocator.allocate(bytes),
+    write: (memory, data) => {
+      (memory as Memory).array.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+    },
+    read: (memory, dtype, length) => {
+      const copy = (memory as Memory).array.slice(0, length * dtypes[dtype].bytes);
+      return new dtypes[dtype].array(copy.buffer, 0, length) as TypedArray;
+    },
+    compile: (capture: Capture) => compileProgram(runtime, arena, capture, fuse),
+  };
+}

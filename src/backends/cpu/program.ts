@@ -1,0 +1,555 @@
+/**
+ * From a capture to a program of the native runtime: lower, fuse, attach, schedule, plan memory, render, compile.
+ * What stays of the capture is plain data.
+ */
+import { dtypes } from "../../core/dtype.ts";
+import { IndexError } from "../../core/errors.ts";
+import { contiguousStrides, sizeOf } from "../../core/shape.ts";
+import type { Capture, Program, ProgramStats, Run } from "../backend.ts";
+import { Fuser, type Group, type GroupKernel } from "../../compiler/fuse.ts";
+import { axis, add, scale } from "../../compiler/index-expr.ts";
+import { type Kernel, type Reduction, runtimeValues, showKernel, type Value, Values } from "../../compiler/kernel.ts";
+import { type GNode, lower, type Lowered } from "../../compiler/lower.ts";
+import { type Buffer, planMemory, schedule, type Unit } from "../../compiler/schedule.ts";
+import { isView, strided, type Strided } from "../../compiler/views.ts";
+import { lanesFor, lanesPrelude } from "./lanes.ts";
+import { type Command, type KernelUnit, type NativeRuntime, type Program as NativeProgram, ProgramBuilder } from "./native.ts";
+import { planCopy } from "./plans.ts";
+import { type Check, chooseForm, FLAT_ROW, renderKernel } from "./render.ts";
+import { bytesOf, type Commands, hasTemplate, ignores, isOpaque, takesStrided, templates } from "./templates.ts";
+import type { Arena, Memory } from "./memory.ts";
+
+/** A command before buffers have addresses: what `ProgramBuilder.command` takes, with buffers as objects. */
+interface Draft {
+  readonly fn: Command["fn"] | { readonly source: string };
+  readonly rows: number;
+  readonly grain: number;
+  readonly buffers: readonly (readonly [Buffer, number])[];
+  readonly scalars: readonly number[];
+  readonly params: readonly number[];
+  readonly writesState: boolean;
+  post?: Draft;
+}
+
+interface Work extends Unit {
+  readonly draft: Draft;
+  readonly after: Work[];
+  readonly flops: number;
+}
+
+/** A failure's meaning: what check failed as operation n. */
+interface Failure {
+  readonly operation: string;
+  readonly check: Check;
+}
+
+const SYMBOL = "nabla_kernel";
+/** Programs estimated to take less run in the calling thread: a thread hop costs more. */
+const SMALL_FLOPS = 2e6;
+
+export async function compileProgram(runtime: NativeRuntime, arena: Arena, capture: Capture, fuse: boolean): Promise<CpuProgram> {
+  const assembler = new Assembler(runtime, capture, fuse);
+  const parts = assembler.run();
+  const units: KernelUnit[] = parts.sources.map((source) => ({ symbol: SYMBOL, source }));
+  const functions = await runtime.compileKernels(units);
+  return new CpuProgram(runtime.createProgram(parts.table, functions), arena, parts);
+}
+
+interface Parts {
+  readonly table: Int32Array;
+  readonly sources: readonly string[];
+  readonly arenaBytes: number;
+  readonly numStorages: number;
+  readonly numOutputs: number;
+  readonly constants: readonly number[];
+  readonly numScalars: number;
+  readonly failures: readonly Failure[];
+  readonly stats: ProgramStats;
+  readonly texts: { readonly graph: string; readonly kernels: string; readonly memory: string };
+}
+
+class Assembler {
+  private readonly runtime: NativeRuntime;
+  private readonly capture: Capture;
+  private readonly fuse: boolean;
+  private readonly lowered: Lowered;
+  private readonly fuser: Fuser;
+  private readonly buffers = new Map<string, Buffer>();
+  private readonly slots: Buffer[];
+  private readonly sources = new Map<string, number>();
+  private readonly constants: number[] = [];
+  private readonly failures: Failure[] = [];
+  private readonly works: Work[] = [];
+  private readonly workOf = new Map<Group, Work>();
+  private readonly kernelTexts: string[] = [];
+  /** The product whose finished rows a group's kernel runs on. */
+  private readonly host = new Map<Group, Group>();
+  private scratchBytes = 0;
+  private bytes = 0;
+
+  constructor(runtime: NativeRuntime, capture: Capture, fuse: boolean) {
+    this.runtime = runtime;
+    this.capture = capture;
+    this.fuse = fuse;
+    this.lowered = lower(capture, hasTemplate);
+    this.fuser = new Fuser(this.lowered, { isOpaque, takesStrided, ignores }, fuse);
+    // slot 0 is the arena, then the storages, then the outputs
+    this.slots = [
+      ...capture.storages.map((s, i) => ({ bytes: s.bytes, slot: 1 + i, offset: 0, label: `state ${i}` })),
+      ...capture.roots.map((r, i) => ({ bytes: bytesOf(r.shape, r.dtype), slot: 1 + capture.storages.length + i, offset: 0, label: `output ${i}` })),
+    ];
+  }
+
+  run(): Parts {
+    this.fuser.run();
+    const { groups } = this.fuser;
+    if (this.fuse) for (const g of groups) if (g.opaque?.op === "contract") this.attach(g);
+    for (const g of groups) if (!g.opaque && !this.host.has(g)) this.fuser.chooseSplit(g);
+    const stored = this.fuser.storedMembers();
+    const kernels = new Map<Group, GroupKernel>();
+    for (const g of groups) if (!g.opaque) kernels.set(g, this.fuser.kernelOf(g, stored));
+    const copies = this.placeResults(kernels);
+    const hosted = new Map([...this.host].map(([g, h]) => [h, g]));
+    for (const g of groups) {
+      if (g.opaque) this.opaque(g, hosted.get(g), kernels);
+      else if (!this.host.has(g)) this.kernel(g, kernels.get(g) as GroupKernel);
+    }
+    this.stateOrder(copies);
+    return this.assemble();
+  }
+
+  // ---- buffers ----------------------------------------------------------------------------------------------------
+
+  private buffer(n: GNode): Buffer {
+    if (n.op === "buffer") return this.slots[n.storage];
+    const [owner, k] = n.op === "output" ? [n.inputs[0], n.attrs["index"] as number] : [n, 0];
+    return this.outputBuffer(owner, k);
+  }
+
+  private outputBuffer(n: GNode, k: number): Buffer {
+    const key = `${n.id}:${k}`;
+    let b = this.buffers.get(key);
+    if (!b) {
+      const { shape, dtype } = n.outputs ? n.outputs[k] : n;
+      b = { bytes: bytesOf(shape, dtype), slot: -1, offset: 0, label: `%${n.id}` };
+      this.buffers.set(key, b);
+    }
+    return b;
+  }
+
+  /** Results that go where the caller wants them as they are made; the rest are copied at the end. */
+  private placeResults(kernels: ReadonlyMap<Group, GroupKernel>): { from: GNode; to: Buffer; state: boolean }[] {
+    const copies: { from: GNode; to: Buffer; state: boolean }[] = [];
+    const key = (n: GNode): string => (n.op === "output" ? `${n.inputs[0].id}:${n.attrs["index"]}` : `${n.id}:0`);
+    const claimed = new Set<string>();
+    this.lowered.roots.forEach((n, i) => {
+      const to = this.slots[this.capture.storages.length + i];
+      if (n.op === "buffer" || claimed.has(key(n)) || isView(n) === true && !this.fuser.isMember(n)) copies.push({ from: n, to, state: false });
+      else {
+        claimed.add(key(n));
+        this.buffers.set(key(n), to);
+      }
+    });
+    for (const { storage, value } of this.lowered.assigns) {
+      const to = this.slots[storage];
+      if (value.op !== "buffer" && !claimed.has(key(value)) && this.inPlace(storage, value, kernels)) {
+        claimed.add(key(value));
+        this.buffers.set(key(value), to);
+      } else if (value.op !== "buffer" || value.storage !== storage) copies.push({ from: value, to, state: true });
+    }
+    return copies;
+  }
+
+  private readonly inPlaceGroups = new Set<Group>();
+
+  /** Whether the kernel that makes `value` may write it over the state: every other reader can go first. */
+  private inPlace(storage: number, value: GNode, kernels: ReadonlyMap<Group, GroupKernel>): boolean {
+    const group = this.fuser.groupOfNode(value);
+    if (!group || group.opaque || this.host.has(group)) return false;
+    const made = kernels.get(group) as GroupKernel;
+    if (made.kernel.canFail || made.writes.some((w) => w.node === value && w.partial)) return false;
+    const store = storeOf(made, value);
+    if (!store) return false;
+    const readers: Group[] = [];
+    for (const g of this.fuser.groups) {
+      const reads = g.opaque ? this.opaqueSources(g.opaque) : (kernels.get(g) as GroupKernel).reads;
+      const mine = reads.filter((n) => n.op === "buffer" && n.storage === storage);
+      if (!mine.length) {
+        const fails = g.opaque ? templates[g.opaque.op] && g.opaque.op === "scatter" : (kernels.get(g) as GroupKernel).kernel.canFail;
+        if (fails && g !== group) readers.push(g);
+        continue;
+      }
+      if (g === group) {
+        if (!mine.every((n) => readsOnlyAt(made, made.reads.indexOf(n), store))) return false;
+      } else readers.push(g);
+    }
+    for (const g of readers) if (g === group || this.fuser.follows(g, group) || this.fuser.follows(this.host.get(g) ?? g, group)) return false;
+    for (const g of readers) this.fuser.order(g, group);
+    this.inPlaceGroups.add(group);
+    this.extra.set(group, [...(this.extra.get(group) ?? []), ...readers]);
+    return true;
+  }
+
+  private readonly extra = new Map<Group, Group[]>();
+
+  private opaqueSources(n: GNode): GNode[] {
+    return n.inputs.flatMap((_, i) => (ignores(n, i) ? [] : [this.look(n, i).source]));
+  }
+
+  /** Operand i as a look at memory: strided where it may be, else contiguous. */
+  private look(n: GNode, i: number): Strided {
+    const x = n.inputs[i];
+    if (takesStrided(n, i)) return strided(x) as Strided;
+    return { source: x, offset: 0, strides: contiguousStrides(x.shape) };
+  }
+
+  // ---- attaching kernels to products --------------------------------------------------------------------------------
+
+  /** Looks for a group that can run on the finished rows of this product while they are in cache. */
+  private attach(product: Group): void {
+    const n = product.opaque as GNode;
+    if (n.dtype !== "float32" || n.shape.length !== 2) return;
+    const [rows, columns] = n.shape;
+    if (rows < 16 || columns < 16) return;
+    for (const g of this.fuser.groups) {
+      if (g.opaque || this.host.has(g) || !g.before.has(product)) continue;
+      if (!g.built?.body.buffers.includes(n)) continue;
+      if ([...g.before].some((b) => b !== product && b.before.has(product))) continue;
+      if (!this.fuser.rebuild(g, rows, columns)) continue;
+      if (!this.fuser.readsAtOwnPosition(g, n)) continue;
+      this.host.set(g, product);
+      for (const b of g.before) if (b !== product) this.fuser.order(b, product);
+      return;
+    }
+  }
+
+  // ---- units ----------------------------------------------------------------------------------------------------------
+
+  private source(kernel: Kernel): { source: string; form: string; checks: readonly Check[] } {
+    const rendered = renderKernel(kernel);
+    const lanes = lanesFor(this.runtime.features, rendered.hasFloat64);
+    const text = `${lanesPrelude(lanes, rendered.needed)}\nvoid ${SYMBOL}(const Cmd *c_, nb_i64 r0, nb_i64 r1, int tid) {\n  (void)tid;\n${rendered.body}\n}\n`;
+    return { source: text, form: rendered.form, checks: rendered.checks };
+  }
+
+  private errorBase(operation: string, checks: readonly Check[]): number {
+    const base = this.failures.length + 1;
+    for (const check of checks) this.failures.push({ operation, check });
+    return base;
+  }
+
+  /** The command of a kernel; `block` fixes the rows a tile where a product or partial sums need it. */
+  private draft(made: GroupKernel, buffers: readonly Buffer[], writesState: boolean, block?: number): Draft {
+    const { kernel } = made;
+    const { source, form, checks } = this.source(kernel);
+    const size = kernel.rows * kernel.columns;
+    const rows = form === "flat" ? Math.ceil(kernel.columns / FLAT_ROW) : kernel.rows;
+    const grain = block ?? (form === "flat" ? 16 : rowGrain(kernel));
+    this.kernelTexts.push(`${form} ${rows} rows by ${grain}; ${showKernel(kernel)}`);
+    this.bytes += buffers.reduce((n, b) => n + b.bytes, 0);
+    void size;
+    return {
+      fn: { source },
+      rows,
+      grain,
+      buffers: buffers.map((b) => [b, 0]),
+      scalars: made.scalars.map((s) => s.slot),
+      params: [kernel.columns, this.errorBase("indexing", checks)],
+      writesState,
+    };
+  }
+
+  private kernel(group: Group, made: GroupKernel): void {
+    if (made.kernel.rows === 0 || (made.kernel.columns === 0 && chooseForm(made.kernel) === "flat") || made.writes.length === 0) return;
+    const grain = rowGrain(made.kernel);
+    const { buffers, finishes } = this.kernelBuffers(made, grain);
+    const draft = this.draft(made, buffers, this.inPlaceGroups.has(group), chooseForm(made.kernel) === "flat" ? undefined : grain);
+    const work = this.work(`kernel ${made.writes.map((w) => `%${w.node.id}`).join(" ")}`, buffers.slice(0, made.reads.length), buffers.slice(made.reads.length), draft, made.kernel.flops);
+    this.workOf.set(group, work);
+    for (const finish of finishes) finish();
+  }
+
+  /** Buffers of a kernel; a reduction over rows leaves parts, which a small kernel of its own puts together. */
+  private kernelBuffers(made: GroupKernel, grain: number): { buffers: Buffer[]; finishes: (() => void)[] } {
+    const finishes: (() => void)[] = [];
+    const buffers = made.reads.map((n) => this.buffer(n));
+    for (const { node, partial } of made.writes) {
+      if (!partial) {
+        buffers.push(this.buffer(node));
+        continue;
+      }
+      const blocks = Math.ceil(made.kernel.rows / grain);
+      const columns = made.kernel.columns;
+      if (blocks <= 1) {
+        buffers.push(this.buffer(node));
+        continue;
+      }
+      const part: Buffer = { bytes: blocks * columns * dtypes[node.dtype].bytes, slot: -1, offset: 0, label: `parts of %${node.id}` };
+      buffers.push(part);
+      finishes.push(() => {
+        const kernel = finishKernel(node, partial, blocks, columns);
+        const out = this.buffer(node);
+        const draft = this.draft({ kernel, reads: [], writes: [], scalars: [] }, [part, out], false);
+        this.work(`finish %${node.id}`, [part], [out], draft, kernel.flops);
+      });
+    }
+    return { buffers, finishes };
+  }
+
+  private work(label: string, reads: readonly Buffer[], writes: readonly Buffer[], draft: Draft, flops: number): Work {
+    const work: Work = { label, reads, writes, after: [], draft, flops };
+    this.works.push(work);
+    return work;
+  }
+
+  private opaque(group: Group, guest: Group | undefined, kernels: ReadonlyMap<Group, GroupKernel>): void {
+    const n = group.opaque as GNode;
+    if (sizeOf(n.shape) === 0 && !n.outputs) return;
+    if (n.op === "contract") this.contract(group, n, guest, guest && (kernels.get(guest) as GroupKernel));
+    else this.template(group, n);
+  }
+
+  private contract(group: Group, n: GNode, guest: Group | undefined, made: GroupKernel | undefined): void {
+    const [a, b] = [this.look(n, 0), this.look(n, 1)];
+    const rank = n.shape.length;
+    const K = n.inputs[0].shape[rank - 1];
+    const plan = this.runtime.planContract({
+      batch: n.shape.slice(0, rank - 2),
+      M: n.shape[rank - 2],
+      N: n.shape[rank - 1],
+      K,
+      a: { dtype: n.inputs[0].dtype, strides: a.strides },
+      b: { dtype: n.inputs[1].dtype, strides: b.strides },
+      out: n.dtype as "float32",
+      hasPost: made !== undefined,
+    });
+    const out = this.buffer(n);
+    this.scratchBytes = Math.max(this.scratchBytes, plan.scratchBytes);
+    const packed: Buffer = { bytes: plan.packed, slot: -1, offset: 0, label: `packed for %${n.id}` };
+    const bound: Readonly<Record<string, readonly [Buffer, number]>> = {
+      a: [this.buffer(a.source), a.offset * dtypes[n.inputs[0].dtype].bytes],
+      b: [this.buffer(b.source), b.offset * dtypes[n.inputs[1].dtype].bytes],
+      packed: [packed, 0],
+      out: [out, 0],
+    };
+    const flops = 2 * sizeOf(n.shape) * K;
+    const plain = { scalars: [], writesState: false } as const;
+    if (plan.pack) {
+      const { pack } = plan;
+      this.work(`pack for %${n.id}`, [bound["b"][0]], [packed], { fn: pack.fn, rows: pack.rows, grain: pack.grain, params: pack.params, buffers: pack.buffers.map((x) => bound[x]), ...plain }, 0);
+    }
+    const main: Draft = { fn: plan.main.fn, rows: plan.main.rows, grain: plan.main.grain, params: plan.main.params, buffers: plan.main.buffers.map((x) => bound[x]), ...plain };
+    const reads = [...main.buffers.map((x) => x[0]).filter((x) => x !== out)];
+    const writes = [out];
+    let finishes: (() => void)[] = [];
+    let total = flops;
+    if (guest && made) {
+      const g = this.kernelBuffers(made, plan.rowBlock);
+      finishes = g.finishes;
+      main.post = this.draft(made, g.buffers, false, plan.rowBlock);
+      reads.push(...g.buffers.slice(0, made.reads.length).filter((x) => x !== out));
+      writes.push(...g.buffers.slice(made.reads.length));
+      total += made.kernel.flops;
+    }
+    const work = this.work(`contract %${n.id}`, reads, writes, main, total);
+    this.workOf.set(group, work);
+    if (guest) this.workOf.set(guest, work);
+    for (const finish of finishes) finish();
+  }
+
+  private template(group: Group, n: GNode): void {
+    const looks = n.inputs.map((_, i) => this.look(n, i));
+    const base = this.errorBase(n.op, [{ kind: "index", extent: n.shape[(n.attrs["axis"] as number) ?? 0] }]);
+    const planned: Commands = templates[n.op].plan(n, looks, this.runtime.shape, base);
+    this.scratchBytes = Math.max(this.scratchBytes, planned.scratchBytes);
+    const buffers = planned.buffers.map(({ of, offset }): readonly [Buffer, number] =>
+      of < 0 ? [this.outputBuffer(n, -1 - of), 0] : [this.buffer(looks[of].source), offset * dtypes[n.inputs[of].dtype].bytes],
+    );
+    const outputs = new Set(planned.buffers.flatMap((b, i) => (b.of < 0 ? [buffers[i][0]] : [])));
+    const scalars = planned.scalars.map((s) => (typeof s === "number" ? this.constant(s) : s.slot));
+    const { fn, rows, grain, params } = planned.command;
+    const draft: Draft = { fn, rows, grain, params, buffers, scalars, writesState: false };
+    const work = this.work(`${n.op} %${n.id}`, buffers.map((b) => b[0]).filter((b) => !outputs.has(b)), [...outputs], draft, planned.flops);
+    this.workOf.set(group, work);
+  }
+
+  /** A literal in the program's scalar table, after the runtime scalars. */
+  private constant(value: number): number {
+    let i = this.constants.indexOf(value);
+    if (i < 0) i = this.constants.push(value) - 1;
+    return this.capture.scalars.length + i;
+  }
+
+  /** Copies to results and state, and the order that writes of state need. */
+  private stateOrder(copies: readonly { from: GNode; to: Buffer; state: boolean }[]): void {
+    const everything = this.works.slice();
+    for (const { from, to, state } of copies) {
+      const look = strided(from) ?? { source: from, offset: 0, strides: contiguousStrides(from.shape) };
+      const { main } = planCopy({ shape: from.shape, dtype: from.dtype, from: look.strides, to: contiguousStrides(from.shape) });
+      const source = this.buffer(look.source);
+      const bound: Readonly<Record<string, readonly [Buffer, number]>> = { from: [source, look.offset * dtypes[from.dtype].bytes], to: [to, 0] };
+      const draft: Draft = { fn: main.fn, rows: main.rows, grain: main.grain, params: main.params, buffers: main.buffers.map((x) => bound[x]), scalars: [], writesState: state };
+      const work = this.work(`copy to ${to.label}`, [source], [to], draft, 0);
+      // a state is overwritten after everything else has read it, and only if nothing failed
+      if (state) work.after.push(...everything);
+    }
+    for (const [group, readers] of this.extra) {
+      const work = this.workOf.get(group) as Work;
+      for (const r of readers) {
+        const w = this.workOf.get(r);
+        if (w && w !== work) work.after.push(w);
+      }
+    }
+  }
+
+  // ---- the table --------------------------------------------------------------------------------------------------------
+
+  private assemble(): Parts {
+    const phases = schedule(this.works);
+    const arenaBytes = planMemory(phases);
+    const builder = new ProgramBuilder();
+    const fn = (f: Draft["fn"]): Command["fn"] => {
+      if (typeof f !== "object") return f;
+      let i = this.sources.get(f.source);
+      if (i === undefined) this.sources.set(f.source, (i = this.sources.size));
+      return i;
+    };
+    const emit = (d: Draft): number => {
+      const post = d.post && emit(d.post);
+      return builder.command({ ...d, fn: fn(d.fn), buffers: d.buffers.map(([b, o]) => [Math.max(b.slot, 0), (b.slot < 0 ? b.offset : 0) + o]), post });
+    };
+    for (const phase of phases) builder.phase(phase.map((w) => emit(w.draft)));
+    const numScalars = this.capture.scalars.length + this.constants.length;
+    const table = builder.build({ numBuffers: 1 + this.slots.length, numScalars, scratchBytes: this.scratchBytes });
+    const flops = this.works.reduce((n, w) => n + w.flops, 0);
+    return {
+      table,
+      sources: [...this.sources.keys()],
+      arenaBytes,
+      numStorages: this.capture.storages.length,
+      numOutputs: this.capture.roots.length,
+      constants: this.constants,
+      numScalars: this.capture.scalars.length,
+      failures: this.failures,
+      stats: { kernels: this.works.length, flops, bytes: this.bytes, arenaBytes },
+      texts: {
+        graph: this.lowered.nodes.map(showNode).join("\n"),
+        kernels: this.kernelTexts.join("\n\n"),
+        memory: phases.map((p, i) => `phase ${i}\n${p.map((w) => `  ${w.label}: ${w.reads.map(showBuffer).join(" ")} -> ${w.writes.map(showBuffer).join(" ")}`).join("\n")}`).join("\n"),
+      },
+    };
+  }
+}
+
+const showNode = (n: GNode): string => `%${n.id} = ${n.op} ${n.dtype}[${n.shape.join(", ")}] ${n.inputs.map((i) => `%${i.id}`).join(" ")}${Object.keys(n.attrs).length ? ` ${JSON.stringify(n.attrs)}` : ""}`;
+const showBuffer = (b: Buffer): string => (b.slot < 0 ? `${b.label}@${b.offset}+${b.bytes}` : b.label);
+
+/** Rows a tile of a row kernel: about 32,768 positions, at least 16 tiles where there are rows for them. */
+function rowGrain(k: Kernel): number {
+  const columns = Math.max(1, k.columns);
+  const partial = k.stages.some((s) => s.columns.length);
+  let grain = Math.max(1, Math.min(Math.ceil(k.rows / 16), Math.ceil(32768 / columns)));
+  if (partial) grain = Math.max(grain, Math.ceil(k.rows / 32));
+  return chooseForm(k) === "rows" ? Math.ceil(grain / 16) * 16 : grain;
+}
+
+function finishKernel(node: GNode, op: Reduction["op"], blocks: number, columns: number): Kernel {
+  const values = new Values();
+  const r = axis("r", columns);
+  const load = values.make({ kind: "load", dtype: node.dtype, slot: 0, index: add(scale(axis("c", blocks), columns), r) });
+  const result = values.reduction(load, node.dtype);
+  return {
+    rows: columns,
+    columns: blocks,
+    buffers: [{ dtype: node.dtype, written: false }, { dtype: node.dtype, written: true }],
+    scalars: [],
+    stages: [
+      { stores: [], reductions: [{ op, value: load, dtype: node.dtype, slot: 0 }], columns: [], rowStores: [] },
+      { stores: [], reductions: [], columns: [], rowStores: [{ buffer: 1, index: r, value: result }] },
+    ],
+    canFail: false,
+    flops: blocks * columns,
+  };
+}
+
+/** The key of the position at which a kernel stores a node, or null where it stores it in parts or not. */
+function storeOf(made: GroupKernel, node: GNode): string | null {
+  const buffer = made.reads.length + made.writes.findIndex((w) => w.node === node);
+  for (const s of made.kernel.stages) for (const st of [...s.stores, ...s.rowStores]) if (st.buffer === buffer) return st.index.key;
+  return null;
+}
+
+function readsOnlyAt(made: GroupKernel, buffer: number, key: string): boolean {
+  const seen = new Set<Value>();
+  let ok = true;
+  const visit = (v: Value): void => {
+    if (seen.has(v)) return;
+    seen.add(v);
+    if (v.kind === "load" && v.slot === buffer && v.index?.key !== key) ok = false;
+    for (const a of [...v.args, ...runtimeValues(v.index, v.valid)]) visit(a);
+  };
+  // a read in a later stage than the write would see the new value
+  const stages = made.kernel.stages.filter((s) => s.stores.length || s.reductions.length || s.columns.length || s.rowStores.length);
+  for (const s of stages) {
+    for (const x of [...s.stores, ...s.rowStores]) visit(x.value);
+    for (const x of [...s.reductions, ...s.columns]) visit(x.value);
+  }
+  return ok && stages.length <= 1;
+}
+
+/** A compiled capture on the native runtime. */
+export class CpuProgram implements Program {
+  readonly stats: ProgramStats;
+  private readonly native: NativeProgram;
+  private readonly arena: Arena;
+  private readonly parts: Parts;
+  private readonly pointers: Float64Array;
+  private readonly scalars: Float64Array;
+  private readonly small: boolean;
+
+  constructor(native: NativeProgram, arena: Arena, parts: Parts) {
+    this.native = native;
+    this.arena = arena;
+    this.parts = parts;
+    this.stats = parts.stats;
+    this.pointers = new Float64Array(1 + parts.numStorages + parts.numOutputs);
+    this.scalars = new Float64Array(parts.numScalars + parts.constants.length);
+    this.scalars.set(parts.constants, parts.numScalars);
+    this.small = parts.stats.flops < SMALL_FLOPS && parts.stats.bytes < SMALL_FLOPS;
+  }
+
+  run(run: Run): void | Promise<void> {
+    const { pointers, scalars } = this;
+    pointers[0] = this.arena.reserve(this.parts.arenaBytes);
+    let k = 1;
+    for (let i = 0; i < run.buffers.length; i++) pointers[k++] = (run.buffers[i] as Memory).pointer;
+    for (let i = 0; i < run.outputs.length; i++) pointers[k++] = (run.outputs[i] as Memory).pointer;
+    scalars.set(run.scalars);
+    if (this.small) {
+      if (this.native.run(pointers, scalars) !== 0) throw this.failure();
+      return;
+    }
+    // the run keeps its buffers alive until it is done
+    return this.native.runAsync(pointers, scalars).then((word) => {
+      void run;
+      if (word !== 0) throw this.failure();
+    });
+  }
+
+  private failure(): Error {
+    const { op, position } = this.native.failure as { op: number; position: number };
+    const failure = this.parts.failures[op - 1];
+    if (!failure) return new IndexError(`a kernel failed (operation ${op}, position ${position})`);
+    if (failure.check.kind === "division") return new IndexError(`${failure.operation}: integer division by zero`);
+    const { extent } = failure.check;
+    const index = position >= 2 ** 39 ? position - 2 ** 40 : position;
+    if (failure.operation !== "indexing")
+      return new IndexError(`${failure.operation}: the index at position ${index} is out of range; expected 0 … ${extent - 1}. No state was changed`);
+    return new IndexError(`index ${index} is out of range for an axis of ${extent}; expected 0 … ${extent - 1} (a label or token outside its range?). No state was changed`);
+  }
+
+  describe(stage: "graph" | "kernels" | "memory" | "source"): string {
+    if (stage === "source") return this.parts.sources.join("\n\n");
+    return this.parts.texts[stage];
+  }
+}

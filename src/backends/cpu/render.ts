@@ -1,0 +1,599 @@
+/**
+ * The C renderer: a kernel as the text of one C function over vectors of L lanes (`runtime/lanes.h`).
+ *
+ * Three forms, by where the lanes lie:
+ *   flat     no reductions and one long row: lanes along c; a tile is a run of positions, the length a parameter;
+ *   columns  lanes along c, row by row: reductions over c end in a horizontal sum, reductions over r in a partial a block;
+ *   rows     lanes along r, when that is the direction in which memory is contiguous: reductions over c stay in lanes.
+ * A value that does not vary along the lanes is a vector of equal lanes, computed outside the loop.
+ */
+import type { DType } from "../../core/dtype.ts";
+import { BackendError } from "../../core/errors.ts";
+import { type Index, stepAlong } from "../../compiler/index-expr.ts";
+import { type Condition, type Kernel, type Reduction, runtimeValues, type Stage, type Store, type Value } from "../../compiler/kernel.ts";
+
+/** Positions of a flat kernel are handed out in rows of this many. */
+export const FLAT_ROW = 1024;
+
+export type Form = "flat" | "columns" | "rows";
+
+export interface Rendered {
+  readonly form: Form;
+  /** Everything but the function's name, which is the same for all. */
+  readonly body: string;
+  /** Functions of lanes.h that are used. */
+  readonly needed: ReadonlySet<string>;
+  readonly hasFloat64: boolean;
+  /** What check k of the kernel looks at; check k fails as operation p[1] + k. */
+  readonly checks: readonly Check[];
+}
+
+export interface Check {
+  readonly kind: "index" | "division";
+  readonly extent: number;
+}
+
+/** How a dtype is computed with: f float, d double, i int32, u uint32, m mask. */
+type Lane = "f" | "d" | "i" | "u" | "m";
+const lane: Readonly<Record<DType, Lane>> = { float32: "f", float64: "d", float16: "f", bfloat16: "f", int32: "i", uint32: "u", uint8: "i", bool: "m" };
+const vector: Readonly<Record<Lane, string>> = { f: "vf", d: "vd", i: "vi", u: "vu", m: "vi" };
+/** The element type in memory, and the prefix of its load and store functions. */
+const memory: Readonly<Record<DType, { readonly type: string; readonly prefix: string }>> = {
+  float32: { type: "float", prefix: "f" },
+  float64: { type: "double", prefix: "d" },
+  float16: { type: "__UINT16_TYPE__", prefix: "h" },
+  bfloat16: { type: "__UINT16_TYPE__", prefix: "b" },
+  int32: { type: "__INT32_TYPE__", prefix: "i" },
+  uint32: { type: "__UINT32_TYPE__", prefix: "u" },
+  uint8: { type: "__UINT8_TYPE__", prefix: "c" },
+  bool: { type: "__UINT8_TYPE__", prefix: "m" },
+};
+
+const splatOf: Readonly<Record<Lane, string>> = { f: "f_splat", d: "d_splat", i: "i_splat", u: "u_splat", m: "i_splat" };
+
+type Emit = (t: Lane, args: readonly string[], dtype: DType) => string;
+const infix = (operator: string): Emit => (_, [a, b], dtype) => (dtype === "uint8" ? `((${a} ${operator} ${b}) & 255)` : `${a} ${operator} ${b}`);
+const call = (name: string): Emit => (t, args) => `${t}_${name}(${args.join(", ")})`;
+/** Masks have no arithmetic; what a bool operation means in logic. */
+const orMask = (mask: (a: string, b: string) => string, other: Emit): Emit => (t, args, dtype) => (t === "m" ? mask(args[0], args[1]) : other(t, args, dtype));
+const comparison = (name: string, mask: (a: string, b: string) => string): Emit => orMask(mask, (t, [a, b]) => `${t}_${name}(${a}, ${b})`);
+
+/** Result lane first; comparisons are given their operands' lane. */
+const operations: Readonly<Record<string, Emit>> = {
+  neg: (t, [a], dtype) => (t === "f" || t === "d" ? `${t}_neg(${a})` : dtype === "uint8" ? `((-${a}) & 255)` : `-${a}`),
+  abs: (t, [a], dtype) => (t === "u" || dtype === "uint8" ? a : `${t}_abs(${a})`),
+  sign: (t, [a], dtype) => (t === "u" ? `u_min(${a}, u_splat(1))` : dtype === "uint8" ? `i_min(${a}, i_splat(1))` : `${t}_sign(${a})`),
+  not: (_, [a], dtype) => (dtype === "uint8" ? `((~${a}) & 255)` : `~${a}`),
+  add: infix("+"),
+  sub: infix("-"),
+  mul: infix("*"),
+  div: infix("/"),
+  pow: (t, args, dtype) => (dtype === "uint8" ? `(i_pow(${args.join(", ")}) & 255)` : `${t}_pow(${args.join(", ")})`),
+  max: orMask((a, b) => `${a} | ${b}`, call("max")),
+  min: orMask((a, b) => `${a} & ${b}`, call("min")),
+  idiv: call("idiv"),
+  mod: call("mod"),
+  and: infix("&"),
+  or: infix("|"),
+  xor: infix("^"),
+  shl: (t, args, dtype) => (dtype === "uint8" ? `(i_shl(${args.join(", ")}) & 255)` : `${t}_shl(${args.join(", ")})`),
+  shr: call("shr"),
+  lt: comparison("lt", (a, b) => `~${a} & ${b}`),
+  le: comparison("le", (a, b) => `~${a} | ${b}`),
+  eq: comparison("eq", (a, b) => `~(${a} ^ ${b})`),
+  where: (t, [c, a, b]) => `${t === "m" ? "i" : t}_sel(${c}, ${a}, ${b})`,
+};
+
+function castTo(to: DType, from: DType, a: string): string {
+  const [t, s] = [lane[to], lane[from]];
+  let x = t === s ? a : `${t}_from_${s}(${a})`;
+  if (to === "uint8" && from !== "bool") x = `(${x} & 255)`;
+  if (to === "float16" && from !== "float16") x = `f_round_h(${x})`;
+  if (to === "bfloat16" && from !== "bfloat16") x = `f_round_b(${x})`;
+  return x;
+}
+
+function bitcastTo(to: DType, from: DType, a: string): string {
+  const [t, s] = [lane[to], lane[from]];
+  if (t === s) return a;
+  if (to === "bool" || from === "bool" || t === "d" || s === "d") throw new BackendError(`cpu: no bitcast from ${from} to ${to}`);
+  return `${t}_bits_${s}(${a})`;
+}
+
+const number = (text: string, t: Lane): string => {
+  const v = Number(text);
+  if (t === "m") return v ? "-1" : "0";
+  if (t === "i" || t === "u") return t === "u" ? `${v >>> 0}u` : v === -2147483648 ? "(-2147483647 - 1)" : String(v | 0);
+  if (Number.isNaN(v)) return "__builtin_nan(\"\")";
+  if (!Number.isFinite(v)) return `${v < 0 ? "-" : ""}__builtin_inf()`;
+  const digits = Object.is(v, -0) ? "-0.0" : v.toExponential(17);
+  return t === "f" ? `(float)${digits}` : digits;
+};
+
+const identity: Readonly<Record<Reduction["op"], Readonly<Record<"f" | "d" | "i" | "u", string>>>> = {
+  sum: { f: "0", d: "0", i: "0", u: "0" },
+  prod: { f: "1", d: "1", i: "1", u: "1" },
+  max: { f: "-__builtin_inff()", d: "-__builtin_inf()", i: "(-2147483647 - 1)", u: "0" },
+  min: { f: "__builtin_inff()", d: "__builtin_inf()", i: "2147483647", u: "4294967295u" },
+};
+const combine = (op: Reduction["op"], t: Lane, a: string, b: string): string => (op === "sum" ? `${a} + ${b}` : op === "prod" ? `${a} * ${b}` : `${t}_${op}(${a}, ${b})`);
+
+/** Where the lanes of a kernel go. */
+export function chooseForm(k: Kernel): Form {
+  const reduces = k.stages.some((s) => s.reductions.length || s.columns.length || s.rowStores.length);
+  if (k.rows === 1 && !reduces) return "flat";
+  if (k.stages.some((s) => s.columns.length)) return "columns";
+  let alongC = 0;
+  let alongR = 0;
+  const seen = new Set<Value>();
+  const weigh = (index: Index, weight: number): void => {
+    const [c, r] = [stepAlong(index, "c"), stepAlong(index, "r")];
+    if (c !== 0 && c !== 1) alongC += weight;
+    if (r !== 0 && r !== 1) alongR += weight;
+  };
+  const visit = (v: Value): void => {
+    if (seen.has(v)) return;
+    seen.add(v);
+    if (v.kind === "load" && v.varies("c")) weigh(v.index as Index, 1);
+    for (const a of [...v.args, ...runtimeValues(v.index, v.valid)]) visit(a);
+  };
+  for (const s of k.stages) {
+    for (const x of [...s.stores, ...s.rowStores]) visit(x.value);
+    for (const x of s.reductions) visit(x.value);
+    for (const x of s.stores) weigh(x.index, 1);
+  }
+  // rows shorter than a vector waste lanes along c
+  return alongR < alongC && k.rows >= 4 ? "rows" : "columns";
+}
+
+export function renderKernel(k: Kernel): Rendered {
+  return new Renderer(k).run();
+}
+
+class Renderer {
+  private readonly k: Kernel;
+  private readonly form: Form;
+  /** The axis that the lanes lie along. */
+  private readonly along: "r" | "c";
+  private readonly needed = new Set<string>();
+  private readonly checks: Check[] = [];
+  private readonly lines: string[] = [];
+  private indent = 1;
+  /** Values that have a variable at this point, innermost scope last. */
+  private scopes: Map<number, string>[] = [];
+  private partial = "";
+  private readonly storeOf = new Map<Value, Store>();
+  private stage = 0;
+  private temporary = 0;
+  private readonly checked = new Map<string, string>();
+
+  constructor(k: Kernel) {
+    this.k = k;
+    this.form = chooseForm(k);
+    this.along = this.form === "rows" ? "r" : "c";
+    k.stages.forEach((s) => {
+      for (const st of s.stores) if (st.value.kind === "op" || st.value.kind === "select") this.storeOf.set(st.value, st);
+    });
+  }
+
+  run(): Rendered {
+    const { k } = this;
+    k.buffers.forEach((b, i) => {
+      this.line(`${b.written ? "" : "const "}${memory[b.dtype].type} *b${i} = (${memory[b.dtype].type} *)c_->b[${i}];`);
+    });
+    this.scopes = [new Map()];
+    if (this.form === "flat") this.flat();
+    else if (this.form === "columns") this.columns();
+    else this.rows();
+    const dtypes = new Set<DType>(k.buffers.map((b) => b.dtype));
+    const hasFloat64 = dtypes.has("float64") || k.scalars.includes("float64") || this.lines.some((l) => l.includes("vd "));
+    return { form: this.form, body: this.lines.join("\n"), needed: this.needed, hasFloat64, checks: this.checks };
+  }
+
+  // ---- the three forms ---------------------------------------------------------------------------------------------
+
+  private flat(): void {
+    this.line(`const nb_i64 n_ = c_->p[0], e_ = r1 * ${FLAT_ROW} < n_ ? r1 * ${FLAT_ROW} : n_; const nb_i64 r = 0; nb_i64 c = r0 * ${FLAT_ROW};`);
+    this.stage = 0;
+    this.uniforms(this.k.stages[0], 0);
+    this.open("for (; c + L <= e_; c += L)");
+    this.pass(this.k.stages[0]);
+    this.close();
+    this.open("if (c < e_)");
+    this.line("const int m_ = (int)(e_ - c);");
+    this.partial = "m_";
+    this.pass(this.k.stages[0]);
+    this.partial = "";
+    this.close();
+  }
+
+  private columns(): void {
+    const { k } = this;
+    const partials = k.stages.flatMap((s) => s.columns);
+    for (const p of partials) {
+      const t = lane[k.buffers[p.buffer].dtype];
+      const type = memory[k.buffers[p.buffer].dtype].type;
+      this.line(`${type} *q${p.buffer} = b${p.buffer} + (r0 / c_->grain) * ${k.columns};`);
+      this.line(`for (nb_i64 j = 0; j < ${k.columns}; j++) q${p.buffer}[j] = (${type})${identity[p.op][t as "f"]};`);
+    }
+    this.uniforms(k.stages[0], 0);
+    this.open("for (nb_i64 r = r0; r < r1; r++)");
+    k.stages.forEach((stage, s) => {
+      this.stage = s;
+      for (const x of stage.reductions) {
+        const t = lane[x.dtype];
+        this.line(`${vector[t]} a${x.slot} = ${splatOf[t]}(${identity[x.op][t as "f"]});`);
+      }
+      if (stage.stores.length || stage.reductions.length || stage.columns.length) {
+        this.uniforms(stage, 1);
+        this.open(`for (nb_i64 c = 0; c < ${k.columns} - ${k.columns} % L; c += L)`);
+        this.pass(stage);
+        this.close();
+        this.open(`if (${k.columns} % L)`);
+        this.line(`const nb_i64 c = ${k.columns} - ${k.columns} % L; enum { m_ = ${k.columns} % L };`);
+        this.partial = "m_";
+        this.pass(stage);
+        this.partial = "";
+        this.close();
+      }
+      for (const x of stage.reductions) {
+        const t = lane[x.dtype];
+        const h = { sum: "hsum", prod: "hprod", max: "hmax", min: "hmin" }[x.op];
+        this.line(`const ${vector[t]} x${x.slot} = ${splatOf[t]}(${t}_${h}(a${x.slot}));`);
+        this.needed.add(`${t}_${h}`);
+      }
+      for (const st of stage.rowStores) {
+        const v = this.value(st.value, 1);
+        this.line(`${this.storeLanes(st, v, "1")}`);
+      }
+    });
+    this.close();
+  }
+
+  private rows(): void {
+    this.uniforms(this.k.stages[0], 0);
+    this.open("for (nb_i64 r = r0; r < r1; r += L)");
+    this.open("if (r + L <= r1)");
+    this.rowBlock();
+    this.close();
+    this.open("else");
+    this.line("const int m_ = (int)(r1 - r);");
+    this.partial = "m_";
+    this.rowBlock();
+    this.partial = "";
+    this.close();
+    this.close();
+  }
+
+  private rowBlock(): void {
+    const { k } = this;
+    k.stages.forEach((stage, s) => {
+      this.stage = s;
+      for (const x of stage.reductions) {
+        const t = lane[x.dtype];
+        this.line(`${vector[t]} x${x.slot} = ${splatOf[t]}(${identity[x.op][t as "f"]});`);
+      }
+      if (stage.stores.length || stage.reductions.length) {
+        this.uniforms(stage, 1);
+        this.open(`for (nb_i64 c = 0; c < ${k.columns}; c++)`);
+        for (const st of stage.stores) {
+          const v = this.value(st.value, 2);
+          this.line(this.store(st, v));
+        }
+        for (const x of stage.reductions) {
+          const v = this.value(x.value, 2);
+          const t = lane[x.dtype];
+          this.line(`x${x.slot} = ${combine(x.op, t, `x${x.slot}`, v)};`);
+          if (x.op === "max" || x.op === "min") this.needed.add(`${t}_${x.op}`);
+        }
+        this.close();
+      }
+      for (const st of stage.rowStores) this.line(this.store(st, this.value(st.value, 1)));
+    });
+  }
+
+  /** One step of a stage's pass: everything at positions c … c + L. */
+  private pass(stage: Stage): void {
+    for (const st of stage.stores) this.line(this.store(st, this.value(st.value, 2)));
+    for (const x of stage.reductions) {
+      const t = lane[x.dtype];
+      let v = this.value(x.value, 2);
+      if (this.partial) v = `${t}_sel(${this.tailMask()}, ${v}, ${splatOf[t]}(${identity[x.op][t as "f"]}))`;
+      this.line(`a${x.slot} = ${combine(x.op, t, `a${x.slot}`, v)};`);
+      if (x.op === "max" || x.op === "min") this.needed.add(`${t}_${x.op}`);
+    }
+    for (const x of stage.columns) {
+      const dtype = this.k.buffers[x.buffer].dtype;
+      const { prefix } = memory[dtype];
+      const t = lane[dtype];
+      const v = this.value(x.value, 2);
+      const at = `q${x.buffer} + c`;
+      const old = this.partial ? `${prefix}_loadn(${at}, m_)` : `${prefix}_load(${at})`;
+      const sum = combine(x.op, t, old, v);
+      this.line(this.partial ? `${prefix}_storen(${at}, ${sum}, m_);` : `${prefix}_store(${at}, ${sum});`);
+      if (x.op === "max" || x.op === "min") this.needed.add(`${t}_${x.op}`);
+    }
+  }
+
+  // ---- values ----------------------------------------------------------------------------------------------------
+
+  /** 0: the same everywhere; 1: outside the inner loop; 2: inside it. */
+  private level(v: Value): number {
+    if (v.varies("c")) return 2;
+    if (v.varies("r")) return 1;
+    return 0;
+  }
+
+  /** Emits, before a loop, the values of a stage that do not change in it. */
+  private uniforms(stage: Stage, level: number): void {
+    const seen = new Set<Value>();
+    const visit = (v: Value): void => {
+      if (seen.has(v)) return;
+      seen.add(v);
+      if (this.find(v)) return;
+      if (this.reload(v)) return;
+      if (this.level(v) <= level && v.kind !== "const") {
+        if (v.stage <= this.stage) this.value(v, level);
+        return;
+      }
+      for (const a of [...v.args, ...runtimeValues(v.index, v.valid)]) visit(a);
+    };
+    const stages = level === 0 ? this.k.stages : [stage];
+    for (const s of stages) for (const x of [...s.stores, ...s.reductions, ...s.columns, ...(level === 0 ? s.rowStores : [])]) visit(x.value);
+  }
+
+  private find(v: Value): string | undefined {
+    for (let i = this.scopes.length - 1; i >= 0; i--) {
+      const name = this.scopes[i].get(v.id);
+      if (name !== undefined) return name;
+    }
+    return undefined;
+  }
+
+  /** A value that an earlier stage has stored is read back rather than computed again. */
+  private reload(v: Value): Store | null {
+    if (this.form !== "columns" || v.stage >= this.stage || v.cost < 2) return null;
+    return this.storeOf.get(v) ?? null;
+  }
+
+  /** The variable of a value, emitting what it needs at this point. Iterative in depth by emitting arguments first. */
+  private value(v: Value, level: number): string {
+    const known = this.find(v);
+    if (known !== undefined) return known;
+    const again = level === 2 ? this.reload(v) : null;
+    if (again) {
+      const dtype = this.k.buffers[again.buffer].dtype;
+      return this.define(v, this.loadLanes(dtype, again.buffer, again.index, [], level), level);
+    }
+    const args = v.args.map((a) => this.value(a, level));
+    for (const x of runtimeValues(v.index, v.valid)) this.value(x, level);
+    return this.define(v, this.expression(v, args, level), level);
+  }
+
+  private define(v: Value, text: string, _level: number): string {
+    const name = `v${v.id}${this.scopes.length > 1 ? `_${this.scopes.length}` : ""}`;
+    this.line(`const ${vector[lane[v.dtype]]} ${name} = ${text};`);
+    this.scopes[this.scopes.length - 1].set(v.id, name);
+    return name;
+  }
+
+  private expression(v: Value, args: readonly string[], level: number): string {
+    const t = lane[v.dtype];
+    switch (v.kind) {
+      case "const":
+        return `${splatOf[t]}(${number(v.name, t)})`;
+      case "scalar": {
+        const s = `c_->s[c_->si[${v.slot}]]`;
+        return t === "m" ? `i_splat(${s} != 0 ? -1 : 0)` : t === "f" ? `f_splat((float)${s})` : t === "d" ? `d_splat(${s})` : t === "u" ? `u_splat((__UINT32_TYPE__)(nb_i64)${s})` : `i_splat((__INT32_TYPE__)(nb_i64)${s})`;
+      }
+      case "reduced":
+        return `x${v.slot}`;
+      case "index":
+        return this.positions(v.index as Index, "i");
+      case "random":
+        this.needed.add("u_threefry");
+        return `u_threefry(${args[0]}[0], ${args[1]}[0], ${this.positions(v.index as Index, "u")})`;
+      case "select":
+        return `${t === "m" ? "i" : t}_sel(${this.mask(v.valid)}, ${args[0]}, ${args[1]})`;
+      case "load":
+        return this.loadLanes(v.dtype, v.slot, v.index as Index, v.valid, level);
+      default:
+        return this.operation(v, args);
+    }
+  }
+
+  private operation(v: Value, args: readonly string[]): string {
+    const t = lane[v.dtype];
+    const from = v.args[0].dtype;
+    if (v.name === "cast") {
+      const text = castTo(v.dtype, from, args[0]);
+      this.use(text);
+      return text;
+    }
+    if (v.name === "bitcast") return bitcastTo(v.dtype, from, args[0]);
+    const isComparison = v.name === "lt" || v.name === "le" || v.name === "eq";
+    const operand = isComparison ? lane[from] : t;
+    if ((v.name === "idiv" || v.name === "mod") && (t === "i" || t === "u")) this.checkDivision(v, args[1]);
+    const emit = operations[v.name] ?? call(v.name);
+    const text = emit(operand, args, v.dtype);
+    this.use(text);
+    return text;
+  }
+
+  /** Notes the functions of lanes.h that a text calls. */
+  private use(text: string): void {
+    for (const m of text.matchAll(/\b([fdium]_\w+)\(/g)) this.needed.add(m[1]);
+  }
+
+  // ---- positions ---------------------------------------------------------------------------------------------------
+
+  /** An index as a C expression; `lane` replaces the lanes' axis by its position in lane l. */
+  private index(i: Index, inLane: boolean): string {
+    const parts: string[] = [];
+    for (const { atom, coefficient } of i.terms) {
+      let a: string;
+      if (atom.kind === "axis") a = inLane && atom.name === this.along ? `(${atom.name} + l)` : atom.name;
+      else if (atom.kind === "value") a = this.runtimeIndex(atom.value as Value, atom.extent, inLane);
+      else a = `((${this.index(atom.of, inLane)}) ${atom.kind === "div" ? "/" : "%"} ${atom.by})`;
+      parts.push(coefficient === 1 ? a : `${a} * ${coefficient}`);
+    }
+    if (i.constant !== 0 || parts.length === 0) parts.push(String(i.constant));
+    return parts.join(" + ");
+  }
+
+  private runtimeIndex(v: Value, extent: number, inLane: boolean): string {
+    const name = this.checkedIndex(v, extent);
+    return `(nb_i64)${name}[${inLane && v.varies(this.along) ? "l" : "0"}]`;
+  }
+
+  /** A run-time index, held inside 0 … extent − 1; outside it the run has failed. */
+  private checkedIndex(v: Value, extent: number): string {
+    const source = this.find(v);
+    if (source === undefined) throw new BackendError("cpu: a run-time index was used before it was emitted");
+    const key = `${source}:${extent}:${this.partial}`;
+    const name = `k${v.id}_${extent}_${this.scopes.length}`;
+    if (this.checked.get(key) !== name) {
+      const check = this.addCheck({ kind: "index", extent });
+      const live = this.partial && v.varies(this.along) ? ` & ${this.tailMask()}` : "";
+      const t = this.temporary++;
+      this.line(`vi ${name} = ${source}; { const vi t${t} = (i_lt(${source}, i_splat(0)) | ~i_lt(${source}, i_splat(${extent})))${live};`);
+      this.line(`  if (i_any(t${t})) { for (int l = 0; l < L; l++) if (t${t}[l]) { nabla_fail(c_->run, c_->p[1] + ${check}, (nb_i64)${source}[l] & 0xffffffffffLL); break; } }`);
+      this.line(`  ${name} = i_max(i_min(${name}, i_splat(${extent - 1})), i_splat(0)); }`);
+      this.checked.set(key, name);
+    }
+    return name;
+  }
+
+  private checkDivision(v: Value, divisor: string): void {
+    const check = this.addCheck({ kind: "division", extent: 0 });
+    const t = lane[v.dtype];
+    const live = this.partial ? ` & ${this.tailMask()}` : "";
+    this.line(`if (i_any(${t}_eq(${divisor}, ${splatOf[t]}(0))${live})) nabla_fail(c_->run, c_->p[1] + ${check}, 0);`);
+  }
+
+  private addCheck(check: Check): number {
+    const same = this.checks.findIndex((c) => c.kind === check.kind && c.extent === check.extent);
+    return same >= 0 ? same : this.checks.push(check) - 1;
+  }
+
+  /** Positions as a vector of integers. */
+  private positions(i: Index, t: "i" | "u"): string {
+    const step = stepAlong(i, this.along);
+    const type = t === "i" ? "__INT32_TYPE__" : "__UINT32_TYPE__";
+    if (step === null) {
+      const name = `t${this.temporary++}`;
+      this.line(`${vector[t]} ${name}; for (int l = 0; l < L; l++) ${name}[l] = (${type})(${this.index(i, true)});`);
+      return name;
+    }
+    const base = `${splatOf[t]}((${type})(${this.index(i, false)}))`;
+    if (step === 0) return base;
+    const lanes = t === "u" ? "u_bits_i(i_iota())" : "i_iota()";
+    this.use(lanes);
+    return step === 1 ? `${base} + ${lanes}` : `${base} + ${lanes} * ${splatOf[t]}((${type})${step})`;
+  }
+
+  private tailMask(): string {
+    return "i_lt(i_iota(), i_splat(m_))";
+  }
+
+  /** Conditions as a mask. */
+  private mask(conditions: readonly Condition[]): string {
+    return conditions
+      .map((c) => {
+        const p = this.positions(c.index, "i");
+        const parts: string[] = [];
+        if (c.index.min < c.lo) parts.push(`~i_lt(${p}, i_splat(${c.lo}))`);
+        if (c.index.max >= c.hi) parts.push(`i_lt(${p}, i_splat(${c.hi}))`);
+        return parts.join(" & ");
+      })
+      .map((m) => `(${m})`)
+      .join(" & ");
+  }
+
+  /** The condition as C, at one lane or at the first. */
+  private condition(c: Condition, inLane: boolean): string {
+    const i = `(${this.index(c.index, inLane)})`;
+    const parts: string[] = [];
+    if (c.index.min < c.lo) parts.push(`${i} >= ${c.lo}`);
+    if (c.index.max >= c.hi) parts.push(`${i} < ${c.hi}`);
+    return parts.join(" && ");
+  }
+
+  // ---- memory --------------------------------------------------------------------------------------------------------
+
+  private loadLanes(dtype: DType, buffer: number, index: Index, valid: readonly Condition[], _level: number): string {
+    const { prefix } = memory[dtype];
+    const t = lane[dtype];
+    const step = stepAlong(index, this.along);
+    const uniform = valid.filter((c) => stepAlong(c.index, this.along) === 0);
+    const varying = valid.filter((c) => stepAlong(c.index, this.along) !== 0);
+    for (const c of valid) this.index(c.index, true); // run-time indices are checked before they are used in a condition
+    const at = this.index(index, false);
+    const one = `${prefix}_loadn(b${buffer} + (${at}), 1)[0]`;
+    const plain =
+      step === 0
+        ? `${splatOf[t]}(${prefix === "f" || prefix === "d" || prefix === "i" || prefix === "u" ? `b${buffer}[${at}]` : one})`
+        : step === 1
+          ? this.partial
+            ? `${prefix}_loadn(b${buffer} + (${at}), m_)`
+            : `${prefix}_load(b${buffer} + (${at}))`
+          : null;
+    if (valid.length === 0 && plain) return plain;
+    const name = `t${this.temporary++}`;
+    const n = this.partial ? "m_" : "L";
+    const inLane = this.index(index, true);
+    const element = prefix === "f" || prefix === "d" || prefix === "i" || prefix === "u" ? `b${buffer}[${inLane}]` : `${prefix}_loadn(b${buffer} + (${inLane}), 1)[0]`;
+    const guards = varying.map((c) => this.condition(c, true)).filter(Boolean).join(" && ");
+    const slow = `for (int l = 0; l < ${n}; l++) ${guards ? `if (${guards}) ` : ""}${name}[l] = ${element};`;
+    this.line(`${vector[t]} ${name} = ${splatOf[t]}(0);`);
+    const outer = uniform.map((c) => this.condition(c, false)).filter(Boolean).join(" && ");
+    let text = slow;
+    const simple = varying.every((c) => stepAlong(c.index, this.along) !== null);
+    if (plain && varying.length === 0) text = `${name} = ${plain};`;
+    else if (plain && simple) {
+      // all lanes inside: one load; all outside by one condition: none; else lane by lane
+      const last = (c: Condition): string => `(${this.index(c.index, false)} + ${(stepAlong(c.index, this.along) as number)} * (${n} - 1))`;
+      const first = (c: Condition): string => `(${this.index(c.index, false)})`;
+      const inside = varying.map((c) => [first(c), last(c)].map((e) => `${e} >= ${c.lo} && ${e} < ${c.hi}`).join(" && ")).join(" && ");
+      const outside = varying.map((c) => `(${first(c)} < ${c.lo} && ${last(c)} < ${c.lo}) || (${first(c)} >= ${c.hi} && ${last(c)} >= ${c.hi})`).join(" || ");
+      text = `if (${inside}) ${name} = ${plain}; else if (!(${outside})) { ${slow} }`;
+    }
+    this.line(outer ? `if (${outer}) { ${text} }` : text);
+    return name;
+  }
+
+  private store(st: Store, v: string): string {
+    return this.storeLanes(st, v, this.partial ? "m_" : "L");
+  }
+
+  private storeLanes(st: Store, v: string, n: string): string {
+    const { dtype } = this.k.buffers[st.buffer];
+    const { prefix } = memory[dtype];
+    const step = stepAlong(st.index, this.along);
+    const at = `b${st.buffer} + (${this.index(st.index, false)})`;
+    if (n === "1") return `${prefix}_storen(${at}, ${v}, 1);`;
+    if (step === 1) return n === "L" ? `${prefix}_store(${at}, ${v});` : `${prefix}_storen(${at}, ${v}, m_);`;
+    const lanes = `b${st.buffer} + (${this.index(st.index, true)})`;
+    const direct = prefix === "f" || prefix === "d" || prefix === "i" || prefix === "u";
+    if (direct) return `for (int l = 0; l < ${n}; l++) *(${lanes}) = ${v}[l];`;
+    const s = splatOf[lane[dtype]];
+    return `for (int l = 0; l < ${n}; l++) ${prefix}_storen(${lanes}, ${s}(${v}[l]), 1);`;
+  }
+
+  private line(text: string): void {
+    this.lines.push("  ".repeat(this.indent) + text);
+  }
+
+  private open(head: string): void {
+    this.line(`${head} {`);
+    this.indent++;
+    this.scopes.push(new Map());
+  }
+
+  private close(): void {
+    this.scopes.pop();
+    this.checked.clear();
+    this.indent--;
+    this.line("}");
+  }
+}

@@ -1,0 +1,152 @@
+/**
+ * Which composites and opaque primitives the native runtime runs by itself, and how: one row each, from a node of the
+ * compiler's graph to commands. Everything else becomes kernels.
+ */
+import { dtypes } from "../../core/dtype.ts";
+import { contiguousStrides, sizeOf } from "../../core/shape.ts";
+import type { Node } from "../../graph/node.ts";
+import type { GNode } from "../../compiler/lower.ts";
+import { strided, type Strided } from "../../compiler/views.ts";
+import type { CommandDesc } from "./contract.ts";
+import type { KernelShape } from "./native.ts";
+import { type HeadStrides, planArgsort, planAttention, planAttentionBackward, planCumulative, planScatter } from "./plans.ts";
+
+export interface Operand {
+  /** The operand's number, or −1 − k for output k. */
+  readonly of: number;
+  /** Element offset into it. */
+  readonly offset: number;
+}
+
+export interface Commands {
+  readonly command: CommandDesc<string>;
+  readonly buffers: readonly Operand[];
+  /** Constants and runtime scalars, in the command's order. */
+  readonly scalars: readonly (number | GNode)[];
+  readonly scratchBytes: number;
+  readonly canFail: boolean;
+  readonly flops: number;
+}
+
+interface Template {
+  /** Whether this node can be run so; asked before lowering (composites only). */
+  readonly fits?: (node: Node) => boolean;
+  /** Whether operand i may stay a strided view. */
+  readonly strided: (n: GNode, operand: number, look: Strided) => boolean;
+  /** Operands that are not read at all. */
+  readonly ignores?: (n: GNode, operand: number) => boolean;
+  readonly plan: (n: GNode, looks: readonly Strided[], shape: KernelShape, errorOp: number) => Commands;
+}
+
+const isZero = (n: GNode): boolean => (n.op === "const" ? Number(n.attrs["value"]) === 0 : (n.op === "expand" || n.op === "reshape") && isZero(n.inputs[0]));
+
+/** [outer, along the axis, inner] of a shape. */
+function lines(shape: readonly number[], axis: number): { outer: number; n: number; inner: number } {
+  return { outer: sizeOf(shape.slice(0, axis)), n: shape[axis], inner: sizeOf(shape.slice(axis + 1)) };
+}
+
+/** Strides of (outer, axis, inner) if the axes before and after collapse; else null. */
+function collapse(shape: readonly number[], strides: readonly number[], axis: number): [number, number, number] | null {
+  const merge = (from: number, to: number): number | null => {
+    let stride = 0;
+    let size = 1;
+    for (let i = to - 1; i >= from; i--) {
+      if (shape[i] === 1) continue;
+      if (size === 1) stride = strides[i];
+      else if (strides[i] !== stride * size) return null;
+      size *= shape[i];
+    }
+    return stride;
+  };
+  const [outer, inner] = [merge(0, axis), merge(axis + 1, shape.length)];
+  return outer === null || inner === null ? null : [outer, strides[axis], inner];
+}
+
+const never = () => false;
+
+const plainAttention = (n: Node, extras: number): boolean =>
+  n.inputs[0].dtype === "float32" && n.inputs.length === extras && n.inputs[0].shape[3] === n.inputs[2].shape[3] && n.inputs[0].shape[3] <= 256;
+
+/** (batch, head, time) strides of a [B, H, T, D] operand. */
+const heads = (look: Strided): HeadStrides => [look.strides[0], look.strides[1], look.strides[2]];
+/** The same of [B, T, H, D]. */
+const headsOut = (strides: readonly number[]): HeadStrides => [strides[0], strides[2], strides[1]];
+
+function attentionDesc(n: GNode, looks: readonly Strided[]) {
+  const [B, H, Tq, D] = n.inputs[0].shape;
+  const [, Hkv, Tk] = n.inputs[1].shape;
+  return { B, H, Hkv, Tq, Tk, D, causal: n.attrs["causal"] === true, q: heads(looks[0]), k: heads(looks[1]), v: heads(looks[2]) };
+}
+
+const prefix = (op: "add" | "mul" | "max"): Template => ({
+  strided: never,
+  plan: (n) => {
+    const { outer, n: length, inner } = lines(n.shape, n.attrs["axis"] as number);
+    const { main, scratchBytes } = planCumulative({ outer, n: length, inner, dtype: n.dtype, op });
+    return { command: main, buffers: [{ of: 0, offset: 0 }, { of: -1, offset: 0 }], scalars: [], scratchBytes, canFail: false, flops: sizeOf(n.shape) };
+  },
+});
+
+export const templates: Readonly<Record<string, Template>> = {
+  attention: {
+    fits: (n) => plainAttention(n, 3),
+    strided: (_n, _i, look) => look.strides[3] === 1,
+    plan: (n, looks, shape) => {
+      const desc = attentionDesc(n, looks);
+      const o = headsOut(contiguousStrides(n.shape));
+      const { main, scratchBytes } = planAttention(shape, { ...desc, o });
+      const buffers = [...looks.map((l, i) => ({ of: i, offset: l.offset })), { of: -1, offset: 0 }, { of: -2, offset: 0 }];
+      return { command: main, buffers, scalars: [n.attrs["scale"] as number], scratchBytes, canFail: false, flops: 2 * desc.B * desc.H * desc.Tq * desc.Tk * desc.D * (desc.causal ? 1 : 2) };
+    },
+  },
+  attentionBackward: {
+    fits: (n) => plainAttention(n, 6),
+    strided: (_n, i, look) => i !== 4 && look.strides[3] === 1,
+    plan: (n, looks, shape) => {
+      const desc = attentionDesc(n, looks);
+      const outs = n.outputs as readonly { shape: readonly number[] }[];
+      const [dq, dk, dv] = outs.map((s) => headsOut(contiguousStrides(s.shape)));
+      const { main, scratchBytes } = planAttentionBackward(shape, { ...desc, o: headsOut(looks[3].strides), dO: headsOut(looks[5].strides), dq, dk, dv });
+      const buffers = [...looks.map((l, i) => ({ of: i, offset: l.offset })), ...[-1, -2, -3].map((of) => ({ of, offset: 0 }))];
+      return { command: main, buffers, scalars: [n.attrs["scale"] as number], scratchBytes, canFail: false, flops: 5 * desc.B * desc.H * desc.Tq * desc.Tk * desc.D * (desc.causal ? 1 : 2) };
+    },
+  },
+  scatter: {
+    strided: (n, i, look) => i > 0 && collapse(n.inputs[i].shape, look.strides, n.attrs["axis"] as number) !== null,
+    ignores: (n, i) => i === 0 && isZero(n.inputs[0]),
+    plan: (n, looks, _shape, errorOp) => {
+      const axis = n.attrs["axis"] as number;
+      const { outer, n: size, inner } = lines(n.shape, axis);
+      const count = n.inputs[1].shape[axis];
+      const strides = (i: number) => collapse(n.inputs[i].shape, looks[i].strides, axis) as [number, number, number];
+      const init = isZero(n.inputs[0]) ? "zero" : "base";
+      const { main, scratchBytes } = planScatter({ outer, count, inner, size, dtype: n.dtype, reduce: n.attrs["mode"] as "add", init, indexStrides: strides(1), srcStrides: strides(2), errorOp });
+      const buffers = [{ of: -1, offset: 0 }, { of: 1, offset: looks[1].offset }, { of: 2, offset: looks[2].offset }, ...(init === "base" ? [{ of: 0, offset: 0 }] : [])];
+      return { command: main, buffers, scalars: [], scratchBytes, canFail: true, flops: sizeOf(n.inputs[2].shape) };
+    },
+  },
+  argsort: {
+    strided: never,
+    plan: (n) => {
+      const { outer, n: length, inner } = lines(n.shape, n.attrs["axis"] as number);
+      const { main, scratchBytes } = planArgsort({ outer, n: length, inner, dtype: n.inputs[0].dtype, descending: n.attrs["descending"] === true });
+      return { command: main, buffers: [{ of: 0, offset: 0 }, { of: -1, offset: 0 }], scalars: [], scratchBytes, canFail: false, flops: 10 * sizeOf(n.shape) };
+    },
+  },
+  cumsum: prefix("add"),
+  cumprod: prefix("mul"),
+  cummax: prefix("max"),
+};
+
+export const isOpaque = (n: GNode): boolean => n.op === "contract" || Object.hasOwn(templates, n.op);
+export const hasTemplate = (name: string, node: Node): boolean => templates[name]?.fits?.(node) ?? false;
+
+export function takesStrided(n: GNode, operand: number): boolean {
+  const look = strided(n.inputs[operand]);
+  if (!look) return false;
+  return n.op === "contract" || templates[n.op].strided(n, operand, look);
+}
+
+export const ignores = (n: GNode, operand: number): boolean => templates[n.op]?.ignores?.(n, operand) ?? false;
+
+export const bytesOf = (shape: readonly number[], dtype: GNode["dtype"]): number => sizeOf(shape) * dtypes[dtype].bytes;

@@ -1,0 +1,505 @@
+/**
+ * The fuser: which nodes lie in memory (members), and which members one kernel computes together (groups).
+ *
+ * 1. Members are: what is asked for, what opaque operations (products, scatters, templates) read, every reduction, and
+ *    an elementwise value that several readers would otherwise compute again at more cost than reading it.
+ * 2. A group has one domain, rows × columns. A member joins a group if it reads every other member of the group at the
+ *    same row and column (or is a reduction over exactly the columns, or over exactly the rows), and no path leaves the
+ *    group and comes back. Siblings that share a source join too.
+ * 3. A group becomes one kernel (`kernel.ts`): stages follow from which reduction a value needs.
+ */
+import { sizeOf } from "../core/shape.ts";
+import { axis, add, constantIndex, delinearize, type Index, linearize, scale, stepAlong } from "./index-expr.ts";
+import { type ColumnReduction, costOf, type Kernel, type Reduction, runtimeValues, type Stage, type Store, type Value } from "./kernel.ts";
+import type { GNode, Lowered } from "./lower.ts";
+import { Body, isView, misaligned, strided } from "./views.ts";
+
+/** Operations that a kernel can't contain; the backend runs each by itself. `strided` ones read any strided operand. */
+export interface OpaqueRule {
+  readonly isOpaque: (n: GNode) => boolean;
+  /** Whether operand i may be a strided view; else it is made contiguous. */
+  readonly takesStrided: (n: GNode, operand: number) => boolean;
+  /** Whether operand i is not read at all. */
+  readonly ignores: (n: GNode, operand: number) => boolean;
+}
+
+const reductions: Readonly<Record<string, Reduction["op"]>> = { sum: "sum", prod: "prod", reduceMax: "max", reduceMin: "min" };
+
+const MAX_BUFFERS = 28;
+const EXPENSIVE = 16;
+const WHOLE = 256;
+
+/** The loop space of a kernel. `row` reductions are over c, `column` reductions over r. */
+interface Domain {
+  readonly rows: number;
+  readonly columns: number;
+  /** The index vector of a full-size node of this shape, or of the reduction's own input shape. */
+  readonly full: (shape: readonly number[]) => Index[];
+  readonly key: string;
+}
+
+function flatDomain(rows: number, columns: number): Domain {
+  const position = add(scale(axis("r", rows), columns), axis("c", columns));
+  return { rows, columns, full: (shape) => delinearize(position, shape), key: `${rows}x${columns}` };
+}
+
+function reductionParts(n: GNode): { kept: number[]; reduced: number[]; rows: number; columns: number; kind: "row" | "column" | "mixed" } {
+  const shape = n.inputs[0].shape;
+  const axes = n.attrs["axes"] as readonly number[];
+  const reduced = axes.filter((a) => shape[a] !== 1);
+  const kept = shape.map((_, i) => i).filter((i) => !axes.includes(i) && shape[i] !== 1);
+  const size = (list: readonly number[]) => list.reduce((k, a) => k * shape[a], 1);
+  const kind = kept.length === 0 || reduced.length === 0 || kept[kept.length - 1] < reduced[0] ? "row" : reduced[reduced.length - 1] < kept[0] ? "column" : "mixed";
+  return { kept, reduced, rows: size(kept), columns: size(reduced), kind };
+}
+
+function domainOf(n: GNode): Domain {
+  const { kept, reduced, rows, columns, kind } = reductionParts(n);
+  if (kind === "row") return flatDomain(rows, columns);
+  if (kind === "column") return flatDomain(columns, rows);
+  const shape = n.inputs[0].shape;
+  const outer = delinearize(axis("r", rows), kept.map((a) => shape[a]));
+  const inner = delinearize(axis("c", columns), reduced.map((a) => shape[a]));
+  const own = shape.map((_, i) => (kept.includes(i) ? outer[kept.indexOf(i)] : reduced.includes(i) ? inner[reduced.indexOf(i)] : constantIndex(0)));
+  const flat = flatDomain(rows, columns);
+  const same = shape.join(",");
+  return { rows, columns, full: (s) => (s.join(",") === same ? own : flat.full(s)), key: `${same}:${kept.join(",")}` };
+}
+
+export type MemberKind = "full" | "row" | "reduction" | "column";
+
+export class Group {
+  members: GNode[];
+  /** Groups that must run before this one. */
+  readonly before = new Set<Group>();
+  readonly opaque: GNode | null;
+  built: Built | null;
+  constructor(members: GNode[], opaque: GNode | null, built: Built | null) {
+    this.members = members;
+    this.opaque = opaque;
+    this.built = built;
+  }
+}
+
+interface Built {
+  readonly domain: Domain;
+  readonly body: Body;
+  readonly entries: readonly Entry[];
+}
+
+interface Entry {
+  readonly node: GNode;
+  readonly kind: MemberKind;
+  readonly value: Value;
+  readonly at: Index;
+}
+
+/** The kernel of a group and what its buffers and scalars are. */
+export interface GroupKernel {
+  readonly kernel: Kernel;
+  readonly reads: readonly GNode[];
+  /** Nodes written, in buffer order after the reads; `partial` ones hold one part a block of rows. */
+  readonly writes: readonly { readonly node: GNode; readonly partial: Reduction["op"] | null }[];
+  readonly scalars: readonly GNode[];
+}
+
+export class Fuser {
+  private readonly lowered: Lowered;
+  private readonly rule: OpaqueRule;
+  private readonly fuse: boolean;
+  private readonly members = new Set<GNode>();
+  private readonly groupOf = new Map<GNode, Group>();
+  readonly groups: Group[] = [];
+  private readonly requested = new Set<GNode>();
+
+  constructor(lowered: Lowered, rule: OpaqueRule, fuse: boolean) {
+    this.lowered = lowered;
+    this.rule = rule;
+    this.fuse = fuse;
+  }
+
+  run(): void {
+    this.chooseMembers();
+    for (const n of this.lowered.nodes) {
+      if (this.rule.isOpaque(n)) this.addOpaque(n);
+      else if (this.members.has(n)) this.place(n);
+    }
+  }
+
+  /** Whether a read of `n` is a read of memory (or of the group's own value). */
+  private readonly isBoundary = (n: GNode): boolean => this.members.has(n) || n.op === "buffer" || this.rule.isOpaque(n) || n.op === "output";
+
+  private chooseMembers(): void {
+    const { nodes, roots, assigns } = this.lowered;
+    const want = (n: GNode): void => {
+      if (n.op !== "buffer" && n.op !== "output" && !this.rule.isOpaque(n)) this.members.add(n);
+    };
+    for (const n of [...roots, ...assigns.map((a) => a.value)]) {
+      this.requested.add(n);
+      want(n);
+    }
+    for (const n of nodes) {
+      if (n.op in reductions) want(n);
+      if (n.op === "gather") {
+        const look = strided(n.inputs[0]);
+        want(look ? look.source : n.inputs[0]);
+      }
+      if (!this.rule.isOpaque(n)) {
+        if (!this.fuse && !isView(n) && n.inputs.length) want(n);
+        continue;
+      }
+      n.inputs.forEach((operand, i) => {
+        if (this.rule.ignores(n, i)) return;
+        const look = this.rule.takesStrided(n, i) ? strided(operand) : operand.op === "buffer" ? { source: operand } : null;
+        want(look ? look.source : operand);
+      });
+    }
+    // how often each node would be computed, and what that costs
+    const uses = new Map<GNode, number>();
+    for (let i = nodes.length - 1; i >= 0; i--) {
+      const n = nodes[i];
+      const through = isView(n) && !this.members.has(n) ? (uses.get(n) ?? 0) : 1;
+      for (const input of new Set(n.inputs)) uses.set(input, (uses.get(input) ?? 0) + through);
+    }
+    const cost = new Map<GNode, number>();
+    const reads = new Map<GNode, number>();
+    for (const n of nodes) {
+      if (n.op === "const" || n.op === "scalar" || n.op === "iota") {
+        cost.set(n, 0);
+        reads.set(n, 0);
+        continue;
+      }
+      if (n.op === "buffer" || n.op === "output" || this.rule.isOpaque(n)) {
+        cost.set(n, 0);
+        reads.set(n, 1);
+        continue;
+      }
+      let c = n.op === "random" ? 100 : isView(n) ? (n.op === "pad" || n.op === "concat" ? 1 : 0) : costOf(n.op);
+      let r = n.op === "gather" ? 1 : 0;
+      for (const input of n.inputs) {
+        c += cost.get(input) as number;
+        r += reads.get(input) as number;
+      }
+      const again = (uses.get(n) ?? 0) > 1 && r > 0 && (c > EXPENSIVE || r > 2);
+      if ((again || c > WHOLE) && !isView(n)) this.members.add(n);
+      if (this.members.has(n)) {
+        c = 0;
+        r = 1;
+      }
+      cost.set(n, c);
+      reads.set(n, r);
+    }
+  }
+
+  /** What the computation of `n` reads from memory, beyond leaves. */
+  private sources(n: GNode): Set<GNode> {
+    const out = new Set<GNode>();
+    const seen = new Set<GNode>();
+    const stack = [...n.inputs];
+    while (stack.length) {
+      const s = stack.pop() as GNode;
+      if (seen.has(s)) continue;
+      seen.add(s);
+      if (s.op === "buffer") continue;
+      if (this.isBoundary(s)) out.add(s);
+      else stack.push(...s.inputs);
+    }
+    return out;
+  }
+
+  private groupFor(n: GNode): Group {
+    const owner = n.op === "output" ? n.inputs[0] : n;
+    return this.groupOf.get(owner) as Group;
+  }
+
+  private addOpaque(n: GNode): void {
+    const group = new Group([n], n, null);
+    this.add(group, this.sources(n));
+    this.groupOf.set(n, group);
+  }
+
+  private add(group: Group, sources: ReadonlySet<GNode>): void {
+    this.groups.push(group);
+    this.addSources(group, sources);
+  }
+
+  private addSources(group: Group, sources: ReadonlySet<GNode>): void {
+    for (const s of sources) {
+      const g = this.groupFor(s);
+      if (g === group) continue;
+      for (const b of [g, ...g.before]) group.before.add(b);
+    }
+    // whatever already follows the group now follows the group's sources too
+    for (const g of this.groups) if (g.before.has(group)) for (const b of group.before) g.before.add(b);
+  }
+
+  private place(n: GNode): void {
+    const sources = this.sources(n);
+    const group = this.fuse ? this.join(n, sources) : null;
+    if (group) {
+      group.members.push(n);
+      this.groupOf.set(n, group);
+      this.addSources(group, sources);
+      return;
+    }
+    const fresh = new Group([n], null, this.build([n]));
+    this.groupOf.set(n, fresh);
+    this.add(fresh, sources);
+  }
+
+  private join(n: GNode, sources: ReadonlySet<GNode>): Group | null {
+    const tried = new Set<Group>();
+    const attempt = (g: Group): Group | null => {
+      if (tried.has(g) || g.opaque) return null;
+      tried.add(g);
+      for (const s of sources) {
+        const owner = this.groupFor(s);
+        if (owner !== g && owner.before.has(g)) return null;
+      }
+      const built = this.build([...g.members, n]);
+      if (!built || built.body.buffers.length + g.members.length > MAX_BUFFERS) return null;
+      g.built = built;
+      return g;
+    };
+    const producers = [...new Set([...sources].map((s) => this.groupFor(s)))].sort((a, b) => this.groups.indexOf(b) - this.groups.indexOf(a));
+    for (const g of producers) {
+      const found = attempt(g);
+      if (found) return found;
+    }
+    // siblings: the same size and a source in common
+    const size = this.workSize(n);
+    const leaves = this.leafReads(n);
+    for (let i = this.groups.length - 1; i >= Math.max(0, this.groups.length - 64); i--) {
+      const g = this.groups[i];
+      if (g.opaque || !g.built || this.workSize(g.members[0]) !== size) continue;
+      const shared = g.built.body.buffers.some((b) => sources.has(b) || leaves.has(b));
+      if (!shared) continue;
+      const found = attempt(g);
+      if (found) return found;
+    }
+    return null;
+  }
+
+  private workSize(n: GNode): number {
+    return sizeOf(n.op in reductions ? n.inputs[0].shape : n.shape);
+  }
+
+  private leafReads(n: GNode): Set<GNode> {
+    const out = new Set<GNode>();
+    const seen = new Set<GNode>();
+    const stack = [...n.inputs];
+    while (stack.length) {
+      const s = stack.pop() as GNode;
+      if (seen.has(s)) continue;
+      seen.add(s);
+      if (s.op === "buffer") out.add(s);
+      else if (!this.isBoundary(s)) stack.push(...s.inputs);
+    }
+    return out;
+  }
+
+  /** The members as one kernel body, or null where they can't be one. */
+  build(members: readonly GNode[], forced?: Domain): Built | null {
+    const domain = forced ?? this.domainFor(members);
+    if (!domain) return null;
+    const { rows, columns } = domain;
+    const body = new Body(this.isBoundary);
+    const entries: Entry[] = [];
+    const r = axis("r", rows);
+    const c = axis("c", columns);
+    try {
+      for (const n of members) {
+        if (n.op in reductions) {
+          const x = n.inputs[0];
+          const parts = reductionParts(n);
+          const isColumn = parts.kind === "column" && parts.rows === columns && parts.columns === rows;
+          const isRow = !isColumn && parts.rows === rows && parts.columns === columns;
+          if (!isColumn && !isRow) return null;
+          if (parts.kind === "mixed" && domainOf(n).key !== domain.key) return null;
+          const value = body.at(x, domain.full(x.shape));
+          if (isColumn) {
+            body.declare(n, null, c);
+            entries.push({ node: n, kind: "column", value, at: c });
+          } else {
+            const result = body.values.reduction(value, value.dtype);
+            const at = linearize(delinearize(r, n.shape), n.shape);
+            body.declare(n, result, at);
+            entries.push({ node: n, kind: "reduction", value, at });
+          }
+          continue;
+        }
+        const size = sizeOf(n.shape);
+        if (size === rows * columns) {
+          const where = domain.full(n.shape);
+          const value = body.compute(n, where);
+          const at = linearize(where, n.shape);
+          body.declare(n, value, at);
+          entries.push({ node: n, kind: "full", value, at });
+        } else if (size === rows) {
+          const where = delinearize(r, n.shape);
+          const value = body.compute(n, where);
+          const at = linearize(where, n.shape);
+          body.declare(n, value, at);
+          entries.push({ node: n, kind: "row", value, at });
+        } else return null;
+      }
+    } catch (error) {
+      if (error === misaligned) return null;
+      throw error;
+    }
+    return { domain, body, entries };
+  }
+
+  private domainFor(members: readonly GNode[]): Domain | null {
+    let domain: Domain | null = null;
+    for (const n of members) {
+      if (!(n.op in reductions)) continue;
+      const d = domainOf(n);
+      if (!domain) domain = d;
+      else if (domain.key !== d.key) {
+        if (domain.rows !== d.rows || domain.columns !== d.columns) return null;
+        if (reductionParts(n).kind === "mixed") domain = d;
+      }
+    }
+    if (domain) return domain;
+    const size = sizeOf(members[0].shape);
+    return members.every((m) => sizeOf(m.shape) === size) ? flatDomain(1, size) : null;
+  }
+
+  /** Tries a given rows × columns for a group; used where a product's rows are the group's rows. */
+  rebuild(group: Group, rows: number, columns: number): boolean {
+    if (group.built?.domain.rows === rows && group.built.domain.columns === columns) return true;
+    if (group.members.some((n) => n.op in reductions)) return false;
+    const built = this.build(group.members, flatDomain(rows, columns));
+    if (built) group.built = built;
+    return built !== null;
+  }
+
+  /** Of purely elementwise groups: the split of the positions into rows and columns that reads most simply. */
+  chooseSplit(group: Group): void {
+    if (!group.built || group.members.some((n) => n.op in reductions)) return;
+    const size = group.built.domain.columns * group.built.domain.rows;
+    const candidates = new Set<number>();
+    for (const n of [...group.members, ...group.built.body.buffers])
+      for (let i = n.shape.length - 1, k = 1; i >= 0; i--) if (size % (k *= n.shape[i]) === 0) candidates.add(k);
+    let best = score(group.built);
+    for (const columns of [...candidates].sort((a, b) => b - a)) {
+      if (best === 0 || columns === size || columns < 2) continue;
+      const built = this.build(group.members, flatDomain(size / columns, columns));
+      if (!built) continue;
+      const s = score(built) + (columns < 16 ? 16 / columns : columns < 64 ? 0.1 : 0);
+      if (s < best) {
+        best = s;
+        group.built = built;
+      }
+    }
+  }
+
+  isMember(n: GNode): boolean {
+    return this.members.has(n);
+  }
+
+  groupOfNode(n: GNode): Group | undefined {
+    return this.groupOf.get(n);
+  }
+
+  /** Whether `later` must run after `earlier`. */
+  follows(later: Group, earlier: Group): boolean {
+    return later.before.has(earlier);
+  }
+
+  /** Makes `later` run after `earlier`. */
+  order(earlier: Group, later: Group): void {
+    for (const b of [earlier, ...earlier.before]) later.before.add(b);
+    for (const g of this.groups) if (g.before.has(later)) for (const b of later.before) g.before.add(b);
+  }
+
+  /** Whether a group reads `n` only where it computes: at row r, column c. */
+  readsAtOwnPosition(group: Group, n: GNode): boolean {
+    const { domain, body, entries } = group.built as Built;
+    const own = add(scale(axis("r", domain.rows), domain.columns), axis("c", domain.columns)).key;
+    const slot = body.buffers.indexOf(n);
+    const seen = new Set<Value>();
+    let ok = true;
+    const visit = (v: Value): void => {
+      if (seen.has(v)) return;
+      seen.add(v);
+      if (v.kind === "load" && v.slot === slot && v.index?.key !== own) ok = false;
+      for (const a of [...v.args, ...runtimeValues(v.index, v.valid)]) visit(a);
+    };
+    for (const e of entries) visit(e.value);
+    return ok;
+  }
+
+  /** Members that another group, an opaque operation or the caller reads, and which therefore lie in memory. */
+  storedMembers(): Set<GNode> {
+    const stored = new Set<GNode>(this.requested);
+    for (const g of this.groups) {
+      if (g.opaque) for (const s of this.sources(g.opaque)) stored.add(s);
+      else for (const b of (g.built as Built).body.buffers) stored.add(b);
+    }
+    return stored;
+  }
+
+  kernelOf(group: Group, stored: ReadonlySet<GNode>): GroupKernel {
+    const { domain, body, entries } = group.built as Built;
+    const reads = body.buffers.slice();
+    const writes: { node: GNode; partial: Reduction["op"] | null }[] = [];
+    const buffers = reads.map((n) => ({ dtype: n.dtype, written: false }));
+    const stages: { stores: Store[]; reductions: Reduction[]; columns: ColumnReduction[]; rowStores: Store[] }[] = [];
+    const stage = (i: number) => {
+      while (stages.length <= i) stages.push({ stores: [], reductions: [], columns: [], rowStores: [] });
+      return stages[i];
+    };
+    const output = (node: GNode, partial: Reduction["op"] | null): number => {
+      writes.push({ node, partial });
+      return buffers.push({ dtype: node.dtype, written: true }) - 1;
+    };
+    let reduction = 0;
+    let flops = 0;
+    for (const { node, kind, value, at } of entries) {
+      const count = value.along & 2 || kind === "full" ? domain.rows * domain.columns : domain.rows;
+      flops += count * Math.min(value.cost + (kind === "reduction" || kind === "column" ? 1 : 0), 64);
+      if (kind === "column") {
+        const op = reductions[node.op];
+        stage(value.stage).columns.push({ op, value, buffer: output(node, op) });
+      } else if (kind === "reduction") {
+        const slot = reduction++;
+        stage(value.stage).reductions.push({ op: reductions[node.op], value, dtype: value.dtype, slot });
+        if (stored.has(node)) {
+          const result = body.values.make({ kind: "reduced", dtype: value.dtype, slot });
+          stage(value.stage + 1).rowStores.push({ buffer: output(node, null), index: at, value: result });
+        }
+      } else if (stored.has(node)) {
+        const store = { buffer: output(node, null), index: at, value };
+        if (kind === "row") stage(value.stage).rowStores.push(store);
+        else stage(value.stage).stores.push(store);
+      }
+    }
+    const scalars = body.scalars.map((s) => s.dtype);
+    const kernel: Kernel = { rows: domain.rows, columns: domain.columns, buffers, scalars, stages: stages as Stage[], canFail: body.canFail, flops };
+    return { kernel, reads, writes, scalars: body.scalars };
+  }
+}
+
+/** How many reads (and writes) do not move one by one along the columns; 0 is best. */
+function score(built: Built): number {
+  let bad = 0;
+  const seen = new Set<Value>();
+  const visit = (v: Value): void => {
+    if (seen.has(v)) return;
+    seen.add(v);
+    if (v.index) {
+      const step = stepAlong(v.index, "c");
+      if (v.kind === "load" && step !== 0 && step !== 1) bad += step === null ? 2 : 1;
+      else if (v.kind !== "load" && step === null) bad += 1;
+    }
+    for (const c of v.valid) if (stepAlong(c.index, "c") !== 0) bad += 0.25;
+    for (const a of [...v.args, ...runtimeValues(v.index, v.valid)]) visit(a);
+  };
+  for (const e of built.entries) {
+    visit(e.value);
+    if (stepAlong(e.at, "c") !== 1) bad += 1;
+  }
+  return bad;
+}

@@ -1,0 +1,113 @@
+/**
+ * Order and memory: units of work into phases (the units of one phase may run side by side), and the temporaries of a
+ * program into one arena. Knows nothing of what a unit does.
+ */
+
+export interface Buffer {
+  readonly bytes: number;
+  /** ≥ 0: memory that the caller brings; −1: a temporary of the arena. */
+  readonly slot: number;
+  /** Place in the arena, once planned. */
+  offset: number;
+  readonly label: string;
+}
+
+export interface Unit {
+  readonly label: string;
+  readonly reads: readonly Buffer[];
+  readonly writes: readonly Buffer[];
+  /** Units that must be done before, beside those that write what this one reads. */
+  readonly after: readonly Unit[];
+}
+
+const ALIGNMENT = 64;
+
+/** Units in phases: each after what it needs; among those ready, the one that frees most memory, then the oldest. */
+export function schedule<U extends Unit>(units: readonly U[]): U[][] {
+  const writer = new Map<Buffer, U>();
+  for (const u of units) for (const b of u.writes) writer.set(b, u);
+  const index = new Map<Unit, number>(units.map((u, i) => [u, i]));
+  const needs = units.map((u) => {
+    const set = new Set<number>();
+    for (const b of u.reads) {
+      const w = writer.get(b);
+      if (w && w !== u) set.add(index.get(w) as number);
+    }
+    for (const a of u.after) if (a !== u) set.add(index.get(a) as number);
+    return set;
+  });
+  const followers: number[][] = units.map(() => []);
+  needs.forEach((set, i) => {
+    for (const n of set) followers[n].push(i);
+  });
+  const waiting = needs.map((s) => s.size);
+  const readers = new Map<Buffer, number>();
+  for (const u of units) for (const b of new Set(u.reads)) if (b.slot < 0) readers.set(b, (readers.get(b) ?? 0) + 1);
+  const ready = new Set<number>();
+  waiting.forEach((n, i) => {
+    if (n === 0) ready.add(i);
+  });
+  const gain = (u: U): number => {
+    let bytes = 0;
+    for (const b of new Set(u.reads)) if (readers.get(b) === 1 && !u.writes.includes(b)) bytes += b.bytes;
+    for (const b of u.writes) if (b.slot < 0) bytes -= b.bytes;
+    return bytes;
+  };
+  const phases: U[][] = [];
+  const phaseOf = new Array<number>(units.length);
+  while (ready.size) {
+    let best = -1;
+    let most = Number.NEGATIVE_INFINITY;
+    for (const i of ready) {
+      const g = gain(units[i]);
+      if (g > most || (g === most && i < best)) {
+        best = i;
+        most = g;
+      }
+    }
+    ready.delete(best);
+    let phase = Math.max(0, phases.length - 1);
+    for (const n of needs[best]) phase = Math.max(phase, phaseOf[n] + 1);
+    phaseOf[best] = phase;
+    (phases[phase] ??= []).push(units[best]);
+    for (const b of new Set(units[best].reads)) if (b.slot < 0) readers.set(b, (readers.get(b) as number) - 1);
+    for (const f of followers[best]) if (--waiting[f] === 0) ready.add(f);
+  }
+  if (phases.reduce((n, p) => n + p.length, 0) !== units.length) throw new Error("compiler: the units of a program wait for one another");
+  return phases;
+}
+
+/** Gives every temporary a place; two that live in a common phase never overlap. Returns the arena's size in bytes. */
+export function planMemory(phases: readonly (readonly Unit[])[]): number {
+  const life = new Map<Buffer, { first: number; last: number }>();
+  phases.forEach((units, phase) => {
+    for (const u of units)
+      for (const b of [...u.reads, ...u.writes]) {
+        if (b.slot >= 0) continue;
+        const l = life.get(b);
+        if (l) l.last = phase;
+        else life.set(b, { first: phase, last: phase });
+      }
+  });
+  const placed: { first: number; last: number; from: number; to: number }[] = [];
+  let size = 0;
+  for (const [b, l] of [...life].sort((x, y) => y[0].bytes - x[0].bytes || x[1].first - y[1].first)) {
+    const overlapping = placed.filter((p) => p.first <= l.last && p.last >= l.first).sort((x, y) => x.from - y.from);
+    const bytes = Math.ceil(b.bytes / ALIGNMENT) * ALIGNMENT;
+    let at = 0;
+    let best = -1;
+    let bestGap = Number.POSITIVE_INFINITY;
+    for (const p of overlapping) {
+      const gap = p.from - at;
+      if (gap >= bytes && gap < bestGap) {
+        best = at;
+        bestGap = gap;
+      }
+      at = Math.max(at, p.to);
+    }
+    b.offset = best >= 0 ? best : at;
+    placed.push({ ...l, from: b.offset, to: b.offset + bytes });
+    size = Math.max(size, b.offset + bytes);
+  }
+  return size;
+}

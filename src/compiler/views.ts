@@ -1,0 +1,213 @@
+/**
+ * What a kernel computes for one node at one position: movement operations become index expressions, elementwise
+ * operations become values, and the walk stops at boundaries: nodes that lie in memory, or that the same kernel
+ * computes at the same position.
+ */
+import { BackendError } from "../core/errors.ts";
+import { add, affine, axis, constantIndex, delinearize, div, type Index, linearize, mod, offset, scale, valueIndex } from "./index-expr.ts";
+import { type Condition, type Value, Values } from "./kernel.ts";
+import type { GNode } from "./lower.ts";
+
+const movements = new Set(["reshape", "permute", "expand", "slice", "pad", "window", "concat"]);
+export const isView = (n: GNode): boolean => movements.has(n.op);
+
+const numbers = (n: GNode, name: string): readonly number[] => n.attrs[name] as readonly number[];
+
+/** Where a movement with one source reads: its source's index, for position `at` of its result. Not for pad and concat. */
+function sourceIndex(n: GNode, at: readonly Index[]): Index[] {
+  const source = n.inputs[0].shape;
+  switch (n.op) {
+    case "reshape":
+      return delinearize(linearize(at, n.shape), source);
+    case "permute": {
+      const out = new Array<Index>(source.length);
+      numbers(n, "axes").forEach((a, i) => {
+        out[a] = at[i];
+      });
+      return out;
+    }
+    case "expand":
+      return source.map((size, i) => (size === 1 ? constantIndex(0) : at[i]));
+    case "slice": {
+      const [start, step] = [numbers(n, "start"), numbers(n, "step")];
+      return at.map((i, k) => offset(scale(i, step[k]), start[k]));
+    }
+    case "window": {
+      const [axes, stride, dilation] = ["axes", "stride", "dilation"].map((name) => numbers(n, name));
+      const out = at.slice(0, source.length);
+      axes.forEach((a, k) => {
+        out[a] = add(scale(at[a], stride[k]), scale(at[source.length + k], dilation[k]));
+      });
+      return out;
+    }
+    default:
+      throw new BackendError(`compiler: ${n.op} is not a movement with one source`);
+  }
+}
+
+const always = (c: Condition): boolean => c.index.min >= c.lo && c.index.max < c.hi;
+const never = (c: Condition): boolean => c.index.max < c.lo || c.index.min >= c.hi;
+
+/** Thrown (and caught by the fuser) where a kernel would need a value of itself from another position. */
+export const misaligned = Symbol("misaligned");
+
+export class Body {
+  readonly values = new Values();
+  /** Nodes read from memory, in order of their kernel buffer number. */
+  readonly buffers: GNode[] = [];
+  readonly scalars: GNode[] = [];
+  canFail = false;
+  private readonly bufferIndex = new Map<GNode, number>();
+  private readonly own = new Map<GNode, { readonly value: Value; readonly at: Index } | null>();
+  private readonly memo = new Map<string, Value>();
+  private readonly isBoundary: (n: GNode) => boolean;
+
+  constructor(isBoundary: (n: GNode) => boolean) {
+    this.isBoundary = isBoundary;
+  }
+
+  /** Declares that this kernel computes `n` at position `at` as `value`; null: computes it where it can't be read. */
+  declare(n: GNode, value: Value | null, at: Index): void {
+    this.own.set(n, value && { value, at });
+  }
+
+  buffer(n: GNode): number {
+    let i = this.bufferIndex.get(n);
+    if (i === undefined) {
+      i = this.buffers.length;
+      this.buffers.push(n);
+      this.bufferIndex.set(n, i);
+    }
+    return i;
+  }
+
+  /** The value of `n` at `at`; only where `valid` holds need it be right. */
+  at(n: GNode, at: readonly Index[], valid: readonly Condition[] = []): Value {
+    if (n.op === "buffer" || (this.isBoundary(n) && n.op !== "const")) return this.read(n, at, valid);
+    return this.compute(n, at, valid);
+  }
+
+  private read(n: GNode, at: readonly Index[], valid: readonly Condition[]): Value {
+    const index = linearize(at, n.shape);
+    const own = this.own.get(n);
+    if (own !== undefined) {
+      if (own && own.at.key === index.key) return own.value;
+      throw misaligned;
+    }
+    return this.values.make({ kind: "load", dtype: n.dtype, slot: this.buffer(n), index, valid });
+  }
+
+  /** The value of `n` computed here, even if it is a boundary. */
+  compute(n: GNode, at: readonly Index[], valid: readonly Condition[] = []): Value {
+    const key = `${n.id}@${at.map((i) => i.key).join(";")}|${valid.map((c) => `${c.lo}<=${c.index.key}<${c.hi}`).join("&")}`;
+    let value = this.memo.get(key);
+    if (!value) {
+      value = this.fresh(n, at, valid);
+      this.memo.set(key, value);
+    }
+    return value;
+  }
+
+  private fresh(n: GNode, at: readonly Index[], valid: readonly Condition[]): Value {
+    const v = this.values;
+    switch (n.op) {
+      case "const":
+        return v.make({ kind: "const", dtype: n.dtype, name: String(n.attrs["value"]) });
+      case "scalar": {
+        let slot = this.scalars.indexOf(n);
+        if (slot < 0) slot = this.scalars.push(n) - 1;
+        return v.make({ kind: "scalar", dtype: n.dtype, slot });
+      }
+      case "iota":
+        return v.make({ kind: "index", dtype: "int32", index: at[n.attrs["axis"] as number] });
+      case "random":
+        return v.make({ kind: "random", dtype: "uint32", args: n.inputs.map((i) => this.at(i, [], [])), index: linearize(at, n.shape) });
+      case "pad":
+        return this.pad(n, at, valid);
+      case "concat":
+        return this.concat(n, at, valid);
+      case "gather": {
+        const [x, index] = n.inputs;
+        const a = n.attrs["axis"] as number;
+        const found = this.at(index, at, valid);
+        this.canFail = true;
+        const where = at.slice();
+        where[a] = valueIndex(found, `v${found.id}`, x.shape[a]);
+        return this.at(x, where, valid);
+      }
+    }
+    if (isView(n)) return this.at(n.inputs[0], sourceIndex(n, at), valid);
+    const args = n.inputs.map((i) => this.at(i, at, valid));
+    if (n.op === "idiv" || (n.op === "mod" && n.dtype !== "float32" && n.dtype !== "float64")) this.canFail = true;
+    return v.make({ kind: "op", dtype: n.dtype, name: n.op, args });
+  }
+
+  private select(conditions: readonly Condition[], yes: () => Value, no: () => Value): Value {
+    if (conditions.some(never)) return no();
+    const needed = conditions.filter((c) => !always(c));
+    if (needed.length === 0) return yes();
+    const [a, b] = [yes(), no()];
+    return a === b ? a : this.values.make({ kind: "select", dtype: a.dtype, args: [a, b], valid: needed });
+  }
+
+  private pad(n: GNode, at: readonly Index[], valid: readonly Condition[]): Value {
+    const source = n.inputs[0];
+    const [low, interior] = [numbers(n, "low"), numbers(n, "interior")];
+    const conditions: Condition[] = [];
+    const where = at.map((i, k) => {
+      const step = interior[k] + 1;
+      const shifted = offset(i, -low[k]);
+      const span = source.shape[k] === 0 ? 0 : (source.shape[k] - 1) * step + 1;
+      conditions.push({ index: shifted, lo: 0, hi: span });
+      if (step > 1) conditions.push({ index: mod(shifted, step), lo: 0, hi: 1 });
+      return div(shifted, step);
+    });
+    const empty = source.shape.some((s) => s === 0);
+    const fill = () => this.values.make({ kind: "const", dtype: n.dtype, name: String(n.attrs["value"]) });
+    if (empty) return fill();
+    const needed = conditions.filter((c) => !always(c));
+    return this.select(needed, () => this.at(source, where, [...valid, ...needed]), fill);
+  }
+
+  private concat(n: GNode, at: readonly Index[], valid: readonly Condition[]): Value {
+    const a = n.attrs["axis"] as number;
+    const parts = n.inputs.filter((x) => x.shape[a] > 0);
+    let start = n.shape[a];
+    let out: Value | null = null;
+    for (let i = parts.length - 1; i >= 0; i--) {
+      const part = parts[i];
+      const end = start;
+      start -= part.shape[a];
+      const where = at.slice();
+      where[a] = offset(at[a], -start);
+      const inside: Condition = { index: at[a], lo: start, hi: end };
+      const rest: Value | null = out;
+      const guard = always(inside) ? valid : [...valid, inside];
+      out = rest === null ? this.at(part, where, guard) : this.select([inside], () => this.at(part, where, guard), () => rest as Value);
+    }
+    if (out === null) throw new BackendError("compiler: a concat of nothing has no value");
+    return out;
+  }
+}
+
+/** A node as a strided look at what lies in memory: position → offset + Σ index·stride. */
+export interface Strided {
+  readonly source: GNode;
+  readonly offset: number;
+  readonly strides: readonly number[];
+}
+
+/** The strided form of `n` if its movements allow one: the first node below that is not a movement, and how it is read. */
+export function strided(n: GNode): Strided | null {
+  let at: Index[] = n.shape.map((size, i) => axis(`a${i}`, size));
+  let source = n;
+  while (isView(source)) {
+    if (source.op === "pad" || source.op === "concat") return null;
+    at = sourceIndex(source, at);
+    source = source.inputs[0];
+  }
+  const plain = affine(linearize(at, source.shape));
+  if (!plain) return null;
+  return { source, offset: plain.constant, strides: n.shape.map((_, i) => plain.coefficients.get(`a${i}`) ?? 0) };
+}
+
