@@ -1,0 +1,202 @@
+/**
+ * Checkpoints on disk, whatever is in them. A checkpoint is a folder `checkpoint-STEP` inside the run folder (beside
+ * config.json, tokenizer.json, metrics.jsonl and the latest model.safetensors) that appears all at once: it is written as
+ * `checkpoint-STEP.tmp`, made durable, and renamed. A kill at any moment leaves every older checkpoint as it was.
+ * What the files mean (weights, optimiser, random state) is the trainer's affair.
+ */
+import { createReadStream } from "node:fs";
+import { link, mkdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { crc32 } from "node:zlib";
+import { NablaError } from "../core/errors.ts";
+import {
+  type Chunks,
+  cleanStaleTemporaries,
+  FileError,
+  fileError,
+  listFolder,
+  syncFolder,
+  writeDurably,
+  writeFileAtomic,
+} from "../data/files.ts";
+
+/** Checkpoints of which none is whole. */
+export class CheckpointError extends NablaError {
+  override name = "CheckpointError";
+}
+
+export interface Checkpoint {
+  readonly step: number;
+  /** Its folder. */
+  readonly path: string;
+  /** Newer ones that were passed over because they are damaged, with the reason. */
+  readonly damaged: readonly string[];
+}
+
+export interface CheckpointOptions {
+  /** How many checkpoints to keep, the newest; 2 by default. */
+  readonly keep?: number;
+  /** Files that the run folder itself should show as of the latest checkpoint; ["model.safetensors"] by default. */
+  readonly publish?: readonly string[];
+}
+
+const manifestName = "checkpoint.json";
+
+interface Manifest {
+  readonly step: number;
+  readonly files: Readonly<Record<string, { readonly bytes: number; readonly crc32: number }>>;
+}
+
+// .old: the previous checkpoint of the same step, in the moment while a new one takes its name.
+const folderName = /^checkpoint-(\d+)(\.old)?$/;
+const leftover = /^checkpoint-\d+(\.old)?\.tmp$/;
+
+interface Candidate {
+  readonly step: number;
+  readonly old: boolean;
+  readonly name: string;
+}
+
+/** The checkpoint folders of a run, newest first. */
+function candidates(folder: string): Candidate[] {
+  return listFolder(folder)
+    .flatMap((name) => {
+      const match = folderName.exec(name);
+      return match === null ? [] : [{ step: Number(match[1]), old: match[2] !== undefined, name }];
+    })
+    .sort((a, b) => b.step - a.step || Number(a.old) - Number(b.old));
+}
+
+/** Why a checkpoint's folder is not whole; undefined if it is. Reads every file. */
+async function damage(path: string, step: number): Promise<string | undefined> {
+  let manifest: Manifest;
+  try {
+    manifest = JSON.parse(await readFile(join(path, manifestName), "utf8"));
+    if (manifest.step !== step || typeof manifest.files !== "object") return `${manifestName} is of another checkpoint`;
+  } catch (error) {
+    return `${manifestName} can't be read (${(error as Error).message})`;
+  }
+  for (const [name, expected] of Object.entries(manifest.files)) {
+    const file = join(path, name);
+    try {
+      const { size } = await stat(file);
+      if (size !== expected.bytes) return `${name} has ${size} bytes instead of ${expected.bytes}`;
+      let sum = 0;
+      for await (const piece of createReadStream(file, { highWaterMark: 1 << 20 })) sum = crc32(piece as Buffer, sum);
+      if (sum !== expected.crc32) return `${name} has other content than was written (its checksum differs)`;
+    } catch (error) {
+      return `${name} can't be read (${(error as Error).message})`;
+    }
+  }
+  return undefined;
+}
+
+/**
+ * The newest checkpoint that is whole (sizes and checksums of all its files); null if the run has none yet. Throws
+ * CheckpointError if there are checkpoints and all are damaged, FileError if the run folder can't be read.
+ */
+export async function latestCheckpoint(runFolder: string): Promise<Checkpoint | null> {
+  const damaged: string[] = [];
+  for (const { step, name } of candidates(runFolder)) {
+    const path = join(runFolder, name);
+    const reason = await damage(path, step);
+    if (reason === undefined) return { step, path, damaged };
+    damaged.push(`${path}: ${reason}`);
+  }
+  if (damaged.length === 0) return null;
+  throw new CheckpointError(
+    `${runFolder}: no checkpoint is whole: ${damaged.join("; ")}; remove these folders to start the run again`,
+  );
+}
+
+/** A folder that is going away: first out of its name, so that a kill in the middle leaves no half checkpoint. */
+async function discard(path: string): Promise<void> {
+  await rename(path, `${path}.tmp`);
+  await rm(`${path}.tmp`, { recursive: true, force: true });
+}
+
+/** Shows a checkpoint's file in the run folder: as a second name of the same bytes, or a copy where that can't be. */
+async function publishFile(runFolder: string, from: string, name: string): Promise<void> {
+  const temporary = join(runFolder, `${name}.tmp`);
+  await rm(temporary, { force: true });
+  try {
+    await link(from, temporary);
+    await rename(temporary, join(runFolder, name));
+    // Renaming one name of a file onto another of the same file leaves both.
+    await rm(temporary, { force: true });
+  } catch {
+    await writeFileAtomic(join(runFolder, name), createReadStream(from));
+  }
+}
+
+/**
+ * Writes a checkpoint of a step, makes it the latest, and removes the oldest beyond `keep` and any of later steps.
+ * `files` by their plain names. Throws FileError (a full disk, say): then nothing has changed, and earlier checkpoints are as they were.
+ */
+export async function writeCheckpoint(
+  runFolder: string,
+  step: number,
+  files: Readonly<Record<string, Chunks>>,
+  options: CheckpointOptions = {},
+): Promise<Checkpoint> {
+  const { keep = 2, publish = ["model.safetensors"] } = options;
+  if (!Number.isSafeInteger(step) || step < 0)
+    throw new CheckpointError(`a step must be a whole number ≥ 0, got ${step}`);
+  if (!Number.isInteger(keep) || keep < 1) throw new CheckpointError(`keep must be a whole number ≥ 1, got ${keep}`);
+  for (const name of Object.keys(files))
+    if (!/^[\w][\w.-]*$/.test(name) || name === manifestName)
+      throw new CheckpointError(
+        `a checkpoint's file needs a plain name other than ${manifestName}, got ${JSON.stringify(name)}`,
+      );
+
+  const path = join(runFolder, `checkpoint-${step}`);
+  const temporary = `${path}.tmp`;
+  try {
+    for (const name of listFolder(runFolder))
+      if (leftover.test(name)) await rm(join(runFolder, name), { recursive: true, force: true });
+    await mkdir(temporary);
+    const manifest: { step: number; files: Record<string, { bytes: number; crc32: number }> } = { step, files: {} };
+    for (const [name, chunks] of Object.entries(files)) {
+      let sum = 0;
+      const bytes = await writeDurably(join(temporary, name), chunks, (piece) => {
+        sum = crc32(piece, sum);
+      });
+      manifest.files[name] = { bytes, crc32: sum };
+    }
+    await writeDurably(join(temporary, manifestName), `${JSON.stringify(manifest, null, 2)}\n`);
+    syncFolder(temporary);
+    const old = `${path}.old`;
+    if (await exists(path)) {
+      if (await exists(old)) await discard(old);
+      await rename(path, old);
+    }
+    await rename(temporary, path);
+    syncFolder(runFolder);
+  } catch (error) {
+    await rm(temporary, { recursive: true, force: true }).catch(() => {});
+    const wrapped = fileError(`write the checkpoint of step ${step},`, path, error);
+    if (wrapped instanceof FileError)
+      throw new FileError(`${wrapped.message}; earlier checkpoints are as they were`, wrapped.code, path, error);
+    throw wrapped;
+  }
+  for (const name of publish) if (files[name] !== undefined) await publishFile(runFolder, join(path, name), name);
+  // Checkpoints of later steps are of a future that this run has left by going back; they must not be found as the latest.
+  const kept = [...new Set(candidates(runFolder).map((c) => c.step))].filter((s) => s <= step).slice(0, keep);
+  for (const { name, step: s, old } of candidates(runFolder))
+    if (!kept.includes(s) || (s === step && old)) await discard(join(runFolder, name));
+  return { step, path, damaged: [] };
+}
+
+/** Removes what a killed run left half-written in its folder: checkpoints in the making and temporaries of files. */
+export async function cleanRunFolder(runFolder: string): Promise<void> {
+  for (const name of listFolder(runFolder))
+    if (leftover.test(name) || /^[\w][\w.-]*\.safetensors\.tmp$/.test(name))
+      await rm(join(runFolder, name), { recursive: true, force: true });
+  await cleanStaleTemporaries(runFolder);
+}
+
+const exists = (path: string) =>
+  stat(path).then(
+    () => true,
+    () => false,
+  );
