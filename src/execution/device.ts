@@ -87,6 +87,9 @@ export function openBackend(name: string): Backend | null {
   return opened;
 }
 
+/** The backend if somebody has opened it. */
+export const openedBackend = (name: string): Backend | null => find(name).backend;
+
 /** The backend, opened if need be. Throws BackendError with the reason where it does not work here. */
 export function backendOf(name: string): Backend | Promise<Backend> {
   return openBackend(name) ?? (find(name).opening as Promise<Backend>);

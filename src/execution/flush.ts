@@ -42,6 +42,8 @@ interface Line {
   readonly cache: ProgramCache;
   readonly pending: Pending;
   readonly jobs: Job[];
+  /** Flushes that wrote to states. */
+  steps: number;
   /** Settles (never rejects) when everything queued so far is done; null when idle. */
   tail: Promise<void> | null;
   /** A failure of an enqueued step that nobody has been told of. */
@@ -62,6 +64,7 @@ function lineOf(device: string): Line {
       cache: new ProgramCache(),
       pending: pendingOf(device),
       jobs: [],
+      steps: 0,
       tail: null,
       failure: null,
       told: null,
@@ -77,6 +80,9 @@ export function programCounts(device: string): { made: number; held: number; hit
   const { made, size, hits, evicted } = lineOf(device).cache;
   return { made, held: size, hits, evicted };
 }
+
+/** How many flushes of a device wrote to states: what was recorded before and not flushed may be stale if it has grown. */
+export const stepsOf = (device: string): number => lineOf(device).steps;
 
 function throwFailure(line: Line): void {
   const { failure } = line;
@@ -108,7 +114,10 @@ export function flush(device: string, roots: readonly Node[] = none): void | Pro
     }
   const { kept, assigns } = pending;
   if (kept.length > 0) pending.kept = [];
-  if (assigns.length > 0) pending.assigns = [];
+  if (assigns.length > 0) {
+    pending.assigns = [];
+    line.steps++;
+  }
   return submit(line, wanted, kept.length > 0 ? prepareRoots(line, kept) : kept, assigns, false);
 }
 
@@ -252,7 +261,7 @@ function letGo(job: Job): void {
   const { roots, assigns } = job;
   for (let i = 0; i < roots.length; i++) {
     const root = roots[i];
-    if (!root.requiresGrad && root.outputs === null) root.inputs = none;
+    if ((!root.requiresGrad || root.released) && root.outputs === null) root.inputs = none;
   }
   for (let i = 0; i < assigns.length; i++) assigns[i].inputs = none;
 }

@@ -11,5 +11,6 @@ export {
   registerBackend,
   setDevice,
 } from "./device.ts";
-export { enqueue, flush, programCounts, read, synchronize } from "./flush.ts";
+export { enqueue, flush, programCounts, read, stepsOf, synchronize } from "./flush.ts";
+export { leafFrom, transfer } from "./leaves.ts";
 export { assign, cut, deviceOf, isState, keep, maxDepth, resolve, toState } from "./pending.ts";

@@ -1,0 +1,14 @@
+/** What `import "nabla"` gives: tensors and their operations, gradients, devices, and the errors. */
+export { type DType, dtypes, type TypedArray } from "./core/dtype.ts";
+export * from "./core/errors.ts";
+export type { Shape } from "./core/shape.ts";
+export {
+  defaultDevice as getDevice,
+  deviceNames,
+  flush,
+  registerBackend,
+  setDetectAnomaly,
+  setDevice,
+  synchronize,
+} from "./execution/index.ts";
+export * from "./tensor/index.ts";
