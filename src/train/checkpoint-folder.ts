@@ -187,12 +187,25 @@ export async function writeCheckpoint(
   return { step, path, damaged: [] };
 }
 
-/** Removes what a killed run left half-written in its folder: checkpoints in the making and temporaries of files. */
-export async function cleanRunFolder(runFolder: string): Promise<void> {
+/**
+ * What a run that goes on does first: removes what a kill left half-written in the run folder, finds the latest
+ * checkpoint, and shows its files in the run folder (the kill may have come just before that). null if there is no
+ * checkpoint yet. Throws as latestCheckpoint does.
+ */
+export async function resumeRunFolder(
+  runFolder: string,
+  options: Pick<CheckpointOptions, "publish"> = {},
+): Promise<Checkpoint | null> {
+  const { publish = ["model.safetensors"] } = options;
   for (const name of listFolder(runFolder))
-    if (leftover.test(name) || /^[\w][\w.-]*\.safetensors\.tmp$/.test(name))
+    if (leftover.test(name) || publish.some((p) => name === `${p}.tmp`))
       await rm(join(runFolder, name), { recursive: true, force: true });
   await cleanStaleTemporaries(runFolder);
+  const latest = await latestCheckpoint(runFolder);
+  if (latest !== null)
+    for (const name of publish)
+      if (await exists(join(latest.path, name))) await publishFile(runFolder, join(latest.path, name), name);
+  return latest;
 }
 
 const exists = (path: string) =>
