@@ -26,6 +26,11 @@ export const builtins = [
   "cumulative",
   "fill",
   "copy",
+  "conv_pack",
+  "conv2d_fwd",
+  "conv2d_dx",
+  "conv2d_dw",
+  "conv2d_dw_finish",
 ] as const;
 export type BuiltinName = (typeof builtins)[number];
 
@@ -123,7 +128,7 @@ export interface KernelShape {
 }
 
 const headers = ["abi.h", "simd.h", "runtime.h", "microkernel.h", "microkernel.inc"];
-const sources = ["pool", "program", "system", "builtins", "gemm", "attention", "indexed"];
+const sources = ["pool", "program", "system", "builtins", "gemm", "attention", "indexed", "conv"];
 const read = (file: string): string => readFileSync(join(runtimeFolder, file), "utf8");
 
 /** Text to put before a generated kernel: the command record, and (unless turned off) the vector types; no includes. */

@@ -14,5 +14,10 @@ const Builtin nabla_builtins[] = {
     {"cumulative", k_cumulative},
     {"fill", k_fill},
     {"copy", k_copy},
+    {"conv_pack", k_conv_pack},
+    {"conv2d_fwd", k_conv2d_fwd},
+    {"conv2d_dx", k_conv2d_dx},
+    {"conv2d_dw", k_conv2d_dw},
+    {"conv2d_dw_finish", k_conv2d_dw_finish},
 };
 const int nabla_builtin_count = sizeof nabla_builtins / sizeof *nabla_builtins;

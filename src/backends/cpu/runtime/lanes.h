@@ -240,16 +240,57 @@ INLINE void copy_(void *to, const void *from, int n) {
   if (n & 1) *d = *s;
 }
 
+/* Integers wider and narrower (the low bits of); what gcc makes of CONVERT is long. */
+typedef char s8x16 __attribute__((vector_size(16)));
+typedef short s16x8 __attribute__((vector_size(16)));
+typedef short s16x16 __attribute__((vector_size(32)));
+typedef int s32x4 __attribute__((vector_size(16)));
+typedef long long s64x2 __attribute__((vector_size(16)));
+#if WIDTH_F == 512 && !defined(__clang__)
+INLINE vi i_of_c_(vc x) { return (vi)__builtin_ia32_pmovzxbd512_mask((s8x16)x, (vi){0}, -1); }
+INLINE vu u_of_h_(vh x) { return (vu)__builtin_ia32_pmovzxwd512_mask((s16x16)x, (vi){0}, -1); }
+#elif WIDTH_F == 256 && !defined(__clang__)
+INLINE vi i_of_c_(vc x) { return (vi)__builtin_ia32_pmovzxbd256((s8x16)(s64x2){(i64)x}); }
+INLINE vu u_of_h_(vh x) { return (vu)__builtin_ia32_pmovzxwd256((s16x8)x); }
+#elif WIDTH_F == 128 && !defined(__clang__)
+INLINE vi i_of_c_(vc x) { return (vi)__builtin_ia32_pmovzxbd128((s8x16)(s32x4){(nb_i32)x}); }
+INLINE vu u_of_h_(vh x) { return (vu)__builtin_ia32_pmovzxwd128((s16x8)(s64x2){(i64)x}); }
+#else
+INLINE vi i_of_c_(vc x) { return CONVERT(x, vi); }
+INLINE vu u_of_h_(vh x) { return CONVERT(x, vu); }
+#endif
+#if (WIDTH_F == 256 || WIDTH_F == 128) && !defined(__clang__) && !defined(__AVX512VL__)
+INLINE s16x8 pack_(vi x) {
+  union { vi v; s32x4 h[L / 4]; } u = {x & 0xffff};
+  return __builtin_ia32_packusdw128(u.h[0], u.h[L / 4 - 1]);
+}
+INLINE vh h_of_u_(vu x) {
+  union { s16x8 p; vh v; } u = {pack_((vi)x)};
+  return u.v;
+}
+INLINE vc c_of_i_(vi x) {
+  const s16x8 p = pack_(x & 255);
+  union { s8x16 p; vc v; } u = {__builtin_ia32_packuswb128(p, p)};
+  return u.v;
+}
+#else
+INLINE vh h_of_u_(vu x) { return CONVERT(x, vh); }
+INLINE vc c_of_i_(vi x) { return CONVERT(x, vc); }
+#endif
+
 /* Bits of halves to floats and back, round to nearest even. */
 #if defined(__F16C__) && WIDTH_F == 512
-INLINE vf f_of_h_(vh h) { return (vf)__builtin_ia32_vcvtph2ps512_mask((short __attribute__((vector_size(32))))h, (vf){0}, -1, 4); }
-INLINE vh h_of_f_(vf x) { return (vh)__builtin_ia32_vcvtps2ph512_mask(x, 0, (short __attribute__((vector_size(32)))){0}, -1); }
+INLINE vf f_of_h_(vh h) { return (vf)__builtin_ia32_vcvtph2ps512_mask((s16x16)h, (vf){0}, -1, 4); }
+INLINE vh h_of_f_(vf x) { return (vh)__builtin_ia32_vcvtps2ph512_mask(x, 0, (s16x16){0}, -1); }
 #elif defined(__F16C__) && WIDTH_F == 256
-INLINE vf f_of_h_(vh h) { return (vf)__builtin_ia32_vcvtph2ps256((short __attribute__((vector_size(16))))h); }
+INLINE vf f_of_h_(vh h) { return (vf)__builtin_ia32_vcvtph2ps256((s16x8)h); }
 INLINE vh h_of_f_(vf x) { return (vh)__builtin_ia32_vcvtps2ph256(x, 0); }
+#elif defined(__F16C__) && WIDTH_F == 128
+INLINE vf f_of_h_(vh h) { return (vf)__builtin_ia32_vcvtph2ps((s16x8)(s64x2){(i64)h}); }
+INLINE vh h_of_f_(vf x) { return (vh)((s64x2)__builtin_ia32_vcvtps2ph(x, 0))[0]; }
 #else
 INLINE vf f_of_h_(vh h) {
-  const vu u = CONVERT(h, vu), a = u & 0x7fff;
+  const vu u = u_of_h_(h), a = u & 0x7fff;
   const vf small = (vf)(a | 0x3f000000) - 0.5f; /* the last place of 1/2 is a half's smallest step, 2^-24 */
   const vu normal = (a << 13) + (112 << 23) + ((vu)(a >= 0x7c00) & (112 << 23));
   return (vf)(u_sel((vi)(a < 0x400), (vu)small, normal) | ((u & 0x8000) << 16));
@@ -261,22 +302,22 @@ INLINE vh h_of_f_(vf x) {
   vu r = u_sel((vi)(a < 0x38800000), small, normal);
   r = u_sel((vi)(a >= 0x477ff000), u_splat(0x7c00), r);
   r = u_sel((vi)(a > 0x7f800000), u_splat(0x7e00), r);
-  return CONVERT(r | ((u >> 16) & 0x8000), vh);
+  return h_of_u_(r | ((u >> 16) & 0x8000));
 }
 #endif
 INLINE vu b_bits_(vf x) {
   const vu u = (vu)x;
   return u_sel((vi)(x == x), u + 0x7fff + ((u >> 16) & 1), u | 0x400000) >> 16;
 }
-#define MEMORY(h, X, T, V, narrow, of, to) \
+#define MEMORY(h, X, T, narrow, of, to) \
   INLINE X h##_load(const T *p) { const narrow x = (narrow)*(const narrow##_m *)p; return of; } \
   INLINE X h##_loadn(const T *p, int n) { narrow x = {0}; copy_(&x, p, n * (int)sizeof *p); return of; } \
   INLINE void h##_store(T *p, X x) { *(narrow##_m *)p = (narrow##_m)(to); } \
   INLINE void h##_storen(T *p, X x, int n) { const narrow y = (narrow)(to); copy_(p, &y, n * (int)sizeof *p); }
-MEMORY(h, vf, u16, vh, vh, f_of_h_(x), h_of_f_(x))
-MEMORY(b, vf, u16, vh, vh, (vf)(CONVERT(x, vu) << 16), CONVERT(b_bits_(x), vh))
-MEMORY(c, vi, u8, vc, vc, CONVERT(x, vi), CONVERT(x, vc))
-MEMORY(m, vi, u8, vc, vc, (vi)(CONVERT(x, vi) != 0), CONVERT(-x, vc))
+MEMORY(h, vf, u16, vh, f_of_h_(x), h_of_f_(x))
+MEMORY(b, vf, u16, vh, (vf)(u_of_h_(x) << 16), h_of_u_(b_bits_(x)))
+MEMORY(c, vi, u8, vc, i_of_c_(x), c_of_i_(x))
+MEMORY(m, vi, u8, vc, (vi)(i_of_c_(x) != 0), c_of_i_(-x))
 INLINE vf f_round_h(vf x) { return f_of_h_(h_of_f_(x)); }
 INLINE vf f_round_b(vf x) { return (vf)(b_bits_(x) << 16); }
 
@@ -386,3 +427,201 @@ INLINE vf f_tanh(vf x) {
   const vf q = f_exp_core_(f_min_(C(20.0f), f_abs(x) * 2.0f), &n), s = f_exp2i_(n), t = MAD(s, q, s - 1.0f);
   return f_like_(t / (t + 2.0f), x);
 }
+
+#ifdef NEED_f_expm1
+/* 2^n (e^r - 1) + (2^n - 1), with 2^(n-1) twice, which does not overflow. */
+INLINE vf f_expm1(vf x) {
+  vf n;
+  const vf q = f_exp_core_(f_min_(C(89.0f), f_max_(C(-30.0f), x)), &n), h = f_exp2i_(n - 1.0f);
+  return f_pick_((vi)(f_abs(x) < 5e-8f), x, MAD(h, q, h - 0.5f) * 2.0f);
+}
+#endif
+
+#ifdef NEED_f_log1p
+/* log(u) of u = 1 + x rounded, and what the rounding took (Kahan; the HP-15C handbook). */
+INLINE vf f_log1p(vf x) {
+  const vf u = x + 1.0f, y = f_log(u), c = y + (x - (u - 1.0f)) / u;
+  return f_like_(f_pick_((vi)((u > 0) & (u < __builtin_inff())), c, y), x);
+}
+#endif
+
+#ifdef NEED_f_erf
+/* Below 0.93 a polynomial of erf(x) / x; above 1 - e^p, p a polynomial of log erfc. Minimax fits of our own. */
+INLINE vf f_erf(vf x) {
+  const vf a = f_abs(x), s = a * a, t = f_min_(C(4.0f), a);
+  vf n, p = C(-5.91584714e-4f), q = C(2.13988358e-4f);
+  p = MAD(p, s, C(4.97882394e-3f));
+  p = MAD(p, s, C(-2.67572775e-2f));
+  p = MAD(p, s, C(0.112815827f));
+  p = MAD(p, s, C(-0.376124769f));
+  p = MAD(p, s, C(0.128379151f));
+  p = MAD(p, a, a);
+  q = MAD(q, t, C(-3.21497885e-3f));
+  q = MAD(q, t, C(2.2890022e-2f));
+  q = MAD(q, t, C(-0.105261907f));
+  q = MAD(q, t, C(-0.635718286f));
+  q = MAD(q, t, C(-0.128514364f));
+  q = f_exp_core_(MAD(q, t, -t), &n);
+  const vf e = f_exp2i_(n);
+  return f_like_(f_pick_((vi)(a > 0.93f), (1.0f - e) - e * q, p), x);
+}
+#endif
+
+#ifdef NEED_f_atan
+/* atan(a) of a <= 1 by a minimax polynomial of our own, and pi/2 - atan(1/a) above. */
+INLINE vf f_atan(vf x) {
+  const vf a = f_abs(x);
+  const vi over = (vi)(a > 1.0f);
+  const vf z = f_pick_(over, C(-1.0f), a) / f_pick_(over, a, C(1.0f)), s = z * z;
+  vf p = C(2.92035984e-3f);
+  p = MAD(p, s, C(-1.63665209e-2f));
+  p = MAD(p, s, C(4.32094261e-2f));
+  p = MAD(p, s, C(-7.55199343e-2f));
+  p = MAD(p, s, C(0.106658928f));
+  p = MAD(p, s, C(-0.142110243f));
+  p = MAD(p, s, C(0.199937686f));
+  p = MAD(p, s, C(-0.333331525f));
+  p = MAD(p * s, z, z);
+  return f_like_(f_pick_(over, (p - 4.37113883e-8f) + 1.57079637f, p), x);
+}
+#endif
+
+#if defined(NEED_f_sin) || defined(NEED_f_cos)
+RARE vf f_trig_far_(vf x, vf y, int quarter) {
+  for (int i = 0; i < L; i++) if (!(__builtin_fabsf(x[i]) <= 1e5f)) y[i] = quarter ? __builtin_cosf(x[i]) : __builtin_sinf(x[i]);
+  return y;
+}
+/* sin(x + quarter * pi/2): x less a multiple of pi/2 in three parts (Cody and Waite), Cephes' polynomials; libm beyond 1e5. */
+INLINE vf f_trig_(vf x, int quarter) {
+  const vf shift = C(12582912.0f), t = f_fma(x, C(0.636619772f), shift), n = t - shift;
+  const vi k = (vi)t + quarter, far = ~(vi)(f_abs(x) <= 1e5f);
+  const vf r = f_fma(n, C(1.71512451e-15f), f_fma(n, C(4.37113883e-8f), f_fma(n, C(-1.57079637f), x))), s = r * r;
+  vf p = C(-1.9515295891e-4f), q = C(2.443315711809948e-5f);
+  p = MAD(p, s, C(8.3321608736e-3f));
+  p = MAD(p, s, C(-1.6666654611e-1f));
+  p = MAD(p * s, r, r);
+  q = MAD(q, s, C(-1.388731625493765e-3f));
+  q = MAD(q, s, C(4.166664568298827e-2f));
+  q = MAD(q, s * s, MAD(s, C(-0.5f), C(1.0f)));
+  const vf y = (vf)((vi)f_pick_(-(k & 1), q, p) ^ ((k & 2) << 30));
+  return i_any(far) ? f_trig_far_(x, y, quarter) : y;
+}
+INLINE vf f_sin(vf x) { return f_pick_((vi)(f_abs(x) < 1e-4f), x, f_trig_(x, 0)); }
+INLINE vf f_cos(vf x) { return f_trig_(x, 1); }
+#endif
+
+#ifdef NEED_f_pow
+/* Half the lanes as doubles. */
+typedef float hf __attribute__((vector_size(L * 2), may_alias));
+typedef double hd __attribute__((vector_size(L * 4), may_alias));
+typedef i64 hl __attribute__((vector_size(L * 4), may_alias));
+/* (2^e m)^y = 2^(y (e + log2 m)), sqrt(1/2) <= m <= sqrt(2); log2 m in f = (m - 1) / (m + 1); minimax fits of our own. */
+INLINE hf f_pow_half_(hf m_, hf e, hf y) {
+  const hd m = CONVERT(m_, hd), f = (m - 1) / (m + 1), s = f * f;
+  hd p = s * 0.3407386502940898 + 0.4116721978469274;
+  p = p * s + 0.5770835949243086;
+  p = p * s + 0.9617966732803326;
+  p = p * s + 2.8853900817901503;
+  hd z = CONVERT(y, hd) * (f * p + CONVERT(e, hd));
+  const hl high = (hl)(z > 200), low = (hl)(z < -200);
+  z = (hd)((~(high | low) & (hl)z) | (high & (hl)((hd){0} + 200)) | (low & (hl)((hd){0} - 200)));
+  const hd t = z + 0x1.8p52, r = z - (t - 0x1.8p52);
+  p = r * 0.0001547802157245374 + 0.0013400431668126288;
+  p = p * r + 0.009617994516824739;
+  p = p * r + 0.05550327215763626;
+  p = p * r + 0.2402265150503015;
+  p = p * r + 0.6931472067096478;
+  p = p * r + 0.999999999919072;
+  return CONVERT(p * (hd)(((hl)t << 52) + 0x3ff0000000000000), hf);
+}
+RARE vf f_pow(vf x, vf y) {
+  const vf inf = C(__builtin_inff()), a = f_abs(x);
+  const vi bits = (vi)a - 0x3f3504f3;
+  union { vf v; hf h[2]; } m, e, w, r;
+  m.v = (vf)((bits & 0x7fffff) + 0x3f3504f3);
+  e.v = f_pick_((vi)(a < inf), CONVERT(bits >> 23, vf), a); /* inf and NaN stay */
+  e.v = f_pick_((vi)(a == 0), -inf, e.v);
+  w.v = y;
+  for (int i = 0; i < 2; i++) r.h[i] = f_pow_half_(m.h[i], e.h[i], w.h[i]);
+  /* C's special cases */
+  const vi whole = (vi)(f_trunc(y) == y), odd = whole & (vi)(f_trunc(y * 0.5f) * 2.0f != y);
+  r.v = (vf)((vi)r.v | ((vi)x & odd & (vi)C(-0.0f)) | ((vi)((x < 0) & (a < inf)) & ~whole));
+  return f_pick_((vi)((y == 0) | (x == 1.0f) | ((a == 1.0f) & (f_abs(y) == inf))), C(1.0f), r.v);
+}
+#endif
+
+#ifdef NEED_f_mod
+RARE vf f_mod_far_(vf x, vf y) { return EACH(vf, __builtin_fmodf(x[i], y[i])); }
+/* x - floor(x / y) y is exact as long as the quotient is; C's fmod elsewhere. Zeros have x's sign. */
+INLINE vf f_mod(vf x, vf y) {
+  const vf q = f_floor(x / y);
+  const vi near = (vi)((f_abs(q) < 4194304.0f) & (f_abs(y) < __builtin_inff()));
+  vf r = f_fma(-q, y, x);
+  if (i_any(~near)) r = f_pick_(near, r, f_mod_far_(x, y));
+  r = f_pick_((vi)(((r < 0) & (y > 0)) | ((r > 0) & (y < 0))), r + y, r);
+  return f_pick_((vi)(r == 0), f_like_(r, x), r);
+}
+#endif
+
+/* ---- integer functions ---------------------------------------------------------------------------------------------- */
+
+/* Floor division and the remainder of the divisor's sign, lane by lane; of 0 both are 0 (the caller reports it). */
+#if defined(NEED_i_idiv) || defined(NEED_i_mod)
+INLINE nb_i32 i_mod1_(nb_i32 a, nb_i32 b) {
+  if (b == 0 || b == -1) return 0;
+  const nb_i32 r = a % b;
+  return r && (r ^ b) < 0 ? r + b : r;
+}
+RARE vi i_mod(vi a, vi b) { return EACH(vi, i_mod1_(a[i], b[i])); }
+RARE vi i_idiv(vi a, vi b) { return EACH(vi, b[i] == 0 ? 0 : b[i] == -1 ? -a[i] : (nb_i32)(((i64)a[i] - i_mod1_(a[i], b[i])) / b[i])); }
+#endif
+#if defined(NEED_u_idiv) || defined(NEED_u_mod)
+RARE vu u_mod(vu a, vu b) { return EACH(vu, b[i] ? a[i] % b[i] : 0); }
+RARE vu u_idiv(vu a, vu b) { return EACH(vu, b[i] ? a[i] / b[i] : 0); }
+#endif
+#if defined(NEED_i_pow) || defined(NEED_u_pow)
+/* By squaring; wraps. */
+RARE vu u_pow(vu a, vu n) {
+  vu r = u_splat(1);
+  for (; i_any((vi)(n != 0)); n >>= 1, a *= a) r *= u_sel((vi)((n & 1) != 0), a, u_splat(1));
+  return r;
+}
+/* A negative exponent gives 0 but of 1 and -1. */
+INLINE vi i_pow(vi a, vi n) {
+  const vi low = (vi)(n < 0), unit = (vi)((a == 1) | (a == -1));
+  return (vi)u_pow((vu)a, (vu)i_sel(low, n & 1, n)) & (~low | unit);
+}
+#endif
+
+#if defined(NEED_u_threefry) || defined(NEED_u_threefry64)
+/* Threefry-2x32 with 20 rounds (Salmon et al. 2011): word position mod 2 of block position / 2, as `random` defines it. */
+INLINE vu u_threefry_(u32 k0, u32 k1, vu c0, vu c1, vu word) {
+  const u32 key[3] = {k0, k1, k0 ^ k1 ^ 0x1bd11bda};
+  vu x0 = c0 + k0, x1 = c1 + k1;
+#define ROUND_(r) x0 += x1; x1 = ((x1 << r) | (x1 >> (32 - r))) ^ x0;
+#define KEY_(s) x0 += key[s % 3]; x1 += key[(s + 1) % 3] + s;
+#define EVEN_ ROUND_(13) ROUND_(15) ROUND_(26) ROUND_(6)
+#define ODD_ ROUND_(17) ROUND_(29) ROUND_(16) ROUND_(24)
+  EVEN_ KEY_(1) ODD_ KEY_(2) EVEN_ KEY_(3) ODD_ KEY_(4) EVEN_ KEY_(5)
+  return u_sel((vi)(word != 0), x1, x0);
+}
+/* Of position base + offset. */
+INLINE vu u_threefry64(u32 key0, u32 key1, i64 base, vu offset) {
+  const vu low = offset + (u32)base, high = (u32)(base >> 32) - (vu)(low < offset);
+  return u_threefry_(key0, key1, (low >> 1) | (high << 31), high >> 1, low & 1);
+}
+INLINE vu u_threefry(u32 key0, u32 key1, vu position) { return u_threefry_(key0, key1, position >> 1, (vu){0}, position & 1); }
+#endif
+
+/* ---- float64 functions: libm, lane by lane -------------------------------------------------------------------------- */
+
+#ifdef NEED_d
+#define LIBM(name) RARE vd d_##name(vd x) { return EACH(vd, __builtin_##name(x[i])); }
+LIBM(exp) LIBM(log) LIBM(log1p) LIBM(expm1) LIBM(sin) LIBM(cos) LIBM(atan) LIBM(tanh) LIBM(erf)
+RARE vd d_pow(vd x, vd y) { return EACH(vd, __builtin_pow(x[i], y[i])); }
+RARE vd d_mod(vd x, vd y) {
+  const vd r = EACH(vd, __builtin_fmod(x[i], y[i]));
+  return d_pick_((vl)(((r < 0) & (y > 0)) | ((r > 0) & (y < 0))), r + y, r);
+}
+#endif
+#undef C

@@ -42,6 +42,12 @@ INLINE void uk_panel(int64_t kc, const float *A, const float *B, float *T, int64
 INLINE void uk_rows(int64_t kc, const float *A, int64_t lda, int64_t mr, const float *B, float *T, int64_t nr, int acc) {
   if (nr > HALF) uk_rows_full(kc, A, lda, mr, B, T, acc); else uk_rows_half(kc, A, lda, mr, B, T, acc);
 }
+INLINE void uk_segments(int64_t ns, int64_t kc, int64_t ss, const float *const *rows, const float *B, float *T, int64_t nr, int acc) {
+  if (nr > HALF) uk_segments_full(ns, kc, ss, rows, B, T, acc); else uk_segments_half(ns, kc, ss, rows, B, T, acc);
+}
+INLINE void uk_outer(int64_t ny, int64_t nx, const float *A, int64_t ax, int64_t ay, const float *B, float *T, int64_t nr, int acc) {
+  if (nr > HALF) uk_outer_full(ny, nx, A, ax, ay, B, T, acc); else uk_outer_half(ny, nx, A, ax, ay, B, T, acc);
+}
 
 /* Transposition of a square block of floats (8 x 8, or 4 x 4 with four lanes): d[j * dd + i] = s[i * ld + j]. */
 #if W >= 8
