@@ -1,11 +1,11 @@
 /**
  * The walk from outputs back to inputs: applies the rules of the table and adds up what meets at a node.
- * Gradients are recorded as nodes of the same graph; nothing is computed here. Ids grow with recording, so that the
- * order of ids is an order of the graph, and every sum has one order.
+ * Gradients are recorded as nodes of the same graph; nothing is computed here. The walk goes against the order of
+ * recording, so every sum has one order.
  */
 import { AutogradError, ShapeError } from "../core/errors.ts";
 import { sameShape, showShape, sizeOf } from "../core/shape.ts";
-import { type Node, setGradEnabled } from "../graph/node.ts";
+import { type Node, setGradEnabled, topologicalOrder } from "../graph/node.ts";
 import { onesLike } from "../graph/ops.ts";
 import { primitives as p } from "../graph/primitives.ts";
 import { total } from "./accumulate.ts";
@@ -29,7 +29,10 @@ function sources(node: Node): readonly Node[] {
   return node.operation === p.assign ? node.inputs.slice(1) : node.inputs;
 }
 
-/** Nodes that require a gradient and that `roots` depend on, in the order of recording; walks no further than `stop`. */
+/**
+ * Nodes that require a gradient and that `roots` depend on, every node behind its sources, in the order of recording
+ * where that is one. Walks no further than `stop`.
+ */
 function reachable(roots: readonly Node[], stop: (node: Node) => boolean): Node[] {
   const seen = new Set<Node>();
   const stack: Node[] = [];
@@ -44,7 +47,15 @@ function reachable(roots: readonly Node[], stop: (node: Node) => boolean): Node[
     if (node.released && node.inputs.length === 0) throw freed(node);
     sources(node).forEach(visit);
   }
-  return [...seen].sort((a, b) => a.id - b.id);
+  const order = [...seen].sort((a, b) => a.id - b.id);
+  // execution may have put a younger node with the same value in the place of a source
+  const placed = new Set<Node>();
+  for (const node of order) {
+    if (!stop(node) && sources(node).some((x) => x.requiresGrad && !placed.has(x)))
+      return topologicalOrder(roots, (x) => !seen.has(x) || stop(x)).filter((x) => seen.has(x));
+    placed.add(node);
+  }
+  return order;
 }
 
 /** The leaves that require a gradient and that `outputs` depend on, in the order of recording. */

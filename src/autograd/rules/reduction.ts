@@ -149,4 +149,4 @@ setGradients({
   cumprod: prefix(runningProduct),
   cummax: prefix(runningMaximum),
 });
-declareKeepsNothing(["cumsum"]);
+declareKeepsNothing(["sum", "cumsum"]);
