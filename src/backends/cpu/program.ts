@@ -151,7 +151,8 @@ class Assembler {
       }
     });
     for (const { storage, value } of this.lowered.assigns) {
-      const to = this.slots[storage];
+      // the same memory as the old value, but what reads it must come after what writes it
+      const to: Buffer = { ...this.slots[storage], label: `new state ${storage}` };
       if (value.op !== "buffer" && !claimed.has(key(value)) && this.inPlace(storage, value, kernels)) {
         claimed.add(key(value));
         this.buffers.set(key(value), to);

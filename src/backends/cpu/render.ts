@@ -187,6 +187,8 @@ class Renderer {
     else this.rows();
     const dtypes = new Set<DType>(k.buffers.map((b) => b.dtype));
     const hasFloat64 = dtypes.has("float64") || k.scalars.includes("float64") || this.lines.some((l) => l.includes("vd "));
+    for (const l of this.lines) this.use(l);
+    if (hasFloat64) this.needed.add("d");
     return { form: this.form, body: this.lines.join("\n"), needed: this.needed, hasFloat64, checks: this.checks };
   }
 
@@ -240,7 +242,6 @@ class Renderer {
         const t = lane[x.dtype];
         const h = { sum: "hsum", prod: "hprod", max: "hmax", min: "hmin" }[x.op];
         this.line(`const ${vector[t]} x${x.slot} = ${splatOf[t]}(${t}_${h}(a${x.slot}));`);
-        this.needed.add(`${t}_${h}`);
       }
       for (const st of stage.rowStores) {
         const v = this.value(st.value, 1);
@@ -284,7 +285,6 @@ class Renderer {
           const v = this.value(x.value, 2);
           const t = lane[x.dtype];
           this.line(`x${x.slot} = ${combine(x.op, t, `x${x.slot}`, v)};`);
-          if (x.op === "max" || x.op === "min") this.needed.add(`${t}_${x.op}`);
         }
         this.close();
       }
@@ -300,7 +300,6 @@ class Renderer {
       let v = this.value(x.value, 2);
       if (this.partial) v = `${t}_sel(${this.tailMask()}, ${v}, ${splatOf[t]}(${identity[x.op][t as "f"]}))`;
       this.line(`a${x.slot} = ${combine(x.op, t, `a${x.slot}`, v)};`);
-      if (x.op === "max" || x.op === "min") this.needed.add(`${t}_${x.op}`);
     }
     for (const x of stage.columns) {
       const dtype = this.k.buffers[x.buffer].dtype;
@@ -311,7 +310,6 @@ class Renderer {
       const old = this.partial ? `${prefix}_loadn(${at}, m_)` : `${prefix}_load(${at})`;
       const sum = combine(x.op, t, old, v);
       this.line(this.partial ? `${prefix}_storen(${at}, ${sum}, m_);` : `${prefix}_store(${at}, ${sum});`);
-      if (x.op === "max" || x.op === "min") this.needed.add(`${t}_${x.op}`);
     }
   }
 
@@ -391,7 +389,6 @@ class Renderer {
       case "index":
         return this.positions(v.index as Index, "i");
       case "random":
-        this.needed.add("u_threefry");
         return `u_threefry(${args[0]}[0], ${args[1]}[0], ${this.positions(v.index as Index, "u")})`;
       case "select":
         return `${t === "m" ? "i" : t}_sel(${this.mask(v.valid)}, ${args[0]}, ${args[1]})`;
@@ -406,18 +403,14 @@ class Renderer {
     const t = lane[v.dtype];
     const from = v.args[0].dtype;
     if (v.name === "cast") {
-      const text = castTo(v.dtype, from, args[0]);
-      this.use(text);
-      return text;
+      return castTo(v.dtype, from, args[0]);
     }
     if (v.name === "bitcast") return bitcastTo(v.dtype, from, args[0]);
     const isComparison = v.name === "lt" || v.name === "le" || v.name === "eq";
     const operand = isComparison ? lane[from] : t;
     if ((v.name === "idiv" || v.name === "mod") && (t === "i" || t === "u")) this.checkDivision(v, args[1]);
     const emit = operations[v.name] ?? call(v.name);
-    const text = emit(operand, args, v.dtype);
-    this.use(text);
-    return text;
+    return emit(operand, args, v.dtype);
   }
 
   /** Notes the functions of lanes.h that a text calls. */
@@ -488,7 +481,6 @@ class Renderer {
     const base = `${splatOf[t]}((${type})(${this.index(i, false)}))`;
     if (step === 0) return base;
     const lanes = t === "u" ? "u_bits_i(i_iota())" : "i_iota()";
-    this.use(lanes);
     return step === 1 ? `${base} + ${lanes}` : `${base} + ${lanes} * ${splatOf[t]}((${type})${step})`;
   }
 
