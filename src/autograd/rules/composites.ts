@@ -1,3 +1,8 @@
+/**
+ * Gradients of the composites, written with primitives (and the gradient composites), so that a compiler sees the
+ * backward pass of a row as one stretch of rows. What has no formula of its own is differentiated through its
+ * decomposition; so is every gradient composite, and everything can be differentiated again.
+ */
 import { normalizeAxis } from "../../core/shape.ts";
 import { type GeluAttrs, geluTanh, sigmoid } from "../../graph/composites/activation.ts";
 import {
