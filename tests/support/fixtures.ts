@@ -1,7 +1,7 @@
 /** Reads the fixtures that PyTorch made (tests/parity/generate.py), and compares numbers within a dtype's tolerance. */
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
-import { type DType, decode, dtypes, type TypedArray } from "../../src/core/dtype.ts";
+import { allocateRaw, type DType, decode, dtypes, encode, type TypedArray } from "../../src/core/dtype.ts";
 
 /** A stored tensor: base64 of raw little-endian elements. */
 export interface Stored {
@@ -64,4 +64,11 @@ export function assertClose(
 ): void {
   const difference = firstDifference(got, expected, tolerance);
   if (difference) assert.fail(`${what}: ${difference}`);
+}
+
+/** Numbers as raw elements of `dtype`. */
+export function encodeAs(dtype: DType, values: ArrayLike<number>): TypedArray {
+  const raw = allocateRaw(dtype, values.length);
+  encode(dtype, values, raw);
+  return raw;
 }

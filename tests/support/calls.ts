@@ -1,0 +1,41 @@
+/** For fixtures at the level of tensors: stored arguments become tensors, results are read back and compared. */
+import { type DType, decode, isFloat, type TypedArray } from "../../src/core/dtype.ts";
+import { fromRaw, Tensor } from "../../src/tensor/index.ts";
+import { encodeAs, firstDifference, rawOf, type Stored, type Tolerance, valuesOf } from "./fixtures.ts";
+
+/** A stored tensor on the default device; floating ones in `dtype`. */
+export function load(stored: Stored, dtype: DType, requiresGrad = false): Tensor {
+  if (!isFloat(stored.dtype)) return fromRaw(rawOf(stored), stored.dtype, stored.shape);
+  const out = fromRaw(encodeAs(dtype, valuesOf(stored)), dtype, stored.shape);
+  return requiresGrad ? out.requiresGrad_() : out;
+}
+
+/** Results as a list: one tensor, several, or values with indices. */
+export function listed(result: unknown): Tensor[] {
+  if (result instanceof Tensor) return [result];
+  if (Array.isArray(result)) return result.flatMap(listed);
+  return Object.values(result as Record<string, unknown>).flatMap(listed);
+}
+
+/** Error allowed beside the largest number of a result, for what is summed and cancelled on the way. */
+const scaled: Readonly<Record<string, { readonly rtol: number; readonly ofLargest: number }>> = {
+  float64: { rtol: 1e-9, ofLargest: 1e-11 },
+  float32: { rtol: 2e-5, ofLargest: 4e-6 },
+};
+
+export function toleranceFor(dtype: DType, expected: TypedArray): Tolerance {
+  const { rtol, ofLargest } = scaled[dtype];
+  let largest = 0;
+  for (const value of expected) if (Number.isFinite(value)) largest = Math.max(largest, Math.abs(value));
+  return { rtol, atol: ofLargest * largest + Number.MIN_VALUE };
+}
+
+/** What is wrong with a result, in words; null where it agrees. A float64 result stands for one of `dtype`. */
+export async function differenceOf(got: Tensor, expected: Stored, dtype: DType): Promise<string | null> {
+  const wanted = expected.dtype === "float64" ? dtype : expected.dtype;
+  if (got.dtype !== wanted) return `is ${got.dtype}, expected ${wanted}`;
+  if (got.shape.join() !== expected.shape.join()) return `is [${got.shape}], expected [${expected.shape}]`;
+  const values = decode(expected.dtype, rawOf(expected));
+  const tolerance = isFloat(wanted) ? toleranceFor(wanted, values) : { rtol: 0, atol: 0 };
+  return firstDifference(await got.data(), values, tolerance);
+}
