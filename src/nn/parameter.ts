@@ -1,0 +1,38 @@
+/**
+ * Parameters and buffers: the two kinds of tensor that a module owns. Both are state (memory that in-place operations
+ * write); a module finds them by looking through its own properties, so nothing has to be registered.
+ */
+import { isFloat } from "../core/dtype.ts";
+import { DTypeError, NablaError } from "../core/errors.ts";
+import { detach } from "../graph/ops.ts";
+import { asState, Tensor } from "../tensor/tensor.ts";
+
+function own(what: string, data: Tensor): Tensor["node"] {
+  if (!(data instanceof Tensor))
+    throw new NablaError(`${what}: expected a tensor, got ${typeof data}; tensor(…) makes one`);
+  return data.node.requiresGrad ? detach(data.node) : data.node;
+}
+
+/** A tensor that is learnt: a leaf of autograd that optimisers update (torch.nn.Parameter). Takes over the data's memory. */
+export class Parameter extends Tensor {
+  constructor(data: Tensor, options: { readonly requiresGrad?: boolean } = {}) {
+    super(own("Parameter", data));
+    const { requiresGrad = true } = options;
+    if (requiresGrad && !isFloat(data.dtype))
+      throw new DTypeError(
+        `Parameter: only floating tensors have gradients, this one is ${data.dtype}; pass { requiresGrad: false }`,
+      );
+    asState(this);
+    if (requiresGrad) this.requiresGrad_();
+  }
+}
+
+/** State that is not learnt, as running statistics (torch.nn.Buffer). Only persistent buffers are in the state dict. */
+export class Buffer extends Tensor {
+  readonly persistent: boolean;
+  constructor(data: Tensor, options: { readonly persistent?: boolean } = {}) {
+    super(own("Buffer", data));
+    this.persistent = options.persistent ?? true;
+    asState(this);
+  }
+}
