@@ -56,6 +56,13 @@ def emit(name, arguments, module, inputs, call=None, train=True, outputs_used=1,
     })
 
 
+class Hardsigmoid(nn.Module):
+    """torch.nn.Hardsigmoid's gradient holds 1/6 in float32, whatever the input's dtype; this is its definition."""
+
+    def forward(self, x):
+        return nn.functional.relu6(x + 3) / 6
+
+
 def layers():
     emit("Linear", [5, 3, {}], nn.Linear(5, 3), [numbers(2, 4, 5)])
     emit("Linear", [5, 3, {"bias": False}], nn.Linear(5, 3, bias=False), [numbers(5)])
@@ -89,7 +96,7 @@ def layers():
         ("ReLU", [], nn.ReLU()), ("ReLU6", [], nn.ReLU6()), ("LeakyReLU", [0.2], nn.LeakyReLU(0.2)), ("ELU", [], nn.ELU()), ("SELU", [], nn.SELU()),
         ("CELU", [], nn.CELU()), ("GELU", [{}], nn.GELU()), ("GELU", [{"approximate": "tanh"}], nn.GELU(approximate="tanh")), ("SiLU", [], nn.SiLU()),
         ("Mish", [], nn.Mish()), ("Sigmoid", [], nn.Sigmoid()), ("LogSigmoid", [], nn.LogSigmoid()), ("Tanh", [], nn.Tanh()), ("Softplus", [], nn.Softplus()),
-        ("Softsign", [], nn.Softsign()), ("Hardtanh", [], nn.Hardtanh()), ("Hardsigmoid", [], nn.Hardsigmoid()), ("Hardswish", [], nn.Hardswish()),
+        ("Softsign", [], nn.Softsign()), ("Hardtanh", [], nn.Hardtanh()), ("Hardsigmoid", [], Hardsigmoid()), ("Hardswish", [], nn.Hardswish()),
         ("Softmax", [1], nn.Softmax(1)), ("LogSoftmax", [1], nn.LogSoftmax(1)), ("PReLU", [], nn.PReLU()), ("PReLU", [5], nn.PReLU(5)), ("Threshold", [0.1, 20], nn.Threshold(0.1, 20)),
         ("GLU", [], nn.GLU()),
     ]:
