@@ -128,12 +128,12 @@ export class Tensor {
 
   /** The raw elements (16-bit floats as bits); at once where the device answers at once. Throws StaleReadError. */
   raw(): TypedArray | Promise<TypedArray> {
-    const node = resolve(this.node);
+    const { node } = this;
     if (node.storage === null) {
       const done = flush(this.device, [node, ...pendingGradients(this.device)]);
-      if (done) return done.then(() => this.#read(node));
+      if (done) return done.then(() => this.#read(resolve(node)));
     }
-    return this.#read(node);
+    return this.#read(resolve(node));
   }
 
   #read(node: Node): TypedArray | Promise<TypedArray> {
