@@ -559,7 +559,7 @@ INLINE vf f_mod(vf x, vf y) {
   vf r = f_fma(-q, y, x);
   if (i_any(~near)) r = f_pick_(near, r, f_mod_far_(x, y));
   r = f_pick_((vi)(((r < 0) & (y > 0)) | ((r > 0) & (y < 0))), r + y, r);
-  return f_pick_((vi)(r == 0), f_like_(r, x), r);
+  return (vf)((vi)r | ((r == 0) & (vi)x & (vi)C(-0.0f)));
 }
 #endif
 
