@@ -28,6 +28,8 @@ const reductions: Readonly<Record<string, Reduction["op"]>> = { sum: "sum", prod
 const MAX_BUFFERS = 28;
 const EXPENSIVE = 16;
 const WHOLE = 256;
+/** Up to so many rows, a sum over them reads its terms side by side instead of leaving parts. */
+const FEW_ROWS = 48;
 
 /** The loop space of a kernel. `row` reductions are over c, `column` reductions over r. */
 interface Domain {
@@ -49,7 +51,7 @@ function reductionParts(n: GNode): { kept: number[]; reduced: number[]; rows: nu
   const reduced = axes.filter((a) => shape[a] !== 1);
   const kept = shape.map((_, i) => i).filter((i) => !axes.includes(i) && shape[i] !== 1);
   const size = (list: readonly number[]) => list.reduce((k, a) => k * shape[a], 1);
-  const kind = kept.length === 0 || reduced.length === 0 || kept[kept.length - 1] < reduced[0] ? "row" : reduced[reduced.length - 1] < kept[0] ? "column" : "mixed";
+  const kind = kept.length === 0 || reduced.length === 0 || kept[kept.length - 1] < reduced[0] ? "row" : reduced[reduced.length - 1] < kept[0] && size(reduced) > FEW_ROWS ? "column" : "mixed";
   return { kept, reduced, rows: size(kept), columns: size(reduced), kind };
 }
 

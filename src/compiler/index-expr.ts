@@ -10,6 +10,8 @@
 export type Atom =
   | { readonly kind: "axis"; readonly key: string; readonly name: string; readonly extent: number }
   | { readonly kind: "div" | "mod"; readonly key: string; readonly of: Index; readonly by: number }
+  /** An expression that the surrounding condition holds in 0 … extent−1, whatever its own range. */
+  | { readonly kind: "bounded"; readonly key: string; readonly of: Index; readonly extent: number }
   /** A run-time integer in 0 … extent−1; `value` is the kernel value that computes it. */
   | { readonly kind: "value"; readonly key: string; readonly value: unknown; readonly extent: number };
 
@@ -27,7 +29,7 @@ export interface Index {
 }
 
 function range(atom: Atom): [number, number] {
-  if (atom.kind === "axis" || atom.kind === "value") return [0, Math.max(0, atom.extent - 1)];
+  if (atom.kind === "axis" || atom.kind === "value" || atom.kind === "bounded") return [0, Math.max(0, atom.extent - 1)];
   const { of, by } = atom;
   if (atom.kind === "div") return [Math.floor(of.min / by), Math.floor(of.max / by)];
   return [0, by - 1];
@@ -78,6 +80,10 @@ export const axis = (name: string, extent: number): Index =>
 
 export const valueIndex = (value: unknown, key: string, extent: number): Index =>
   build(0, [{ atom: { kind: "value", key: `$${key}`, value, extent }, coefficient: 1 }]);
+
+/** `x`, known to lie in 0 … extent−1 wherever it is used. */
+export const bounded = (x: Index, extent: number): Index =>
+  extent === 1 ? constantIndex(0) : x.min >= 0 && x.max < extent ? x : build(0, [{ atom: { kind: "bounded", key: `<${x.key}|${extent}>`, of: x, extent }, coefficient: 1 }]);
 
 export const add = (a: Index, b: Index): Index => normal(a.constant + b.constant, [...a.terms, ...b.terms]);
 
@@ -147,6 +153,10 @@ export function stepAlong(x: Index, name: string): number | null {
   for (const { atom, coefficient } of x.terms) {
     if (atom.kind === "axis") {
       if (atom.name === name) step += coefficient;
+    } else if (atom.kind === "bounded") {
+      const inner = stepAlong(atom.of, name);
+      if (inner === null) return null;
+      step += coefficient * inner;
     } else if (dependsOn(x, name, atom)) return null;
   }
   return step;
@@ -165,7 +175,10 @@ const valueDepends = (value: unknown, name: string): boolean => (value as { vari
 /** Number of divisions and remainders in the expression, nested ones included. */
 export function divisions(x: Index): number {
   let n = 0;
-  for (const { atom } of x.terms) if (atom.kind === "div" || atom.kind === "mod") n += 1 + divisions(atom.of);
+  for (const { atom } of x.terms) {
+    if (atom.kind === "div" || atom.kind === "mod") n += 1 + divisions(atom.of);
+    else if (atom.kind === "bounded") n += divisions(atom.of);
+  }
   return n;
 }
 
@@ -176,6 +189,7 @@ export function substitute(x: Index, axes: ReadonlyMap<string, Index>): Index {
     let part: Index;
     if (atom.kind === "axis") part = axes.get(atom.name) ?? build(0, [{ atom, coefficient: 1 }]);
     else if (atom.kind === "value") part = build(0, [{ atom, coefficient: 1 }]);
+    else if (atom.kind === "bounded") part = bounded(substitute(atom.of, axes), atom.extent);
     else part = (atom.kind === "div" ? div : mod)(substitute(atom.of, axes), atom.by);
     out = add(out, scale(part, coefficient));
   }

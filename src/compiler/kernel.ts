@@ -175,7 +175,7 @@ export const accumulatorOf = accumulator;
 
 export const showIndex = (i: Index): string => {
   const parts = i.terms.map(({ atom, coefficient }) => {
-    const a = atom.kind === "axis" ? atom.name : atom.kind === "value" ? `[v${(atom.value as Value).id}]` : `(${showIndex(atom.of)} ${atom.kind === "div" ? "/" : "%"} ${atom.by})`;
+    const a = atom.kind === "axis" ? atom.name : atom.kind === "value" ? `[v${(atom.value as Value).id}]` : atom.kind === "bounded" ? `(${showIndex(atom.of)})` : `(${showIndex(atom.of)} ${atom.kind === "div" ? "/" : "%"} ${atom.by})`;
     return coefficient === 1 ? a : `${coefficient}·${a}`;
   });
   if (i.constant !== 0 || parts.length === 0) parts.push(String(i.constant));

@@ -18,46 +18,65 @@ export interface Unit {
   readonly writes: readonly Buffer[];
   /** Units that must be done before, beside those that write what this one reads. */
   readonly after: readonly Unit[];
+  /** Units that only prepare this one's operands; they run one phase before it, beside other work. */
+  readonly lead: readonly Unit[];
 }
 
 const ALIGNMENT = 64;
 
-/** Units in phases: each after what it needs; among those ready, the one that frees most memory, then the oldest. */
-export function schedule<U extends Unit>(units: readonly U[]): U[][] {
-  const writer = new Map<Buffer, U>();
-  for (const u of units) for (const b of u.writes) writer.set(b, u);
+/** Units in phases: each after what it needs; among those ready, one that frees memory, else the oldest. */
+export function schedule<U extends Unit>(all: readonly U[]): U[][] {
+  const leads = new Set<Unit>(all.flatMap((u) => u.lead));
+  const units = all.filter((u) => !leads.has(u));
+  const writer = new Map<Buffer, Unit>();
+  const whole = new Map<Unit, U>();
+  for (const u of units) {
+    whole.set(u, u);
+    for (const l of u.lead) whole.set(l, u);
+    for (const b of u.writes) writer.set(b, u);
+  }
   const index = new Map<Unit, number>(units.map((u, i) => [u, i]));
-  const needs = units.map((u) => {
+  /** The units that `u` alone waits for. */
+  const needsOf = (u: Unit, self: Unit): Set<number> => {
     const set = new Set<number>();
     for (const b of u.reads) {
       const w = writer.get(b);
-      if (w && w !== u) set.add(index.get(w) as number);
+      if (w && w !== self) set.add(index.get(w) as number);
     }
-    for (const a of u.after) if (a !== u) set.add(index.get(a) as number);
+    for (const a of u.after) {
+      const w = whole.get(a) as Unit;
+      if (w !== self) set.add(index.get(w) as number);
+    }
     return set;
-  });
+  };
+  const needs = units.map((u) => new Set([u, ...u.lead].flatMap((x) => [...needsOf(x, u)])));
   const followers: number[][] = units.map(() => []);
   needs.forEach((set, i) => {
     for (const n of set) followers[n].push(i);
   });
   const waiting = needs.map((s) => s.size);
   const readers = new Map<Buffer, number>();
-  for (const u of units) for (const b of new Set(u.reads)) if (b.slot < 0) readers.set(b, (readers.get(b) ?? 0) + 1);
+  const readsOf = (u: U): Set<Buffer> => new Set([...u.reads, ...u.lead.flatMap((l) => l.reads)].filter((b) => b.slot < 0));
+  for (const u of units) for (const b of readsOf(u)) readers.set(b, (readers.get(b) ?? 0) + 1);
   const ready = new Set<number>();
   waiting.forEach((n, i) => {
     if (n === 0) ready.add(i);
   });
   const gain = (u: U): number => {
     let bytes = 0;
-    for (const b of new Set(u.reads)) if (readers.get(b) === 1 && !u.writes.includes(b)) bytes += b.bytes;
+    for (const b of readsOf(u)) if (readers.get(b) === 1) bytes += b.bytes;
     for (const b of u.writes) if (b.slot < 0) bytes -= b.bytes;
-    return bytes;
+    return Math.max(0, bytes);
   };
   const phases: U[][] = [];
   const phaseOf = new Array<number>(units.length);
+  const put = (u: U, phase: number): void => {
+    while (phases.length <= phase) phases.push([]);
+    phases[phase].push(u);
+  };
   while (ready.size) {
     let best = -1;
-    let most = Number.NEGATIVE_INFINITY;
+    let most = -1;
     for (const i of ready) {
       const g = gain(units[i]);
       if (g > most || (g === most && i < best)) {
@@ -66,14 +85,24 @@ export function schedule<U extends Unit>(units: readonly U[]): U[][] {
       }
     }
     ready.delete(best);
-    let phase = Math.max(0, phases.length - 1);
-    for (const n of needs[best]) phase = Math.max(phase, phaseOf[n] + 1);
+    const u = units[best];
+    const earliest = (set: ReadonlySet<number>): number => {
+      let phase = 0;
+      for (const n of set) phase = Math.max(phase, phaseOf[n] + 1);
+      return phase;
+    };
+    let phase = Math.max(0, phases.length - 1, earliest(needs[best]));
+    for (const l of u.lead) {
+      const own = earliest(needsOf(l, u));
+      phase = Math.max(phase, own + 1);
+    }
+    for (const l of u.lead) put(l as U, phase - 1);
     phaseOf[best] = phase;
-    (phases[phase] ??= []).push(units[best]);
-    for (const b of new Set(units[best].reads)) if (b.slot < 0) readers.set(b, (readers.get(b) as number) - 1);
+    put(u, phase);
+    for (const b of readsOf(u)) readers.set(b, (readers.get(b) as number) - 1);
     for (const f of followers[best]) if (--waiting[f] === 0) ready.add(f);
   }
-  if (phases.reduce((n, p) => n + p.length, 0) !== units.length) throw new Error("compiler: the units of a program wait for one another");
+  if (phases.reduce((n, p) => n + p.length, 0) !== all.length) throw new Error("compiler: the units of a program wait for one another");
   return phases;
 }
 

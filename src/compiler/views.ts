@@ -4,7 +4,7 @@
  * computes at the same position.
  */
 import { BackendError } from "../core/errors.ts";
-import { add, affine, axis, constantIndex, delinearize, div, type Index, linearize, mod, offset, scale, valueIndex } from "./index-expr.ts";
+import { add, affine, axis, bounded, constantIndex, delinearize, div, type Index, linearize, mod, offset, scale, valueIndex } from "./index-expr.ts";
 import { type Condition, type Value, Values } from "./kernel.ts";
 import type { GNode } from "./lower.ts";
 
@@ -160,7 +160,7 @@ export class Body {
       const span = source.shape[k] === 0 ? 0 : (source.shape[k] - 1) * step + 1;
       conditions.push({ index: shifted, lo: 0, hi: span });
       if (step > 1) conditions.push({ index: mod(shifted, step), lo: 0, hi: 1 });
-      return div(shifted, step);
+      return bounded(div(shifted, step), source.shape[k]);
     });
     const empty = source.shape.some((s) => s === 0);
     const fill = () => this.values.make({ kind: "const", dtype: n.dtype, name: String(n.attrs["value"]) });
@@ -179,7 +179,7 @@ export class Body {
       const end = start;
       start -= part.shape[a];
       const where = at.slice();
-      where[a] = offset(at[a], -start);
+      where[a] = bounded(offset(at[a], -start), part.shape[a]);
       const inside: Condition = { index: at[a], lo: start, hi: end };
       const rest: Value | null = out;
       const guard = always(inside) ? valid : [...valid, inside];
@@ -201,8 +201,8 @@ export interface Strided {
 export function strided(n: GNode): Strided | null {
   let at: Index[] = n.shape.map((size, i) => axis(`a${i}`, size));
   let source = n;
-  while (isView(source)) {
-    if (source.op === "pad" || source.op === "concat") return null;
+  // a pad or a concat is put into memory as it is, before further movements
+  while (isView(source) && source.op !== "pad" && source.op !== "concat") {
     at = sourceIndex(source, at);
     source = source.inputs[0];
   }

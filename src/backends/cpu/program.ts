@@ -34,6 +34,7 @@ interface Draft {
 interface Work extends Unit {
   readonly draft: Draft;
   readonly after: Work[];
+  readonly lead: Work[];
   readonly flops: number;
 }
 
@@ -64,6 +65,8 @@ interface Parts {
   readonly constants: readonly number[];
   readonly numScalars: number;
   readonly failures: readonly Failure[];
+  /** What each command is, for the profile. */
+  readonly labels: readonly string[];
   readonly stats: ProgramStats;
   readonly texts: { readonly graph: string; readonly kernels: string; readonly memory: string };
 }
@@ -298,7 +301,7 @@ class Assembler {
   }
 
   private work(label: string, reads: readonly Buffer[], writes: readonly Buffer[], draft: Draft, flops: number): Work {
-    const work: Work = { label, reads, writes, after: [], draft, flops };
+    const work: Work = { label, reads, writes, after: [], lead: [], draft, flops };
     this.works.push(work);
     return work;
   }
@@ -335,9 +338,10 @@ class Assembler {
     };
     const flops = 2 * sizeOf(n.shape) * K;
     const plain = { scalars: [], writesState: false } as const;
+    const lead: Work[] = [];
     if (plan.pack) {
       const { pack } = plan;
-      this.work(`pack for %${n.id}`, [bound["b"][0]], [packed], { fn: pack.fn, rows: pack.rows, grain: pack.grain, params: pack.params, buffers: pack.buffers.map((x) => bound[x]), ...plain }, 0);
+      lead.push(this.work(`pack for %${n.id}`, [bound["b"][0]], [packed], { fn: pack.fn, rows: pack.rows, grain: pack.grain, params: pack.params, buffers: pack.buffers.map((x) => bound[x]), ...plain }, 0));
     }
     const main: Draft = { fn: plan.main.fn, rows: plan.main.rows, grain: plan.main.grain, params: plan.main.params, buffers: plan.main.buffers.map((x) => bound[x]), ...plain };
     const reads = [...main.buffers.map((x) => x[0]).filter((x) => x !== out)];
@@ -353,6 +357,7 @@ class Assembler {
       total += made.kernel.flops;
     }
     const work = this.work(`contract %${n.id}`, reads, writes, main, total);
+    work.lead.push(...lead);
     this.workOf.set(group, work);
     if (guest) this.workOf.set(guest, work);
     for (const finish of finishes) finish();
@@ -419,7 +424,15 @@ class Assembler {
       const post = d.post && emit(d.post);
       return builder.command({ ...d, fn: fn(d.fn), buffers: d.buffers.map(([b, o]) => [Math.max(b.slot, 0), (b.slot < 0 ? b.offset : 0) + o]), post });
     };
-    for (const phase of phases) builder.phase(phase.map((w) => emit(w.draft)));
+    const labels: string[] = [];
+    for (const phase of phases)
+      builder.phase(
+        phase.map((w) => {
+          const at = emit(w.draft);
+          labels[at] = w.label;
+          return at;
+        }),
+      );
     const numScalars = this.capture.scalars.length + this.constants.length;
     const table = builder.build({ numBuffers: 1 + this.slots.length, numScalars, scratchBytes: this.scratchBytes });
     const flops = this.works.reduce((n, w) => n + w.flops, 0);
@@ -432,6 +445,7 @@ class Assembler {
       constants: this.constants,
       numScalars: this.capture.scalars.length,
       failures: this.failures,
+      labels,
       stats: { kernels: this.works.length, flops, bytes: this.bytes, arenaBytes },
       texts: {
         graph: this.lowered.nodes.map(showNode).join("\n"),

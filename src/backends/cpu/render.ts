@@ -427,6 +427,7 @@ class Renderer {
       let a: string;
       if (atom.kind === "axis") a = inLane && atom.name === this.along ? `(${atom.name} + l)` : atom.name;
       else if (atom.kind === "value") a = this.runtimeIndex(atom.value as Value, atom.extent, inLane);
+      else if (atom.kind === "bounded") a = `(${this.index(atom.of, inLane)})`;
       else a = `((${this.index(atom.of, inLane)}) ${atom.kind === "div" ? "/" : "%"} ${atom.by})`;
       parts.push(coefficient === 1 ? a : `${a} * ${coefficient}`);
     }
