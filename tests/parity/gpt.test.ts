@@ -129,11 +129,29 @@ for (const backend of await backendsUnderTest())
           backend,
           names.map((name) => states.get(name) as Node),
         );
+        // AdamW divides by the gradient's own size, so that an element whose gradient is rounding error moves as far as any
+        // other: single elements are compared in float64 only, whole tensors in both
         names.forEach((name, i) => {
-          assertClose(name, got[i], valuesOf(fixture.finalWeights[name]), trained);
+          const expected = valuesOf(fixture.finalWeights[name]);
+          if (dtype === "float64") assertClose(name, got[i], expected, trained);
+          const distance = relativeDistance(got[i], expected);
+          // a bias of the keys shifts all scores of a query alike: its gradient is nothing but rounding
+          const limit = dtype === "float64" ? 1e-6 : name.endsWith("c_attn.bias") ? 5e-2 : 2e-3;
+          assert.ok(distance < limit, `${name}: relative distance ${distance}`);
         });
       });
     });
+
+/** ‖a − b‖ / ‖b‖ */
+function relativeDistance(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  let difference = 0;
+  let size = 0;
+  for (let i = 0; i < b.length; i++) {
+    difference += (a[i] - b[i]) ** 2;
+    size += b[i] ** 2;
+  }
+  return Math.sqrt(difference / size);
+}
 
 /** One compiled step, run fifty times: tokens, weights and moments are storages, the step's number a scalar. */
 async function train(backend: Backend, dtype: DType): Promise<{ losses: number[]; states: Weights }> {
