@@ -1,0 +1,106 @@
+/**
+ * nabla doctor: which backends work here, what the others lack and how to get it, and how fast they are, measured. It changes
+ * nothing on the machine but the kernel cache.
+ */
+import type { Command } from "commander";
+import { exitCodes } from "./exit.ts";
+import type { Declare, Outcome } from "./main.ts";
+
+export const declare: Declare = (parent: Command, done) => {
+  parent
+    .command("doctor")
+    .description("which backends work here, what is missing and how to get it, and how fast they are")
+    .option("--no-measure", "only look, measure nothing")
+    .action((options: { measure: boolean }) => done(doctor(options.measure)));
+};
+
+/** How to get a C compiler, by platform. */
+const compilerAdvice: Readonly<Record<string, string>> = {
+  linux: "apt install gcc libc6-dev (Debian, Ubuntu), dnf install gcc (Fedora), apk add gcc musl-dev (Alpine)",
+  darwin: "xcode-select --install",
+  win32: "install zig (winget install zig.zig); Nabla uses it as a C compiler",
+};
+
+const row = (name: string, text: string) => `  ${name.padEnd(10)} ${text}`;
+
+async function doctor(measure: boolean): Outcome {
+  const os = await import("node:os");
+  const { version } = await import("./main.ts");
+  const { formatBytes } = await import("../train/terminal.ts");
+  const cpus = os.cpus();
+  console.log(`nabla ${version()}, Node ${process.version}, ${process.platform} ${process.arch}`);
+  console.log(
+    `${cpus[0]?.model.trim() ?? "unknown processor"}, ${os.availableParallelism()} of ${cpus.length} threads, ${formatBytes(os.totalmem())} of memory`,
+  );
+  console.log("\nbackends");
+  const cpu = await inspectCpu();
+  for (const line of cpu.lines) console.log(line);
+  console.log(row("reference", "works: plain TypeScript, exact and slow; what the others are compared with"));
+  console.log(row("wasm", "not in this version yet"));
+  console.log(row("webgpu", "not in this version yet"));
+  if (!measure) return exitCodes.ok;
+  console.log("\nmeasured");
+  const devices = cpu.works ? (["cpu", "reference"] as const) : (["reference"] as const);
+  for (const device of devices) {
+    const { gflops, size, gbytes } = await measureDevice(device);
+    console.log(
+      row(device, `${gflops.toPrecision(3)} GFLOP/s (float32 matrix product, ${size}³), ${gbytes.toPrecision(3)} GB/s (a = a·s + b)`),
+    );
+  }
+  return exitCodes.ok;
+}
+
+async function inspectCpu(): Promise<{ works: boolean; lines: string[] }> {
+  const advice = compilerAdvice[process.platform] ?? "install gcc or clang";
+  try {
+    const { cacheFolder, cpuFeatures, features, findCompiler } = await import("../backends/cpu/toolchain.ts");
+    const compiler = findCompiler();
+    if (compiler === null) {
+      const wanted = process.env["NABLA_CC"];
+      const found = wanted === undefined ? "no C compiler found" : `NABLA_CC=${wanted} does not compile`;
+      return { works: false, lines: [row("cpu", `does not work: ${found}`), row("", `to get it: ${advice}`)] };
+    }
+    const { backendOf, setDevice } = await import("../execution/index.ts");
+    setDevice("cpu"); // asked for by name: a failure is an error, not the reference backend
+    await backendOf("cpu");
+    const bits = await cpuFeatures();
+    const has = Object.entries(features).flatMap(([name, bit]) => ((bits & bit) !== 0 ? [name] : []));
+    return {
+      works: true,
+      lines: [
+        row("cpu", `works: ${compiler.command.join(" ")}, ${compiler.version}`),
+        row("", `instructions: ${has.join(" ")}`),
+        row("", `kernel cache: ${cacheFolder()}`),
+      ],
+    };
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    return { works: false, lines: [row("cpu", `does not work: ${reason}`), row("", `a C compiler is needed: ${advice}`)] };
+  }
+}
+
+/** The best of several runs: the machine's ability, not its load. */
+async function best(run: () => Promise<void>, repeats: number): Promise<number> {
+  await run(); // compiles
+  let least = Number.POSITIVE_INFINITY;
+  for (let i = 0; i < repeats; i++) {
+    const began = performance.now();
+    await run();
+    least = Math.min(least, performance.now() - began);
+  }
+  return least / 1000;
+}
+
+async function measureDevice(device: "cpu" | "reference"): Promise<{ gflops: number; size: number; gbytes: number }> {
+  const { asState, rand, realize } = await import("../tensor/index.ts");
+  const [size, length, repeats] = device === "cpu" ? [1024, 1 << 24, 8] : [256, 1 << 20, 3];
+  const state = (shape: number[]) => asState(rand(shape, { device }));
+  const a = state([size, size]);
+  const b = state([size, size]);
+  const x = state([length]);
+  const y = state([length]);
+  await realize(a, b, x, y);
+  const product = await best(() => realize(a.matmul(b)), repeats);
+  const triad = await best(() => realize(x.mul_(0.5).add_(y)), repeats); // in place: new memory would be measured too
+  return { gflops: (2 * size ** 3) / product / 1e9, size, gbytes: (3 * 4 * length) / triad / 1e9 };
+}

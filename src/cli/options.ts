@@ -1,0 +1,46 @@
+/**
+ * Readers of command-line values: each turns a flag's text into a number that is checked, or says what was expected.
+ * What the flags mean is each command's affair.
+ */
+
+type Reader<T> = (text: string) => T;
+
+/** What commander takes as a complaint about a flag's value: it then names the flag itself. */
+const complaint = (message: string) => Object.assign(new Error(message), { code: "commander.invalidArgument" });
+
+function number(text: string, what: string, test: (x: number) => boolean): number {
+  const value = Number(text);
+  if (text.trim() === "" || !test(value)) throw complaint(`Expected ${what}.`);
+  return value;
+}
+
+/** A whole number of at least `least`. */
+export const count =
+  (least: number): Reader<number> =>
+  (text) =>
+    number(text, `a whole number ≥ ${least}`, (x) => Number.isSafeInteger(x) && x >= least);
+
+/** A number in [low, high]. */
+export const between =
+  (low: number, high: number): Reader<number> =>
+  (text) =>
+    number(text, `a number from ${low} to ${high}`, (x) => x >= low && x <= high);
+
+/** A number above 0. */
+export const positive: Reader<number> = (text) =>
+  number(text, "a number > 0", (x) => x > 0 && x < Number.POSITIVE_INFINITY);
+
+/** A number of at least 0. */
+export const nonNegative: Reader<number> = (text) =>
+  number(text, "a number ≥ 0", (x) => x >= 0 && x < Number.POSITIVE_INFINITY);
+
+/** One of several words. */
+export const oneOf =
+  <T extends string>(...words: readonly T[]): Reader<T> =>
+  (text) => {
+    if (!words.includes(text as T)) throw complaint(`Expected ${words.join(" or ")}.`);
+    return text as T;
+  };
+
+/** A seed: any whole number that JavaScript holds exactly. */
+export const seed = count(0);

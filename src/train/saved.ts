@@ -1,0 +1,60 @@
+/**
+ * What a checkpoint of `fit` holds, as files: model.safetensors (the weights, as any other program reads them), state.json and
+ * state.safetensors (all else that the next step depends on). Writing them durably is `checkpoint-folder.ts`.
+ */
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { fileError } from "../formats/atomic.ts";
+import type { GeneratorState } from "../tensor/random.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import { putTogether, readTensorFile, StateError, takeApart, tensorFile } from "./state.ts";
+
+/** Everything beside the weights that decides how training goes on. */
+export interface SavedState {
+  readonly step: number;
+  readonly epoch: number;
+  /** Batches of the epoch already used. */
+  readonly inEpoch: number;
+  /** The default generator: dropout and other random operations. */
+  readonly random: GeneratorState;
+  /** The position in the data, as its `state()` gave it; null for data without one. */
+  readonly data: unknown;
+  readonly optimizer: unknown;
+  readonly scheduler: unknown;
+  readonly callbacks: Readonly<Record<string, unknown>>;
+}
+
+export type CheckpointFiles = Readonly<Record<"model.safetensors" | "state.safetensors" | "state.json", Uint8Array[]>>;
+
+const format = 1;
+
+/** The files of a checkpoint; the tensors are read from their device now. */
+export async function packCheckpoint(model: Readonly<Record<string, Tensor>>, state: SavedState): Promise<CheckpointFiles> {
+  const tensors: Record<string, Tensor> = {};
+  const json = { format, ...(takeApart(state, "", tensors) as object) };
+  return {
+    "model.safetensors": await tensorFile(model),
+    "state.safetensors": await tensorFile(tensors),
+    "state.json": [new TextEncoder().encode(`${JSON.stringify(json)}\n`)],
+  };
+}
+
+/** Reads a checkpoint's folder. Throws FileError, SafetensorsError or StateError. */
+export async function readCheckpoint(
+  folder: string,
+): Promise<{ readonly model: Record<string, Tensor>; readonly state: SavedState }> {
+  const path = join(folder, "state.json");
+  let json: Record<string, unknown>;
+  try {
+    json = JSON.parse(await readFile(path, "utf8"));
+  } catch (error) {
+    if (error instanceof SyntaxError)
+      throw new StateError(`${path}: not valid JSON (${error.message}); the checkpoint is damaged`);
+    throw fileError("read", path, error);
+  }
+  if (json["format"] !== format)
+    throw new StateError(`${path}: a checkpoint of format ${json["format"]}, this version reads format ${format}`);
+  const model = await readTensorFile(join(folder, "model.safetensors"));
+  const state = putTogether(json, await readTensorFile(join(folder, "state.safetensors"))) as SavedState;
+  return { model, state };
+}
