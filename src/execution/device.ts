@@ -99,8 +99,7 @@ registerBackend("reference", () => referenceBackend());
 
 registerBackend("cpu", async () => {
   try {
-    const path: string = "../backends/cpu/index.ts";
-    const { openCpuBackend } = await import(path);
+    const { openCpuBackend } = await import("../backends/cpu/index.ts");
     return await openCpuBackend();
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
