@@ -27,7 +27,7 @@ interface Draft {
   readonly buffers: readonly (readonly [Buffer, number])[];
   readonly scalars: readonly number[];
   readonly params: readonly number[];
-  readonly writesState: boolean;
+  writesState: boolean;
   post?: Draft;
 }
 
@@ -169,7 +169,8 @@ class Assembler {
   /** Whether the kernel that makes `value` may write it over the state: every other reader can go first. */
   private inPlace(storage: number, value: GNode, kernels: ReadonlyMap<Group, GroupKernel>): boolean {
     const group = this.fuser.groupOfNode(value);
-    if (!group || group.opaque || this.host.has(group)) return false;
+    if (!group || group.opaque) return false;
+    const host = this.host.get(group) ?? group;
     const made = kernels.get(group) as GroupKernel;
     if (made.kernel.canFail || made.writes.some((w) => w.node === value && w.partial)) return false;
     const store = storeOf(made, value);
@@ -179,7 +180,7 @@ class Assembler {
       const reads = g.opaque ? this.opaqueSources(g.opaque) : (kernels.get(g) as GroupKernel).reads;
       const mine = reads.filter((n) => n.op === "buffer" && n.storage === storage);
       if (!mine.length) {
-        const fails = g.opaque ? templates[g.opaque.op] && g.opaque.op === "scatter" : (kernels.get(g) as GroupKernel).kernel.canFail;
+        const fails = g.opaque ? this.canFail(g.opaque) : (kernels.get(g) as GroupKernel).kernel.canFail;
         if (fails && g !== group) readers.push(g);
         continue;
       }
@@ -187,14 +188,31 @@ class Assembler {
         if (!mine.every((n) => readsOnlyAt(made, made.reads.indexOf(n), store))) return false;
       } else readers.push(g);
     }
-    for (const g of readers) if (g === group || this.fuser.follows(g, group) || this.fuser.follows(this.host.get(g) ?? g, group)) return false;
-    for (const g of readers) this.fuser.order(g, group);
+    for (const g of readers) {
+      if (g === host) return false;
+      for (const x of [g, this.host.get(g) ?? g]) if (this.fuser.follows(x, group) || this.fuser.follows(x, host)) return false;
+    }
+    for (const g of readers)
+      for (const x of [g, this.host.get(g) ?? g]) {
+        this.fuser.order(x, group);
+        if (host !== group) this.fuser.order(x, host);
+      }
     this.inPlaceGroups.add(group);
     this.extra.set(group, [...(this.extra.get(group) ?? []), ...readers]);
     return true;
   }
 
   private readonly extra = new Map<Group, Group[]>();
+
+  /** Whether a scatter may meet an index out of range: not if a gather has checked the same indices for the same range. */
+  private canFail(n: GNode): boolean {
+    if (n.op !== "scatter") return false;
+    const source = (x: GNode): GNode | undefined => strided(x)?.source;
+    const axis = n.attrs["axis"] as number;
+    return !this.lowered.nodes.some(
+      (g) => g.op === "gather" && source(g.inputs[1]) === source(n.inputs[1]) && source(g.inputs[1]) !== undefined && g.inputs[0].shape[g.attrs["axis"] as number] === n.shape[axis],
+    );
+  }
 
   private opaqueSources(n: GNode): GNode[] {
     return n.inputs.flatMap((_, i) => (ignores(n, i) ? [] : [this.look(n, i).source]));
@@ -337,7 +355,7 @@ class Assembler {
       out: [out, 0],
     };
     const flops = 2 * sizeOf(n.shape) * K;
-    const plain = { scalars: [], writesState: false } as const;
+    const plain = { scalars: [], writesState: false };
     const lead: Work[] = [];
     if (plan.pack) {
       const { pack } = plan;
@@ -351,7 +369,9 @@ class Assembler {
     if (guest && made) {
       const g = this.kernelBuffers(made, plan.rowBlock);
       finishes = g.finishes;
-      main.post = this.draft(made, g.buffers, false, plan.rowBlock);
+      const writesState = this.inPlaceGroups.has(guest);
+      main.post = this.draft(made, g.buffers, writesState, plan.rowBlock);
+      main.writesState = writesState;
       reads.push(...g.buffers.slice(0, made.reads.length).filter((x) => x !== out));
       writes.push(...g.buffers.slice(made.reads.length));
       total += made.kernel.flops;
