@@ -44,7 +44,10 @@ async function doctor(measure: boolean): Outcome {
   for (const device of devices) {
     const { gflops, size, gbytes } = await measureDevice(device);
     console.log(
-      row(device, `${gflops.toPrecision(3)} GFLOP/s (float32 matrix product, ${size}³), ${gbytes.toPrecision(3)} GB/s (a = a·s + b)`),
+      row(
+        device,
+        `${gflops.toPrecision(3)} GFLOP/s (float32 matrix product, ${size}³), ${gbytes.toPrecision(3)} GB/s (a = a·s + b)`,
+      ),
     );
   }
   return exitCodes.ok;
@@ -75,7 +78,10 @@ async function inspectCpu(): Promise<{ works: boolean; lines: string[] }> {
     };
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
-    return { works: false, lines: [row("cpu", `does not work: ${reason}`), row("", `a C compiler is needed: ${advice}`)] };
+    return {
+      works: false,
+      lines: [row("cpu", `does not work: ${reason}`), row("", `a C compiler is needed: ${advice}`)],
+    };
   }
 }
 

@@ -62,12 +62,14 @@ export async function startRun<S extends RunSettings, T>(
 export function readSettings<S extends RunSettings>(folder: string, kind?: S["kind"]): S {
   const path = join(folder, settingsName);
   if (!existsSync(folder)) throw new RunError(`there is no folder ${folder}; a run's folder is what --out named`);
-  if (!existsSync(path)) throw new RunError(`${folder} holds no run: it has no ${settingsName}; a run's folder is what --out named`);
+  if (!existsSync(path))
+    throw new RunError(`${folder} holds no run: it has no ${settingsName}; a run's folder is what --out named`);
   const settings = readJson(path) as S;
-  if (settings.format !== 1)
-    throw new RunError(`${path} is of format ${settings.format}, this version reads format 1`);
+  if (settings.format !== 1) throw new RunError(`${path} is of format ${settings.format}, this version reads format 1`);
   if (kind !== undefined && settings.kind !== kind)
-    throw new RunError(`${folder} is a run of kind "${settings.kind}", not "${kind}"; use nabla train ${settings.kind}`);
+    throw new RunError(
+      `${folder} is a run of kind "${settings.kind}", not "${kind}"; use nabla train ${settings.kind}`,
+    );
   return settings;
 }
 
@@ -75,7 +77,8 @@ export function readJson(path: string): unknown {
   try {
     return JSON.parse(readFileSync(path, "utf8"));
   } catch (error) {
-    if (error instanceof SyntaxError) throw new RunError(`${path}: not valid JSON (${error.message}); the file is damaged`);
+    if (error instanceof SyntaxError)
+      throw new RunError(`${path}: not valid JSON (${error.message}); the file is damaged`);
     throw fileError("read", path, error);
   }
 }

@@ -121,7 +121,8 @@ export const declare: Declare = (parent, done) => {
         checkResume(gpt);
         if (flags.resume === undefined) {
           if (flags.data === undefined) throw new UsageError("--data is missing: name text files, or folders of them");
-          if (flags.out === undefined) throw new UsageError("--out is missing: name a folder for the run, e.g. --out runs/x");
+          if (flags.out === undefined)
+            throw new UsageError("--out is missing: name a folder for the run, e.g. --out runs/x");
           if (flags.width % flags.heads !== 0)
             throw new UsageError(`--width ${flags.width} is not a multiple of --heads ${flags.heads}`);
         }
@@ -143,14 +144,20 @@ export const declare: Declare = (parent, done) => {
     .option("--lr <x>", "highest learning rate (one cycle)", positive, 1e-3)
     .option("--weight-decay <x>", "AdamW's weight decay", nonNegative, 0.01)
     .option("--patience <n>", "stop after so many epochs without a better validation loss", count(1))
-    .option("--validation-share <x>", "share of the images held out where there is no test split", between(0.01, 0.9), 0.1);
+    .option(
+      "--validation-share <x>",
+      "share of the images held out where there is no test split",
+      between(0.01, 0.9),
+      0.1,
+    );
   commonOptions(classifier).action((flags: ClassifierFlags) =>
     done(
       (async () => {
         checkResume(classifier);
         if (flags.resume === undefined) {
           if (flags.data === undefined) throw new UsageError("--data is missing: name a folder with IDX files");
-          if (flags.out === undefined) throw new UsageError("--out is missing: name a folder for the run, e.g. --out runs/y");
+          if (flags.out === undefined)
+            throw new UsageError("--out is missing: name a folder for the run, e.g. --out runs/y");
         }
         const { trainClassifier } = await import("./train-classifier.ts");
         return trainClassifier(flags, given(classifier, "checkpointEvery"));

@@ -4,8 +4,8 @@
  */
 import { NablaError } from "../core/errors.ts";
 import { ensureFolder } from "../formats/atomic.ts";
-import { realize, type Tensor } from "../tensor/tensor.ts";
 import { noGrad } from "../tensor/backward.ts";
+import { realize, type Tensor } from "../tensor/tensor.ts";
 import { resumeRunFolder, writeCheckpoint } from "./checkpoint-folder.ts";
 import type { Callback, StepRecord, TrainingRun } from "./fit.ts";
 import { RunLog } from "./run-log.ts";
@@ -47,7 +47,9 @@ export function earlyStopping(options: EarlyStoppingOptions): Callback {
       if (value === undefined) {
         if (record["validationLoss"] === undefined) return;
         const known = Object.keys(record).filter((key) => key.startsWith("validation"));
-        throw new CallbackError(`earlyStopping: there is no "${monitor}" to watch; a validation gives ${known.join(", ")}`);
+        throw new CallbackError(
+          `earlyStopping: there is no "${monitor}" to watch; a validation gives ${known.join(", ")}`,
+        );
       }
       if (sign * value < best - minDelta) {
         best = sign * value;
@@ -59,7 +61,9 @@ export function earlyStopping(options: EarlyStoppingOptions): Callback {
           await realize(...Object.values(weights));
         }
       } else if (++waited >= patience)
-        run.stop(`${monitor} has not improved for ${patience} validations; the best was ${sign * best} at step ${bestStep}`);
+        run.stop(
+          `${monitor} has not improved for ${patience} validations; the best was ${sign * best} at step ${bestStep}`,
+        );
     },
     onEnd(run) {
       if (weights === null || bestStep === run.step) return;
@@ -121,6 +125,8 @@ export function saveCheckpoints(options: SaveCheckpointsOptions): Callback {
 /** Writes every step to `dir`/metrics.jsonl, each once, however often the run is killed and resumed. */
 export function logMetrics(options: {
   readonly dir: string;
+  /** Whether a log that is there already is gone on with, from the step that fit resumes at; else it is an error. */
+  readonly resume?: boolean;
   /** More to write in a step's line. */
   readonly extra?: (record: StepRecord) => Record<string, number>;
 }): Callback {
@@ -133,7 +139,7 @@ export function logMetrics(options: {
     name: "logMetrics",
     async onStart(run) {
       await ensureFolder(options.dir);
-      log = run.step === 0 ? RunLog.create(options.dir) : RunLog.resume(options.dir, run.step);
+      log = options.resume || run.step > 0 ? RunLog.resume(options.dir, run.step) : RunLog.create(options.dir);
     },
     onStep(_, record) {
       log?.append({ ...record, ...options.extra?.(record) });
@@ -159,7 +165,11 @@ export function progress(options: ProgressOptions = {}): Callback & { readonly l
     name: "progress",
     line,
     onStart(run) {
-      callback.line = line = new LiveLine({ ...options, unit, ...(run.totalSteps === null ? {} : { steps: run.totalSteps }) });
+      callback.line = line = new LiveLine({
+        ...options,
+        unit,
+        ...(run.totalSteps === null ? {} : { steps: run.totalSteps }),
+      });
       first = run.step;
       began = performance.now();
     },

@@ -34,7 +34,9 @@ export class EvaluateError extends NablaError {
 export function iterate<B>(batches: Batches<B>): AsyncIterator<B> | Iterator<B> {
   const iterator = batches[Symbol.asyncIterator]?.() ?? batches[Symbol.iterator]?.();
   if (iterator === undefined)
-    throw new EvaluateError("the data can't be looped over; give an array of batches, a DataLoader, or any (async) iterable");
+    throw new EvaluateError(
+      "the data can't be looped over; give an array of batches, a DataLoader, or any (async) iterable",
+    );
   return iterator;
 }
 
@@ -46,7 +48,8 @@ function pairOf(batch: unknown): Pair {
   return batch as unknown as Pair;
 }
 
-const call = (model: Module, inputs: Tensor): Tensor => (model as unknown as { forward(x: Tensor): Tensor }).forward(inputs);
+const call = (model: Module, inputs: Tensor): Tensor =>
+  (model as unknown as { forward(x: Tensor): Tensor }).forward(inputs);
 
 /** The loss of a batch by whichever of the two options was given. */
 export function lossOfBatch<M extends Module, B>(options: {
@@ -55,7 +58,8 @@ export function lossOfBatch<M extends Module, B>(options: {
 }): BatchLoss<M, B> {
   const { loss, batchLoss } = options;
   if (batchLoss !== undefined) return batchLoss;
-  if (loss === undefined) throw new EvaluateError("give loss (of outputs and targets) or batchLoss (of the model and a batch)");
+  if (loss === undefined)
+    throw new EvaluateError("give loss (of outputs and targets) or batchLoss (of the model and a batch)");
   return (model, batch) => {
     const [inputs, targets] = pairOf(batch);
     return loss(call(model, inputs), targets);
@@ -104,7 +108,10 @@ export async function evaluate<M extends Module, B = readonly Tensor[]>(
         const [inputs, targets] = pairOf(batch);
         const outputs = call(model, inputs);
         const loss = options.batchLoss ? options.batchLoss(model, batch) : options.loss!(outputs, targets);
-        return [["loss", loss], ...Object.entries(metrics).map(([name, metric]): [string, Tensor] => [name, metric(outputs, targets)])];
+        return [
+          ["loss", loss],
+          ...Object.entries(metrics).map(([name, metric]): [string, Tensor] => [name, metric(outputs, targets)]),
+        ];
       });
       await realize(...values.map(([, value]) => value));
       for (const [name, value] of values) means.get(name)!.add(await value.item(), weightOf(batch));
@@ -152,4 +159,5 @@ function* rowsOf(x: Tensor, size: number): Generator<Tensor> {
 }
 
 /** The share of rows whose largest output stands at the target: a metric for classifiers. */
-export const accuracyMetric: Metric = (outputs, targets) => outputs.argmax({ dim: -1 }).eq(targets).to("float32").mean();
+export const accuracyMetric: Metric = (outputs, targets) =>
+  outputs.argmax({ dim: -1 }).eq(targets).to("float32").mean();

@@ -6,10 +6,10 @@
 import { NablaError } from "../core/errors.ts";
 import { setDetectAnomaly } from "../execution/index.ts";
 import type { Module } from "../nn/module.ts";
-import { clipGradNorm } from "../optim/index.ts";
+import { clipGradNorm_ } from "../optim/index.ts";
 import { getRngState, manualSeed, setRngState } from "../tensor/random.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { type BatchLoss, type Batches, evaluate, iterate, type Loss, lossOfBatch, type Metric } from "./evaluate.ts";
+import { type Batches, type BatchLoss, evaluate, iterate, type Loss, lossOfBatch, type Metric } from "./evaluate.ts";
 import { type CheckpointFiles, packCheckpoint, readCheckpoint, type SavedState } from "./saved.ts";
 
 /** The loss is NaN or infinite: training has diverged. */
@@ -30,7 +30,7 @@ export class FitError extends NablaError {
 /** What fit needs of an optimiser; all of `optim` are ones, and so may a user's own be. */
 export interface FitOptimizer {
   readonly paramGroups: readonly { readonly params: readonly Tensor[]; lr: number }[];
-  step(): void | Promise<void>;
+  step(): unknown;
   zeroGrad(): void;
   stateDict(): unknown;
   loadStateDict(state: never): void;
@@ -174,6 +174,7 @@ export async function fit<M extends Module, B = readonly Tensor[]>(
   const { train, validation, optimizer, scheduler, callbacks = [], accumulate = 1, metrics, signal } = options;
   const { epochs = Number.POSITIVE_INFINITY, steps = Number.POSITIVE_INFINITY, validateEvery } = options;
   const lossOf = lossOfBatch(options);
+  if (train.length === 0) throw new FitError("fit: the training data gives no batches");
   const parameters = optimizer.paramGroups.flatMap(({ params }) => params);
   const perEpoch = train.length === undefined ? Number.POSITIVE_INFINITY : Math.ceil(train.length / accumulate);
   const planned = Math.min(steps, epochs * perEpoch);
@@ -294,7 +295,7 @@ export async function fit<M extends Module, B = readonly Tensor[]>(
             (batches.length === 1 ? loss : loss.div(batches.length)).backward();
             losses.push(loss.keep());
           }
-          const norm = options.clipGradNorm === undefined ? null : clipGradNorm(parameters, options.clipGradNorm).keep();
+          const norm = options.clipGradNorm === undefined ? null : clipGradNorm_(parameters, options.clipGradNorm);
           if (sent !== null) {
             const before: Sent = sent;
             sent = null;
@@ -361,7 +362,9 @@ function restore<M extends Module, B>(
   scheduler?.loadStateDict(state.scheduler as never);
   if (state.data !== null) {
     if (train.load === undefined)
-      throw new FitError("fit: the checkpoint holds a position in the data, but this data has no load(); give the same kind of loader");
+      throw new FitError(
+        "fit: the checkpoint holds a position in the data, but this data has no load(); give the same kind of loader",
+      );
     train.load(state.data as never);
   }
   for (const callback of callbacks)

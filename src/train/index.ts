@@ -37,8 +37,8 @@ export {
 export {
   accuracy,
   type ClassificationReport,
-  classificationReport,
   type ConfusionMatrix,
+  classificationReport,
   confusionMatrix,
   topKAccuracy,
 } from "./metrics.ts";

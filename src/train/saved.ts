@@ -29,7 +29,10 @@ export type CheckpointFiles = Readonly<Record<"model.safetensors" | "state.safet
 const format = 1;
 
 /** The files of a checkpoint; the tensors are read from their device now. */
-export async function packCheckpoint(model: Readonly<Record<string, Tensor>>, state: SavedState): Promise<CheckpointFiles> {
+export async function packCheckpoint(
+  model: Readonly<Record<string, Tensor>>,
+  state: SavedState,
+): Promise<CheckpointFiles> {
   const tensors: Record<string, Tensor> = {};
   const json = { format, ...(takeApart(state, "", tensors) as object) };
   return {
