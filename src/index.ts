@@ -11,4 +11,6 @@ export {
   setDevice,
   synchronize,
 } from "./execution/index.ts";
+export * as nn from "./nn/index.ts";
+export * as optim from "./optim/index.ts";
 export * from "./tensor/index.ts";

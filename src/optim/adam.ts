@@ -107,7 +107,8 @@ abstract class AdamBase extends Optimizer<AdamOptions> {
         lr / (1 - beta1 ** step),
         1 / Math.sqrt(1 - beta2 ** step),
         eps,
-        this.#l2 ? weightDecay : 1 - lr * weightDecay,
+        // without a penalty Adam leaves p as it is: times 1
+        this.#l2 ? weightDecay || 1 : 1 - lr * weightDecay,
         1 - beta1,
         beta2,
         1 - beta2,
