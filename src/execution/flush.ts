@@ -442,6 +442,11 @@ function readStorage(line: Line, node: Node): TypedArray | Promise<TypedArray> {
   const before = line.tail;
   const later = (async () => {
     if (before) await before;
+    if (node.storage !== storage) {
+      // the job that was to bring this value has failed, and was taken back
+      throwFailure(line);
+      throw line.told ?? new BackendError(`${node.operation.name}: its value was not computed, since an earlier step failed`);
+    }
     const open = await backendOf(line.device);
     if (storage.upload instanceof Promise) storage.upload = await storage.upload;
     return open.read(memoryOf(open, storage), storage.dtype, storage.length);
