@@ -1,0 +1,108 @@
+/**
+ * Text from a language model, a token at a time: the simple way, which computes the whole window again for every token.
+ * The window has a fixed size and the position is a runtime number, so one program serves every token. No cache of keys
+ * and values here.
+ */
+import { NablaError } from "../core/errors.ts";
+import { Rng } from "../core/rng.ts";
+import type { Module } from "../nn/index.ts";
+import { noGrad, type Tensor, tensor } from "../tensor/index.ts";
+
+/** A model that can be sampled from, as GPT2. */
+export interface LanguageModel extends Module {
+  readonly contextLength: number;
+  /** Logits [batch, vocabulary] after `position` of ids [batch, time]. */
+  logitsAt(ids: Tensor, position: number): Tensor;
+}
+
+export interface SamplingOptions {
+  /** Below 1 the likely become likelier; 0 takes the likeliest. Default: 1. */
+  readonly temperature?: number;
+  /** Only the k likeliest can be drawn. Default: all. */
+  readonly topK?: number;
+  /** Only the likeliest that together have this probability can be drawn (Holtzman et al. 2020). Default: 1. */
+  readonly topP?: number;
+}
+
+export interface GenerateOptions extends SamplingOptions {
+  readonly maxNewTokens: number;
+  /** The same seed gives the same text. Default: 0. */
+  readonly seed?: number;
+  /** Generation ends after one of these; it is the last token given. */
+  readonly stopTokens?: readonly number[];
+  /** Called with each new token as it comes; false ends the generation. */
+  readonly onToken?: (token: number) => unknown;
+}
+
+function checkSampling({ temperature = 1, topK, topP = 1 }: SamplingOptions): void {
+  if (!(temperature >= 0)) throw new NablaError(`generate: temperature must not be negative, got ${temperature}`);
+  if (topK !== undefined && !(Number.isInteger(topK) && topK >= 1))
+    throw new NablaError(`generate: topK must be a whole number ≥ 1, got ${topK}`);
+  if (!(topP > 0 && topP <= 1)) throw new NablaError(`generate: topP must be above 0 and at most 1, got ${topP}`);
+}
+
+/** Draws a class from logits. Of equal logits the earlier one counts as likelier. */
+export function sampleLogits(logits: ArrayLike<number>, rng: Rng, options: SamplingOptions = {}): number {
+  checkSampling(options);
+  const { temperature = 1, topK = logits.length, topP = 1 } = options;
+  const order = Array.from({ length: logits.length }, (_, i) => i);
+  for (const i of order)
+    if (Number.isNaN(logits[i]))
+      throw new NablaError(`generate: the model gave NaN for token ${i}; its weights are damaged or diverged`);
+  order.sort((a, b) => logits[b] - logits[a] || a - b);
+  if (temperature === 0) return order[0];
+  const top = logits[order[0]];
+  let candidates = order.slice(0, topK);
+  let weights = candidates.map((i) => Math.exp((logits[i] - top) / temperature));
+  let total = weights.reduce((a, b) => a + b, 0);
+  if (topP < 1) {
+    let sum = 0;
+    let count = 0;
+    while (count < weights.length && sum < topP * total) sum += weights[count++];
+    candidates = candidates.slice(0, count);
+    weights = weights.slice(0, count);
+    total = sum;
+  }
+  let at = rng.uniform() * total;
+  for (let i = 0; i < weights.length; i++) if ((at -= weights[i]) < 0) return candidates[i];
+  return candidates[candidates.length - 1];
+}
+
+/**
+ * Continues `ids` by up to `maxNewTokens` tokens and gives the new ones. When the text outgrows the model's context, its last
+ * `contextLength` tokens are what the model sees. The model is put in evaluation mode for the time.
+ */
+export async function generate(
+  model: LanguageModel,
+  ids: readonly number[] | Int32Array,
+  options: GenerateOptions,
+): Promise<number[]> {
+  const { maxNewTokens, seed = 0, stopTokens = [], onToken } = options;
+  checkSampling(options);
+  if (ids.length === 0) throw new NablaError("generate: the prompt is empty; give at least one token");
+  if (!(Number.isInteger(maxNewTokens) && maxNewTokens >= 0))
+    throw new NablaError(`generate: maxNewTokens must be a whole number ≥ 0, got ${maxNewTokens}`);
+  const { contextLength } = model;
+  const rng = new Rng(seed);
+  const text = Array.from(ids);
+  const fresh: number[] = [];
+  const { training } = model;
+  model.eval();
+  try {
+    while (fresh.length < maxNewTokens) {
+      const seen = text.slice(-contextLength);
+      const window = new Int32Array(contextLength); // what follows the text is hidden by causality
+      window.set(seen);
+      const logits = noGrad(() =>
+        model.logitsAt(tensor(window, { shape: [1, contextLength], dtype: "int32" }), seen.length - 1),
+      );
+      const token = sampleLogits(await logits.data(), rng, options);
+      text.push(token);
+      fresh.push(token);
+      if (onToken?.(token) === false || stopTokens.includes(token)) break;
+    }
+  } finally {
+    model.train(training);
+  }
+  return fresh;
+}
