@@ -4,7 +4,8 @@
  *
  * An expression is a sum of coefficient · atom and a constant; an atom is an axis, a floor division, a remainder, or an
  * integer found at run time. Sums are kept canonical, so that two equal expressions have the same key:
- *   (c·q + r) div c = q + r div c,   (c·q + r) mod c = r mod c,   c·(x div c) + x mod c = x,   (x div a) div b = x div ab.
+ *   (c·q + r) div c = q + r div c,   (c·q + r) mod c = r mod c,   c·(x div c) + x mod c = x,
+ *   (s + x div a) div b = (a·s + x) div ab,   (s + x mod ab) mod b = (s + x) mod b.
  */
 
 export type Atom =
@@ -29,7 +30,8 @@ export interface Index {
 }
 
 function range(atom: Atom): [number, number] {
-  if (atom.kind === "axis" || atom.kind === "value" || atom.kind === "bounded") return [0, Math.max(0, atom.extent - 1)];
+  if (atom.kind === "axis" || atom.kind === "value" || atom.kind === "bounded")
+    return [0, Math.max(0, atom.extent - 1)];
   const { of, by } = atom;
   if (atom.kind === "div") return [Math.floor(of.min / by), Math.floor(of.max / by)];
   return [0, by - 1];
@@ -83,12 +85,21 @@ export const valueIndex = (value: unknown, key: string, extent: number): Index =
 
 /** `x`, known to lie in 0 … extent−1 wherever it is used. */
 export const bounded = (x: Index, extent: number): Index =>
-  extent === 1 ? constantIndex(0) : x.min >= 0 && x.max < extent ? x : build(0, [{ atom: { kind: "bounded", key: `<${x.key}|${extent}>`, of: x, extent }, coefficient: 1 }]);
+  extent === 1
+    ? constantIndex(0)
+    : x.min >= 0 && x.max < extent
+      ? x
+      : build(0, [{ atom: { kind: "bounded", key: `<${x.key}|${extent}>`, of: x, extent }, coefficient: 1 }]);
 
 export const add = (a: Index, b: Index): Index => normal(a.constant + b.constant, [...a.terms, ...b.terms]);
 
 export const scale = (a: Index, k: number): Index =>
-  k === 1 ? a : normal(a.constant * k, a.terms.map((t) => ({ atom: t.atom, coefficient: t.coefficient * k })));
+  k === 1
+    ? a
+    : normal(
+        a.constant * k,
+        a.terms.map((t) => ({ atom: t.atom, coefficient: t.coefficient * k })),
+      );
 
 export const offset = (a: Index, k: number): Index => (k === 0 ? a : build(a.constant + k, a.terms.slice()));
 
@@ -96,8 +107,14 @@ function split(x: Index, by: number): { quotient: Index; rest: Index } {
   const whole = Math.floor(x.constant / by);
   const multiples = x.terms.filter((t) => t.coefficient % by === 0);
   return {
-    quotient: build(whole, multiples.map((t) => ({ atom: t.atom, coefficient: t.coefficient / by }))),
-    rest: build(x.constant - whole * by, x.terms.filter((t) => t.coefficient % by !== 0)),
+    quotient: build(
+      whole,
+      multiples.map((t) => ({ atom: t.atom, coefficient: t.coefficient / by })),
+    ),
+    rest: build(
+      x.constant - whole * by,
+      x.terms.filter((t) => t.coefficient % by !== 0),
+    ),
   };
 }
 
@@ -119,8 +136,16 @@ export function div(x: Index, by: number): Index {
   if (rest.min >= 0 && rest.max < by) return quotient;
   const parts = carryFree(rest, by);
   if (parts) return add(quotient, div(parts.high, by / parts.g));
-  const only = rest.terms.length === 1 && rest.constant === 0 && rest.terms[0].coefficient === 1 ? rest.terms[0].atom : null;
-  if (only?.kind === "div") return add(quotient, div(only.of, only.by * by));
+  // s + y div k = (k·s + y) div k: one division instead of two
+  const quotients = rest.terms.filter((t) => t.atom.kind === "div" && t.coefficient === 1);
+  if (quotients.length === 1) {
+    const { of, by: k } = quotients[0].atom as { of: Index; by: number };
+    const others = normal(
+      rest.constant,
+      rest.terms.filter((t) => t !== quotients[0]),
+    );
+    return add(quotient, div(add(scale(others, k), of), k * by));
+  }
   const low = Math.floor(rest.min / by);
   if (low === Math.floor(rest.max / by)) return offset(quotient, low);
   return add(quotient, build(0, [{ atom: { kind: "div", key: `(${rest.key})/${by}`, of: rest, by }, coefficient: 1 }]));
@@ -134,6 +159,21 @@ export function mod(x: Index, by: number): Index {
   if (parts) return add(scale(mod(parts.high, by / parts.g), parts.g), parts.low);
   const low = Math.floor(rest.min / by);
   if (low === Math.floor(rest.max / by)) return offset(rest, -low * by);
+  // c·(y mod k) = c·y (mod by) where by divides c·k
+  const inner = rest.terms.find((t) => t.atom.kind === "mod" && (t.coefficient * t.atom.by) % by === 0);
+  if (inner) {
+    const { of } = inner.atom as { of: Index };
+    return mod(
+      add(
+        build(
+          rest.constant,
+          rest.terms.filter((t) => t !== inner),
+        ),
+        scale(of, inner.coefficient),
+      ),
+      by,
+    );
+  }
   return build(0, [{ atom: { kind: "mod", key: `(${rest.key})%${by}`, of: rest, by }, coefficient: 1 }]);
 }
 
@@ -164,13 +204,21 @@ export function stepAlong(x: Index, name: string): number | null {
 
 export function dependsOn(x: Index, name: string, only?: Atom): boolean {
   for (const { atom } of only ? [{ atom: only }] : x.terms) {
-    if (atom.kind === "axis" ? atom.name === name : atom.kind === "value" ? valueDepends(atom.value, name) : dependsOn(atom.of, name)) return true;
+    if (
+      atom.kind === "axis"
+        ? atom.name === name
+        : atom.kind === "value"
+          ? valueDepends(atom.value, name)
+          : dependsOn(atom.of, name)
+    )
+      return true;
   }
   return false;
 }
 
 /** Kernel values say themselves whether they vary along an axis. */
-const valueDepends = (value: unknown, name: string): boolean => (value as { varies(axis: string): boolean }).varies(name);
+const valueDepends = (value: unknown, name: string): boolean =>
+  (value as { varies(axis: string): boolean }).varies(name);
 
 /** Number of divisions and remainders in the expression, nested ones included. */
 export function divisions(x: Index): number {
