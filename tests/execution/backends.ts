@@ -1,5 +1,5 @@
 /** Backends for tests: the reference backend answering late, and whether the compiled one is here. */
-import type { Backend } from "../../src/backends/backend.ts";
+import type { Backend, Program } from "../../src/backends/backend.ts";
 import { referenceBackend } from "../../src/backends/reference/index.ts";
 import { backendOf, registerBackend } from "../../src/execution/index.ts";
 
@@ -22,9 +22,9 @@ export function lateBackend(): Promise<Backend> {
     name: "late",
     read: (memory, dtype, length) => later(() => inner.read(memory, dtype, length) as never),
     compile: (capture) =>
-      later(() => {
-        const program = inner.compile(capture) as ReturnType<Backend["compile"]> & { run: (run: never) => void };
-        return { ...program, run: (run) => later(() => program.run(run as never)) } as never;
+      later((): Program => {
+        const program = inner.compile(capture) as Program;
+        return { ...program, run: (run) => later(() => program.run(run) as undefined) };
       }),
   }));
 }
