@@ -348,13 +348,25 @@ function convPlan<Source extends string, Out extends string>(
   const words = phases.flatMap(([y, x]) => {
     const at = packed;
     packed += groups * panels * nr * y.taps * x.taps * (source.C / groups);
+    // about 196 pixels a tile: lines of an image, or several small images; then fewer channels until there are 16 tiles
+    const pixels = Math.max(y.count * x.count, 1);
+    const images = Math.max(1, Math.min(N, Math.round(196 / pixels)));
     let lines = Math.max(1, Math.min(y.count, Math.round(196 / Math.max(x.count, 1))));
-    while (lines > 1 && N * phases.length * Math.ceil(y.count / lines) < 16) lines = Math.ceil(lines / 2);
-    const count = x.count ? Math.ceil(y.count / lines) : 0;
-    tiles += count;
+    let block = roundUp(out.C / groups, nr);
+    const count = () => Math.ceil(N / images) * Math.ceil(y.count / lines) * Math.ceil(out.C / groups / block);
+    while (count() * phases.length < 16) {
+      if (block > 64 && block > nr) block = roundUp(block / 2, nr);
+      else if (images === 1 && lines > 1) lines = Math.ceil(lines / 2);
+      else break;
+    }
+    const mine = x.count ? count() : 0;
+    tiles += mine;
     const height = (lines - 1) * y.move + Math.max(y.taps - 1, 0) * y.tap + 1;
     const width = Math.max(x.count - 1, 0) * x.move + Math.max(x.taps - 1, 0) * x.tap + 1;
-    scratch = Math.max(scratch, roundUp(lines * x.count, mr) * nr + height * width * source.C + 64);
+    scratch = Math.max(
+      scratch,
+      roundUp(images * lines * x.count, mr) * (nr + 4) + images * height * width * source.C + 64,
+    );
     return [
       ...[
         y.start,
@@ -372,7 +384,7 @@ function convPlan<Source extends string, Out extends string>(
         y.tap,
         x.tap,
       ],
-      ...[y.k0, y.dk, x.k0, x.dk, at, lines, count],
+      ...[y.k0, y.dk, x.k0, x.dk, at, lines, images, block, mine],
     ];
   });
   const head = [
@@ -402,7 +414,7 @@ function convPlan<Source extends string, Out extends string>(
     },
     main: {
       fn: names.fn,
-      rows: N * tiles,
+      rows: tiles,
       grain: 1,
       buffers: desc.hasEpilogue ? [names.source, "packed"] : [names.source, "packed", names.out],
       params: [...head, ...words],
@@ -480,41 +492,35 @@ export function planConv2dWeight(
   const { N, H, W, Cin, Cout, kernel, stride, padding, dilation, groups } = desc;
   const [kh, kw] = kernel;
   const bytes = 4 * kh * kw * (Cin / groups) * Cout;
-  const parts = Math.max(1, Math.min(N, 8, Math.floor(MAX_PARTIAL_BYTES / bytes)));
+  const taps = (kh * kw * Cin) / groups;
+  // a kernel line much shorter than the micro-kernel's rows wastes most of them: all taps of a pixel are gathered instead
+  const line = (kw * Cin) / groups;
+  const gather = line / roundUp(line, shape.mr) < 0.6 && taps <= 64;
+  const kernelLines = gather ? 1 : kh;
+  const mostParts = Math.max(1, Math.min(N, 16, Math.floor(MAX_PARTIAL_BYTES / bytes)));
+  let parts = 1;
   let block = roundUp(Cout / groups, shape.nr);
-  while (block > shape.nr && parts * kh * groups * Math.ceil(Cout / groups / block) < 16)
-    block = roundUp(block / 2, shape.nr);
-  const lines = Math.max(1, Math.min(OH, Math.floor(512 / OW)));
+  while (parts * kernelLines * groups * Math.ceil(Cout / groups / block) < 16) {
+    if (block > 64 && block > shape.nr) block = roundUp(block / 2, shape.nr);
+    else if (parts < mostParts) parts = Math.min(2 * parts, mostParts);
+    else break;
+  }
+  const lines = Math.max(1, Math.min(N * OH, Math.floor(512 / OW)));
   const width = (OW - 1) * stride[1] + (kw - 1) * dilation[1] + 1;
   const params = [
-    N,
-    H,
-    W,
-    Cin,
-    OH,
-    OW,
-    Cout,
-    groups,
-    kh,
-    kw,
-    ...stride,
-    ...padding,
-    ...dilation,
-    parts,
-    block,
-    lines,
-    ...desc.weightStrides,
+    ...[N, H, W, Cin, OH, OW, Cout, groups, kh, kw, ...stride, ...padding, ...dilation],
+    ...[parts, block, lines, ...desc.weightStrides, gather ? 1 : 0],
   ];
   return {
     partial: parts * bytes,
     main: {
       fn: "conv2d_dw",
-      rows: parts * kh * groups * Math.ceil(Cout / groups / block),
+      rows: parts * kernelLines * groups * Math.ceil(Cout / groups / block),
       grain: 1,
       buffers: ["x", "dy", "partial"],
       params,
     },
     finish: { fn: "conv2d_dw_finish", rows: Cout, grain: 16, buffers: ["partial", "dw"], params },
-    scratchBytes: 4 * (lines * OW * block + lines * width * Cin + 64),
+    scratchBytes: 4 * (lines * OW * (block + (gather ? taps : 0)) + (gather ? 1 : lines) * width * Cin + 64),
   };
 }

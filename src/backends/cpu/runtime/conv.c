@@ -11,7 +11,7 @@
 /* ---- shared parameters of conv_pack, conv2d_fwd and conv2d_dx ------------------------------------------------------ */
 enum { CV_N, CV_SH, CV_SW, CV_SC, CV_OH, CV_OW, CV_OC, CV_GROUPS, CV_FLAGS, CV_SN, CV_SCH, CV_SKY, CV_SKX, CV_PHASES, CV_LIST };
 /* a phase */
-enum { PH_Y, PH_X, PH_STEPY, PH_STEPX, PH_NY, PH_NX, PH_Y0, PH_X0, PH_SY, PH_SX, PH_UY, PH_UX, PH_TY, PH_TX, PH_KY, PH_DKY, PH_KX, PH_DKX, PH_PACKED, PH_LINES, PH_TILES, PH_WORDS };
+enum { PH_Y, PH_X, PH_STEPY, PH_STEPX, PH_NY, PH_NX, PH_Y0, PH_X0, PH_SY, PH_SX, PH_UY, PH_UX, PH_TY, PH_TX, PH_KY, PH_DKY, PH_KX, PH_DKX, PH_PACKED, PH_LINES, PH_IMAGES, PH_BLOCK, PH_TILES, PH_WORDS };
 enum { CV_ACCUMULATE = 1 };
 
 /*
@@ -21,14 +21,30 @@ enum { CV_ACCUMULATE = 1 };
 enum { CP_GROUP_STRIDE = CV_LIST, CP_PHASES };
 void k_conv_pack(const Cmd *c, int64_t r0, int64_t r1, int tid) {
   const int64_t *p = c->p, groups = p[CV_GROUPS], N = p[CV_OC] / groups, C = p[CV_SC] / groups, panels = ceil_div(N, NR);
+  const int64_t sn = p[CV_SN], sc = p[CV_SCH], sy = p[CV_SKY], sx = p[CV_SKX];
   (void)tid;
   for (int64_t r = r0; r < r1; r++) {
-    const int64_t *ph = p + CP_PHASES + r / (groups * panels) * PH_WORDS, group = r / panels % groups, j = r % panels * NR, taps = ph[PH_UY] * ph[PH_UX];
-    const float *w = (const float *)c->b[0] + group * p[CP_GROUP_STRIDE] + j * p[CV_SN];
+    const int64_t *ph = p + CP_PHASES + r / (groups * panels) * PH_WORDS, group = r / panels % groups, j = r % panels * NR;
+    const int64_t uy = ph[PH_UY], ux = ph[PH_UX], taps = uy * ux, nr = min64(NR, N - j);
+    const float *w = (const float *)c->b[0] + group * p[CP_GROUP_STRIDE] + j * sn + ph[PH_KY] * sy + ph[PH_KX] * sx;
     float *d = (float *)c->b[1] + ph[PH_PACKED] + (group * panels * NR + j) * taps * C;
-    for (int64_t u = 0; u < ph[PH_UY]; u++)
-      for (int64_t v = 0; v < ph[PH_UX]; v++, d += C * NR)
-        pack_panel(w + (ph[PH_KY] + u * ph[PH_DKY]) * p[CV_SKY] + (ph[PH_KX] + v * ph[PH_DKX]) * p[CV_SKX], p[CV_SCH], p[CV_SN], C, min64(NR, N - j), d);
+    const int64_t dy = ph[PH_DKY] * sy, dx = ph[PH_DKX] * sx;
+    if (sn == 1 || sc == 1) {
+      for (int64_t t = 0; t < taps; t++) pack_panel(w + t / ux * dy + t % ux * dx, sc, sn, C, nr, d + t * C * NR);
+    } else if (nr == NR && dx == 1 && dy == ux && sc == taps) {
+      /* a filter's channels and taps are one contiguous row e = channel * taps + tap: transposed, its rows sorted by tap */
+      const int64_t K = C * taps, whole = K / TB * TB;
+      for (int64_t e = 0; e < whole; e += TB) {
+        float block[TB * NR] __attribute__((aligned(64)));
+        for (int64_t n = 0; n < NR; n += TB) transpose_block(w + n * sn + e, sn, block + n, NR);
+        for (int64_t i = 0; i < TB; i++) memcpy(d + ((e + i) % taps * C + (e + i) / taps) * NR, block + i * NR, NR * 4);
+      }
+      for (int64_t e = whole; e < K; e++) for (int64_t n = 0; n < NR; n++) d[(e % taps * C + e / taps) * NR + n] = w[n * sn + e];
+    } else
+      for (int64_t k = 0; k < C; k++)
+        for (int64_t n = 0; n < NR; n++)
+          for (int64_t u = 0; u < uy; u++)
+            for (int64_t v = 0; v < ux; v++) d[((u * ux + v) * C + k) * NR + n] = n < nr ? w[k * sc + n * sn + u * dy + v * dx] : 0;
   }
 }
 
@@ -43,40 +59,48 @@ static void copy_lines(const float *image, int64_t H, int64_t Wd, int64_t C, int
   }
 }
 
-/* b = [source, packed, out unless an epilogue stores]; a row is (image, phase, block of lines). */
+/* b = [source, packed, out unless an epilogue stores]; a row is (phase, images, block of lines, block of channels). */
 static void conv_tile(const Cmd *c, int64_t tile, int tid) {
   const int64_t *p = c->p, groups = p[CV_GROUPS], C = p[CV_SC], Cg = C / groups, N = p[CV_OC] / groups, panels = ceil_div(N, NR), OW = p[CV_OW];
   const int64_t *ph = p + CV_LIST;
-  int64_t total = 0;
-  for (int64_t i = 0; i < p[CV_PHASES]; i++) total += ph[i * PH_WORDS + PH_TILES];
-  const int64_t n = tile / total;
-  tile %= total;
   while (tile >= ph[PH_TILES]) { tile -= ph[PH_TILES]; ph += PH_WORDS; }
-  const int64_t a0 = tile * ph[PH_LINES], a1 = min64(ph[PH_NY], a0 + ph[PH_LINES]), nx = ph[PH_NX], pixels = (a1 - a0) * nx;
+  const int64_t across = ceil_div(N, ph[PH_BLOCK]), j0 = tile % across * ph[PH_BLOCK], j1 = min64(N, j0 + ph[PH_BLOCK]);
+  tile /= across;
+  const int64_t blocks = ceil_div(ph[PH_NY], ph[PH_LINES]), a0 = tile % blocks * ph[PH_LINES], a1 = min64(ph[PH_NY], a0 + ph[PH_LINES]);
+  const int64_t n = tile / blocks * ph[PH_IMAGES], images = min64(ph[PH_IMAGES], p[CV_N] - n), nx = ph[PH_NX], pixels = images * (a1 - a0) * nx;
   const int64_t uy = ph[PH_UY], ux = ph[PH_UX], ty = ph[PH_TY], tx = ph[PH_TX], sy = ph[PH_SY], sx = ph[PH_SX], K = uy * ux * Cg;
   const EpilogueFn epilogue = c->epi ? (EpilogueFn)(void *)c->epi->fn : 0;
   const int64_t strips = ceil_div(pixels, MR), top = ph[PH_Y0] + a0 * sy, lines = uy ? (a1 - a0 - 1) * sy + (uy - 1) * ty + 1 : 0, width = ux ? (nx - 1) * sx + (ux - 1) * tx + 1 : 0;
-  float *partial = (float *)c->run->scratch[tid], *lined = partial + strips * MR * NR;
+  float *partial = (float *)c->run->scratch[tid];
+  int64_t *from = (int64_t *)(partial + strips * MR * NR), *to_pixel = from + strips * MR; /* where each pixel reads and writes */
+  float *lined = (float *)(to_pixel + strips * MR);
   const float *image = (const float *)c->b[0] + n * p[CV_SH] * p[CV_SW] * C, *source = lined;
-  int64_t pitch = width * C;
+  int64_t pitch = width * C, next = lines * pitch; /* from a line, from an image to the next */
   if (K && top >= 0 && top + lines <= p[CV_SH] && ph[PH_X0] >= 0 && ph[PH_X0] + width <= p[CV_SW]) { /* nothing to pad */
     source = image + (top * p[CV_SW] + ph[PH_X0]) * C;
     pitch = p[CV_SW] * C;
+    next = p[CV_SH] * pitch;
   } else if (K)
-    copy_lines(image, p[CV_SH], p[CV_SW], C, top, 1, lines, ph[PH_X0], width, lined);
+    for (int64_t m = 0; m < images; m++) copy_lines(image + m * p[CV_SH] * p[CV_SW] * C, p[CV_SH], p[CV_SW], C, top, 1, lines, ph[PH_X0], width, lined + m * next);
+  for (int64_t i = 0, m = 0, a = a0, b = 0; i < strips * MR; i++) { /* beyond the last pixel: the last one again */
+    from[i] = m * next + (a - a0) * sy * pitch + b * sx * C;
+    to_pixel[i] = (((n + m) * p[CV_OH] + ph[PH_Y] + a * ph[PH_STEPY]) * OW + ph[PH_X] + b * ph[PH_STEPX]) * p[CV_OC];
+    if (i + 1 < pixels && ++b == nx) {
+      b = 0;
+      if (++a == a1) { a = a0; m++; }
+    }
+  }
   /* taps of a line lie side by side where they touch and there is one group; lines then are segments */
   const int joined = groups == 1 && tx == 1, whole = joined && K <= 1024;
   for (int64_t group = 0; group < groups; group++)
-    for (int64_t j = 0; j < N; j += NR) {
-      const int64_t nr = min64(NR, N - j), chunks = whole ? 1 : uy;
+    for (int64_t j = j0; j < j1; j += NR) {
+      const int64_t nr = min64(NR, j1 - j), chunks = whole ? 1 : uy;
       const float *B = (const float *)c->b[1] + ph[PH_PACKED] + (group * panels * NR + j) * K;
       for (int64_t u = 0; u < max64(chunks, 1); u++)
         for (int64_t s = 0; s < strips; s++) {
           const float *rows[MR];
-          for (int64_t r = 0; r < MR; r++) {
-            const int64_t i = min64(s * MR + r, pixels - 1);
-            rows[r] = source + (i / nx * sy + (whole ? 0 : u * ty)) * pitch + i % nx * sx * C + group * Cg;
-          }
+          const float *base = source + (whole ? 0 : u * ty * pitch) + group * Cg;
+          for (int64_t r = 0; r < MR; r++) rows[r] = base + from[s * MR + r];
           float *T = partial + s * MR * NR;
           if (whole) uk_segments(K ? uy : 0, ux * Cg, ty * pitch, rows, B, T, nr, 0);
           else if (joined) uk_segments(K ? 1 : 0, ux * Cg, 0, rows, B + u * ux * Cg * NR, T, nr, u > 0);
@@ -90,8 +114,7 @@ static void conv_tile(const Cmd *c, int64_t tile, int tid) {
           continue;
         }
         for (int64_t r = 0; r < mr; r++) {
-          const int64_t i = s * MR + r, y = ph[PH_Y] + (a0 + i / nx) * ph[PH_STEPY], x = ph[PH_X] + i % nx * ph[PH_STEPX];
-          float *to = (float *)c->b[2] + ((n * p[CV_OH] + y) * OW + x) * p[CV_OC] + group * N + j;
+          float *to = (float *)c->b[2] + to_pixel[s * MR + r] + group * N + j;
           const int add = (p[CV_FLAGS] & CV_ACCUMULATE) != 0;
           int64_t k = 0;
           for (; k + W <= nr; k += W) {
@@ -109,42 +132,63 @@ void k_conv2d_dx(const Cmd *c, int64_t r0, int64_t r1, int tid) { for (int64_t t
 
 /*
  * conv2d_dw: b = [x, dY, partial sums]; a row is (part of the batch, kernel line, group, block of output channels). The
- * partial sums are [parts, kh, kw, Cin / groups, Cout]. Both operands are copied near once a chunk of lines: x padded,
- * dY in panels.
+ * partial sums are [parts, kh, kw, Cin / groups, Cout]. Both operands are copied near, a chunk of lines at a time (of
+ * several images where these are small): x padded, dY in panels. Where a kernel line is short (DW_GATHER) a tile does all
+ * kernel lines, with the taps of each pixel gathered side by side.
  */
-enum { DW_N, DW_H, DW_W, DW_C, DW_OH, DW_OW, DW_OC, DW_GROUPS, DW_KH, DW_KW, DW_SY, DW_SX, DW_PY, DW_PX, DW_DY, DW_DX, DW_PARTS, DW_BLOCK, DW_LINES, DW_S0, DW_S1, DW_S2, DW_S3 };
+enum { DW_N, DW_H, DW_W, DW_C, DW_OH, DW_OW, DW_OC, DW_GROUPS, DW_KH, DW_KW, DW_SY, DW_SX, DW_PY, DW_PX, DW_DY, DW_DX, DW_PARTS, DW_BLOCK, DW_LINES, DW_S0, DW_S1, DW_S2, DW_S3, DW_GATHER };
+
 static void dw_tile(const Cmd *c, int64_t t, int tid) {
-  const int64_t *p = c->p, groups = p[DW_GROUPS], C = p[DW_C], Cg = C / groups, OC = p[DW_OC], N = OC / groups, OW = p[DW_OW], kw = p[DW_KW];
-  const int64_t blocks = ceil_div(N, p[DW_BLOCK]), block = t % blocks, group = t / blocks % groups, ky = t / blocks / groups % p[DW_KH], part = t / blocks / groups / p[DW_KH];
+  const int64_t *p = c->p, groups = p[DW_GROUPS], C = p[DW_C], Cg = C / groups, OC = p[DW_OC], N = OC / groups, OH = p[DW_OH], OW = p[DW_OW], kh = p[DW_KH], kw = p[DW_KW];
+  const int gather = (int)p[DW_GATHER], joined = groups == 1 && p[DW_DX] == 1;
+  const int64_t blocks = ceil_div(N, p[DW_BLOCK]), block = t % blocks, group = t / blocks % groups, lines_of_kernel = gather ? 1 : kh;
+  const int64_t ky = t / blocks / groups % lines_of_kernel, part = t / blocks / groups / lines_of_kernel;
   const int64_t n0 = block * p[DW_BLOCK], n1 = min64(N, n0 + p[DW_BLOCK]), share = ceil_div(p[DW_N], p[DW_PARTS]);
-  const int64_t width = (OW - 1) * p[DW_SX] + (kw - 1) * p[DW_DX] + 1, most = p[DW_LINES];
-  const int joined = groups == 1 && p[DW_DX] == 1;
+  const int64_t width = (OW - 1) * p[DW_SX] + (kw - 1) * p[DW_DX] + 1, most = p[DW_LINES], taps = kh * kw * Cg;
   float T[MR * NR] __attribute__((aligned(64)));
-  float *panels = (float *)c->run->scratch[tid], *lined = panels + most * OW * round_up(p[DW_BLOCK], NR);
-  float *out = (float *)c->b[2] + ((part * p[DW_KH] + ky) * kw * Cg) * OC + group * N;
-  for (int64_t m = 0; m < kw * Cg; m++) memset(out + m * OC + n0, 0, (n1 - n0) * 4);
-  for (int64_t n = part * share; n < min64(p[DW_N], (part + 1) * share); n++)
-    for (int64_t y0 = 0; y0 < p[DW_OH]; y0 += most) {
-      const int64_t lines = min64(most, p[DW_OH] - y0), pixels = lines * OW;
-      copy_lines((const float *)c->b[0] + n * p[DW_H] * p[DW_W] * C, p[DW_H], p[DW_W], C, y0 * p[DW_SY] + ky * p[DW_DY] - p[DW_PY], p[DW_SY], lines, -p[DW_PX], width, lined);
-      const float *dY = (const float *)c->b[1] + (n * p[DW_OH] + y0) * OW * OC + group * N + n0;
-      pack_panels(dY, OC, 1, pixels, n1 - n0, panels);
-      for (int64_t kx = 0; kx < (joined ? 1 : kw); kx++) {
-        const int64_t M = joined ? kw * Cg : Cg;
-        const float *A = lined + kx * p[DW_DX] * C + group * Cg;
-        for (int64_t j = n0; j < n1; j += NR)
-          for (int64_t m = 0; m < M; m += MR) {
-            const int64_t nr = min64(NR, n1 - j), mr = min64(MR, M - m);
-            uk_outer(lines, OW, A + m, p[DW_SX] * C, width * C, panels + (j - n0) * pixels, T, nr, 0);
-            float *to = out + (kx * Cg + m) * OC + j;
-            for (int64_t r = 0; r < mr; r++) {
-              int64_t k = 0;
-              for (; k + W <= nr; k += W) STORE(to + r * OC + k, LOAD(to + r * OC + k) + LOAD(T + r * NR + k));
-              for (; k < nr; k++) to[r * OC + k] += T[r * NR + k];
-            }
-          }
+  float *panels = (float *)c->run->scratch[tid], *lined = panels + most * OW * round_up(p[DW_BLOCK], NR), *gathered = lined + width * C * (gather ? 1 : most);
+  float *out = (float *)c->b[2] + (part * kh + ky) * kw * Cg * OC + group * N;
+  const int64_t begin = part * share * OH, end = min64(p[DW_N], (part + 1) * share) * OH;
+  if (begin >= end) for (int64_t m = 0; m < (gather ? taps : kw * Cg); m++) memset(out + m * OC + n0, 0, (n1 - n0) * 4);
+  for (int64_t first = begin; first < end; first += most) { /* lines of the batch, image after image */
+    const int64_t lines = min64(most, end - first), pixels = lines * OW;
+    const int fresh = first == begin;
+    for (int64_t q = 0; q < lines; q++) {
+      const int64_t n = (first + q) / OH, y = (first + q) % OH * p[DW_SY] - p[DW_PY];
+      const float *image = (const float *)c->b[0] + n * p[DW_H] * p[DW_W] * C;
+      if (!gather) { copy_lines(image, p[DW_H], p[DW_W], C, y + ky * p[DW_DY], 1, 1, -p[DW_PX], width, lined + q * width * C); continue; }
+      for (int64_t k = 0; k < kh; k++) {
+        copy_lines(image, p[DW_H], p[DW_W], C, y + k * p[DW_DY], 1, 1, -p[DW_PX], width, lined);
+        for (int64_t x = 0; x < OW; x++) {
+          const float *s = lined + x * p[DW_SX] * C + group * Cg;
+          float *d = gathered + (q * OW + x) * taps + k * kw * Cg;
+          if (joined) for (int64_t e = 0; e < kw * Cg; e++) d[e] = s[e];
+          else for (int64_t i = 0; i < kw; i++) for (int64_t e = 0; e < Cg; e++) d[i * Cg + e] = s[i * p[DW_DX] * C + e];
+        }
       }
     }
+    pack_panels((const float *)c->b[1] + first * OW * OC + group * N + n0, OC, 1, pixels, n1 - n0, panels);
+    for (int64_t kx = 0; kx < (joined || gather ? 1 : kw); kx++) {
+      const int64_t M = gather ? taps : joined ? kw * Cg : Cg;
+      const float *A = gather ? gathered : lined + kx * p[DW_DX] * C + group * Cg;
+      const int64_t ax = gather ? taps : p[DW_SX] * C, ay = gather ? OW * taps : width * C;
+      for (int64_t m = 0; m < M; m += MR)
+        for (int64_t j = n0; j < n1; j += NR) {
+          const int64_t nr = min64(NR, n1 - j), mr = min64(MR, M - m);
+          uk_outer(gather ? 1 : lines, gather ? pixels : OW, A + m, ax, ay, panels + (j - n0) * pixels, T, nr, 0);
+          float *to = out + (kx * Cg + m) * OC + j;
+          for (int64_t r = 0; r < mr; r++) {
+            int64_t k = 0;
+            for (; k + W <= nr; k += W) {
+              vf v = LOAD(T + r * NR + k);
+              if (!fresh) v += LOAD(to + r * OC + k);
+              STORE(to + r * OC + k, v);
+            }
+            for (; k < nr; k++) to[r * OC + k] = T[r * NR + k] + (fresh ? 0 : to[r * OC + k]);
+          }
+        }
+    }
+  }
 }
 void k_conv2d_dw(const Cmd *c, int64_t r0, int64_t r1, int tid) { for (int64_t t = r0; t < r1; t++) dw_tile(c, t, tid); }
 
@@ -153,12 +197,13 @@ void k_conv2d_dw_finish(const Cmd *c, int64_t r0, int64_t r1, int tid) {
   const int64_t *p = c->p, Cg = p[DW_C] / p[DW_GROUPS], OC = p[DW_OC], taps = p[DW_KH] * p[DW_KW], size = taps * Cg * OC;
   const float *from = (const float *)c->b[0];
   (void)tid;
-  for (int64_t tap = 0; tap < taps; tap++)
-    for (int64_t i = 0; i < Cg; i++)
-      for (int64_t o = r0; o < r1; o++) {
-        const float *x = from + (tap * Cg + i) * OC + o;
-        float s = x[0];
-        for (int64_t g = 1; g < p[DW_PARTS]; g++) s += x[g * size];
-        ((float *)c->b[1])[o * p[DW_S0] + i * p[DW_S1] + tap / p[DW_KW] * p[DW_S2] + tap % p[DW_KW] * p[DW_S3]] = s;
-      }
+  for (int64_t i0 = 0; i0 < Cg; i0 += 16) /* few enough that the lines written stay near until they are full */
+    for (int64_t tap = 0; tap < taps; tap++)
+      for (int64_t i = i0; i < min64(Cg, i0 + 16); i++)
+        for (int64_t o = r0; o < r1; o++) {
+          const float *x = from + (tap * Cg + i) * OC + o;
+          float s = x[0];
+          for (int64_t g = 1; g < p[DW_PARTS]; g++) s += x[g * size];
+          ((float *)c->b[1])[o * p[DW_S0] + i * p[DW_S1] + tap / p[DW_KW] * p[DW_S2] + tap % p[DW_KW] * p[DW_S3]] = s;
+        }
 }

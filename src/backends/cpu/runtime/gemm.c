@@ -219,45 +219,56 @@ void k_gemm_small(const Cmd *c, int64_t r0, int64_t r1, int tid) {
 /* ---- gemm_skinny: at most 8 rows, B unpacked; a row of the command is a block of `grain` columns of one batch ------ */
 enum { SKINNY_ROWS = 8, SKINNY_COLS = 64 };
 
-/* Columns of B contiguous in k: dot products, four columns at a time share the loads of A. */
+/* Columns of B contiguous in k: dot products; four rows of A by two columns of B share their loads (one row by four). */
 #define SKINNY_DOT(NAME, T_, LOADB, LOAD1)                                                                              \
   static void NAME(int64_t M, int64_t K, const float *A, int64_t lda, const T_ *B, int64_t sn, int64_t nn, float *T) {  \
-    for (int64_t n = 0; n < nn; n++) {                                                                                  \
-      const T_ *b = B + n * sn;                                                                                         \
-      vf acc[SKINNY_ROWS][2];                                                                                           \
-      for (int64_t m = 0; m < M; m++) acc[m][0] = acc[m][1] = (vf){0};                                                  \
-      int64_t k = 0;                                                                                                    \
-      if (M == 1) {                                                                                                     \
-        vf s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};                                                                      \
-        for (; k + 4 * W <= K; k += 4 * W) {                                                                            \
-          s0 = fma_(LOAD(A + k), LOADB(b + k), s0);                                                                     \
-          s1 = fma_(LOAD(A + k + W), LOADB(b + k + W), s1);                                                             \
-          s2 = fma_(LOAD(A + k + 2 * W), LOADB(b + k + 2 * W), s2);                                                     \
-          s3 = fma_(LOAD(A + k + 3 * W), LOADB(b + k + 3 * W), s3);                                                     \
-        }                                                                                                               \
-        acc[0][0] = s0 + s2;                                                                                            \
-        acc[0][1] = s1 + s3;                                                                                            \
-      } else                                                                                                            \
-        for (int64_t m = 0; m < M; m += 4) {                                                                            \
-          const float *a0 = A + m * lda, *a1 = A + min64(m + 1, M - 1) * lda, *a2 = A + min64(m + 2, M - 1) * lda,      \
-                      *a3 = A + min64(m + 3, M - 1) * lda;                                                              \
+    const int64_t KW = K / W * W;                                                                                       \
+    for (int64_t n = 0; n < nn; n += 4) {                                                                               \
+      const T_ *b0 = B + n * sn, *b1 = B + min64(n + 1, nn - 1) * sn, *b2 = B + min64(n + 2, nn - 1) * sn,              \
+               *b3 = B + min64(n + 3, nn - 1) * sn;                                                                     \
+      for (int64_t m = 0; m < M; m += 4) {                                                                              \
+        const float *a0 = A + m * lda, *a1 = A + min64(m + 1, M - 1) * lda, *a2 = A + min64(m + 2, M - 1) * lda,        \
+                    *a3 = A + min64(m + 3, M - 1) * lda;                                                                \
+        float s[4][4];                                                                                                  \
+        if (M - m == 1) {                                                                                               \
           vf s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0}, u0 = {0}, u1 = {0}, u2 = {0}, u3 = {0};                            \
-          for (k = 0; k + 2 * W <= K; k += 2 * W) {                                                                     \
-            const vf x = LOADB(b + k), y = LOADB(b + k + W);                                                            \
-            s0 = fma_(LOAD(a0 + k), x, s0); u0 = fma_(LOAD(a0 + k + W), y, u0);                                         \
-            s1 = fma_(LOAD(a1 + k), x, s1); u1 = fma_(LOAD(a1 + k + W), y, u1);                                         \
-            s2 = fma_(LOAD(a2 + k), x, s2); u2 = fma_(LOAD(a2 + k + W), y, u2);                                         \
-            s3 = fma_(LOAD(a3 + k), x, s3); u3 = fma_(LOAD(a3 + k + W), y, u3);                                         \
+          int64_t k = 0;                                                                                                \
+          for (; k + 2 * W <= K; k += 2 * W) {                                                                          \
+            const vf x = LOAD(a0 + k), y = LOAD(a0 + k + W);                                                            \
+            s0 = fma_(x, LOADB(b0 + k), s0); u0 = fma_(y, LOADB(b0 + k + W), u0);                                       \
+            s1 = fma_(x, LOADB(b1 + k), s1); u1 = fma_(y, LOADB(b1 + k + W), u1);                                       \
+            s2 = fma_(x, LOADB(b2 + k), s2); u2 = fma_(y, LOADB(b2 + k + W), u2);                                       \
+            s3 = fma_(x, LOADB(b3 + k), s3); u3 = fma_(y, LOADB(b3 + k + W), u3);                                       \
           }                                                                                                             \
-          acc[m][0] = s0; acc[m][1] = u0;                                                                               \
-          if (m + 1 < M) { acc[m + 1][0] = s1; acc[m + 1][1] = u1; }                                                    \
-          if (m + 2 < M) { acc[m + 2][0] = s2; acc[m + 2][1] = u2; }                                                    \
-          if (m + 3 < M) { acc[m + 3][0] = s3; acc[m + 3][1] = u3; }                                                    \
-        }                                                                                                               \
-      for (int64_t m = 0; m < M; m++) {                                                                                 \
-        float s = hsum(acc[m][0] + acc[m][1]);                                                                          \
-        for (int64_t q = k; q < K; q++) s += A[m * lda + q] * LOAD1(b[q]);                                              \
-        T[m * SKINNY_COLS + n] = s;                                                                                     \
+          if (k < KW) {                                                                                                 \
+            const vf x = LOAD(a0 + k);                                                                                  \
+            s0 = fma_(x, LOADB(b0 + k), s0);                                                                            \
+            s1 = fma_(x, LOADB(b1 + k), s1);                                                                            \
+            s2 = fma_(x, LOADB(b2 + k), s2);                                                                            \
+            s3 = fma_(x, LOADB(b3 + k), s3);                                                                            \
+          }                                                                                                             \
+          s[0][0] = hsum(s0 + u0); s[0][1] = hsum(s1 + u1); s[0][2] = hsum(s2 + u2); s[0][3] = hsum(s3 + u3);           \
+        } else                                                                                                          \
+          for (int h = 0; h < 4; h += 2) {                                                                              \
+            const T_ *p = h ? b2 : b0, *q = h ? b3 : b1;                                                                \
+            vf s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0}, u0 = {0}, u1 = {0}, u2 = {0}, u3 = {0};                          \
+            for (int64_t k = 0; k < KW; k += W) {                                                                       \
+              const vf x = LOADB(p + k), y = LOADB(q + k), v0 = LOAD(a0 + k), v1 = LOAD(a1 + k), v2 = LOAD(a2 + k),     \
+                       v3 = LOAD(a3 + k);                                                                               \
+              s0 = fma_(v0, x, s0); u0 = fma_(v0, y, u0);                                                               \
+              s1 = fma_(v1, x, s1); u1 = fma_(v1, y, u1);                                                               \
+              s2 = fma_(v2, x, s2); u2 = fma_(v2, y, u2);                                                               \
+              s3 = fma_(v3, x, s3); u3 = fma_(v3, y, u3);                                                               \
+            }                                                                                                           \
+            s[0][h] = hsum(s0); s[1][h] = hsum(s1); s[2][h] = hsum(s2); s[3][h] = hsum(s3);                             \
+            s[0][h + 1] = hsum(u0); s[1][h + 1] = hsum(u1); s[2][h + 1] = hsum(u2); s[3][h + 1] = hsum(u3);             \
+          }                                                                                                             \
+        for (int64_t r = 0; r < min64(4, M - m); r++)                                                                   \
+          for (int64_t j = 0; j < min64(4, nn - n); j++) {                                                              \
+            float t = s[r][j];                                                                                          \
+            for (int64_t k = KW; k < K; k++) t += A[(m + r) * lda + k] * LOAD1(B[(n + j) * sn + k]);                    \
+            T[(m + r) * SKINNY_COLS + n + j] = t;                                                                       \
+          }                                                                                                             \
       }                                                                                                                 \
     }                                                                                                                   \
   }
