@@ -408,24 +408,38 @@ class Assembler {
 
   /** Copies to results and state, and the order that writes of state need. */
   private stateOrder(copies: readonly { from: GNode; to: Buffer; state: boolean }[]): void {
+    const written = new Set(this.lowered.assigns.map((a) => a.storage));
+    const sources = copies.map(({ from, state }) => {
+      const source = this.buffer(from);
+      if (!state || from.op !== "buffer" || !written.has(from.storage)) return source;
+      // the old value of a state that is itself written: taken aside before anyone writes
+      const aside: Buffer = { bytes: source.bytes, slot: -1, offset: 0, label: `old state ${from.storage}` };
+      const work = this.copy(from, source, aside, false);
+      for (const g of this.inPlaceGroups) this.workOf.get(g)?.after.push(work);
+      return aside;
+    });
     const everything = this.works.slice();
-    for (const { from, to, state } of copies) {
-      const look = strided(from) ?? { source: from, offset: 0, strides: contiguousStrides(from.shape) };
-      const { main } = planCopy({ shape: from.shape, dtype: from.dtype, from: look.strides, to: contiguousStrides(from.shape) });
-      const source = this.buffer(look.source);
-      const bound: Readonly<Record<string, readonly [Buffer, number]>> = { from: [source, look.offset * dtypes[from.dtype].bytes], to: [to, 0] };
-      const draft: Draft = { fn: main.fn, rows: main.rows, grain: main.grain, params: main.params, buffers: main.buffers.map((x) => bound[x]), scalars: [], writesState: state };
-      const work = this.work(`copy to ${to.label}`, [source], [to], draft, 0);
+    copies.forEach(({ from, to, state }, i) => {
+      const work = this.copy(from, sources[i], to, state);
       // a state is overwritten after everything else has read it, and only if nothing failed
       if (state) work.after.push(...everything);
-    }
+    });
     for (const [group, readers] of this.extra) {
-      const work = this.workOf.get(group) as Work;
+      const work = this.workOf.get(group);
+      if (!work) continue; // nothing to compute: an axis is empty
       for (const r of readers) {
         const w = this.workOf.get(r);
         if (w && w !== work) work.after.push(w);
       }
     }
+  }
+
+  private copy(n: GNode, from: Buffer, to: Buffer, writesState: boolean): Work {
+    const strides = contiguousStrides(n.shape);
+    const { main } = planCopy({ shape: n.shape, dtype: n.dtype, from: strides, to: strides });
+    const bound = { from: [from, 0], to: [to, 0] } as const;
+    const draft: Draft = { fn: main.fn, rows: main.rows, grain: main.grain, params: main.params, buffers: main.buffers.map((x) => bound[x]), scalars: [], writesState };
+    return this.work(`copy to ${to.label}`, [from], [to], draft, 0);
   }
 
   // ---- the table --------------------------------------------------------------------------------------------------------
