@@ -18,6 +18,8 @@ export interface Entry {
   program: Program | null;
   /** While the backend compiles. */
   compiling: Promise<Program> | null;
+  /** An array for the next run's scalars, while no run has it: making one costs more than filling it. */
+  scalars: Float64Array | null;
   used: number;
   runs: number;
 }
@@ -55,6 +57,7 @@ export class ProgramCache {
       hash,
       program: null,
       compiling: null,
+      scalars: null,
       used: ++this.clock,
       runs: 0,
     };

@@ -198,7 +198,8 @@ function promise(line: Line, captured: Capture, assigns: readonly Node[], init: 
   const entry = line.cache.find(captured);
   const { roots, scalars } = captured;
   const copy = entry.program === null || detectsAnomalies() ? copyCapture(captured) : null;
-  const values = new Float64Array(scalars.length);
+  const values = entry.scalars ?? new Float64Array(scalars.length);
+  entry.scalars = null;
   for (let i = 0; i < scalars.length; i++) values[i] = scalars[i].value;
   const outputs = new Array<Storage>(roots.length);
   for (let i = 0; i < roots.length; i++) {
@@ -259,6 +260,7 @@ function undoAssigns(assigns: readonly Node[]): void {
 /** What has a value and passes no gradient on needs its sources no more. */
 function letGo(job: Job): void {
   const { roots, assigns } = job;
+  job.entry.scalars = job.scalars;
   for (let i = 0; i < roots.length; i++) {
     const root = roots[i];
     if ((!root.requiresGrad || root.released) && root.outputs === null) root.inputs = none;
@@ -445,7 +447,10 @@ function readStorage(line: Line, node: Node): TypedArray | Promise<TypedArray> {
     if (node.storage !== storage) {
       // the job that was to bring this value has failed, and was taken back
       throwFailure(line);
-      throw line.told ?? new BackendError(`${node.operation.name}: its value was not computed, since an earlier step failed`);
+      throw (
+        line.told ??
+        new BackendError(`${node.operation.name}: its value was not computed, since an earlier step failed`)
+      );
     }
     const open = await backendOf(line.device);
     if (storage.upload instanceof Promise) storage.upload = await storage.upload;

@@ -38,6 +38,7 @@ const falseTag = 5;
 const nullTag = 6;
 const listTag = 7;
 const wholesTag = 8;
+const nameTag = 9;
 
 const isWhole = (v: unknown): v is number => typeof v === "number" && (v | 0) === v && (v !== 0 || 1 / v > 0);
 
@@ -80,11 +81,20 @@ function writeList(list: readonly AttrValue[]): void {
   }
 }
 
-function writeAttrs(attrs: Attrs): void {
+/** The attribute names that each operation was first seen with, by its code: nearly always the same, so they need not be written. */
+const usualNames: (readonly string[] | undefined)[] = [];
+
+function writeAttrs(code: number, attrs: Attrs): void {
   if (attrs === noAttrs) return;
+  const usual = usualNames[code] ?? (usualNames[code] = Object.keys(attrs));
+  let i = 0;
   for (const name in attrs) {
-    reserve(1);
-    out[n++] = textId(name);
+    if (name !== usual[i]) {
+      reserve(2);
+      out[n++] = nameTag;
+      out[n++] = textId(name);
+    }
+    i++;
     writeValue(attrs[name]);
   }
 }
@@ -129,7 +139,7 @@ export function writeKey(capture: Capture): Int32Array {
     out[n++] = inputs.length;
     for (let i = 0; i < inputs.length; i++) out[n++] = inputs[i].slot;
     const at = n++;
-    writeAttrs(node.attrs);
+    writeAttrs(node.operation.code, node.attrs);
     out[at] = n - at;
   }
   reserve(roots.length + 2 + 2 * assigns.length);

@@ -106,8 +106,13 @@ export function transpose(x: Node, a: number, b: number): Node {
 export function expandTo(x: Node, shape: Shape): Node {
   if (sameShape(x.shape, shape)) return x;
   let y = x;
-  if (x.shape.length < shape.length)
-    y = reshape(x, [...new Array<number>(shape.length - x.shape.length).fill(1), ...x.shape]);
+  const missing = shape.length - x.shape.length;
+  if (missing > 0) {
+    const sizes = new Array<number>(shape.length); // built by hand: every number beside a tensor comes through here
+    for (let i = 0; i < missing; i++) sizes[i] = 1;
+    for (let i = 0; i < x.shape.length; i++) sizes[missing + i] = x.shape[i];
+    y = reshape(x, sizes);
+  }
   return sameShape(y.shape, shape) ? y : make(p.expand, [y], { shape });
 }
 
