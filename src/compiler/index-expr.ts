@@ -257,6 +257,8 @@ export function linearize(index: readonly Index[], shape: readonly number[]): In
 
 /** The index vector of row-major position `x` in `shape`. */
 export function delinearize(x: Index, shape: readonly number[]): Index[] {
+  // nothing is at any position of a shape without elements
+  if (shape.includes(0)) return shape.map(() => constantIndex(0));
   const out = new Array<Index>(shape.length);
   let stride = 1;
   const first = shape.findIndex((n) => n !== 1);

@@ -38,6 +38,7 @@ export type HasTemplate = (name: string, node: Node) => boolean;
 const rewrites: Readonly<Record<string, (node: Node) => Node | null>> = {
   contract: (n) => {
     const [a, b] = n.inputs;
+    if (a.shape[a.shape.length - 1] === 0) return ops.full(n.shape, 0, n.dtype);
     if (n.dtype === "uint32") return ops.bitcast(ops.contract(ops.bitcast(a, "int32"), ops.bitcast(b, "int32")), "uint32");
     const wide: DType = n.dtype === "uint8" ? "int32" : accumulator(n.dtype);
     return wide === n.dtype ? null : ops.cast(ops.contract(ops.cast(a, wide), ops.cast(b, wide)), n.dtype);
@@ -166,7 +167,12 @@ function splitLong(n: Node): Node | null {
 
 function rewrite(n: Node): Node | null {
   const name = n.operation.name;
-  if (n.operation.group === "reduction" && name in identities) return applyLimit(n) ?? widen(n) ?? splitLong(n);
+  if (n.operation.group === "reduction" && name in identities) {
+    const [x] = n.inputs;
+    const op = name as keyof typeof identities;
+    if ((n.attrs["axes"] as number[]).some((a) => x.shape[a] === 0)) return ops.full(n.shape, identities[op](x.dtype), n.dtype);
+    return applyLimit(n) ?? widen(n) ?? splitLong(n);
+  }
   return rewrites[name]?.(n) ?? widen(n);
 }
 

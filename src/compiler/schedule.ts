@@ -122,7 +122,7 @@ export function planMemory(phases: readonly (readonly Unit[])[]): number {
   let size = 0;
   for (const [b, l] of [...life].sort((x, y) => y[0].bytes - x[0].bytes || x[1].first - y[1].first)) {
     const overlapping = placed.filter((p) => p.first <= l.last && p.last >= l.first).sort((x, y) => x.from - y.from);
-    const bytes = Math.ceil(b.bytes / ALIGNMENT) * ALIGNMENT;
+    const bytes = Math.ceil(Math.max(1, b.bytes) / ALIGNMENT) * ALIGNMENT; // an empty one has an address too
     let at = 0;
     let best = -1;
     let bestGap = Number.POSITIVE_INFINITY;

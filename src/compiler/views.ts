@@ -3,6 +3,7 @@
  * operations become values, and the walk stops at boundaries: nodes that lie in memory, or that the same kernel
  * computes at the same position.
  */
+import { isFloat } from "../core/dtype.ts";
 import { BackendError } from "../core/errors.ts";
 import { add, affine, axis, bounded, constantIndex, delinearize, div, type Index, linearize, mod, offset, scale, valueIndex } from "./index-expr.ts";
 import { type Condition, type Value, Values } from "./kernel.ts";
@@ -129,7 +130,7 @@ export class Body {
       case "gather": {
         const [x, index] = n.inputs;
         const a = n.attrs["axis"] as number;
-        const found = this.at(index, at, valid);
+        const found = this.guarded(this.at(index, at, valid), valid, "0");
         this.canFail = true;
         const where = at.slice();
         where[a] = valueIndex(found, `v${found.id}`, x.shape[a]);
@@ -138,8 +139,16 @@ export class Body {
     }
     if (isView(n)) return this.at(n.inputs[0], sourceIndex(n, at), valid);
     const args = n.inputs.map((i) => this.at(i, at, valid));
-    if (n.op === "idiv" || (n.op === "mod" && n.dtype !== "float32" && n.dtype !== "float64")) this.canFail = true;
+    if (n.op === "idiv" || (n.op === "mod" && !isFloat(n.dtype))) {
+      this.canFail = true;
+      args[1] = this.guarded(args[1], valid, "1");
+    }
     return v.make({ kind: "op", dtype: n.dtype, name: n.op, args });
+  }
+
+  /** A value that is checked: where the position is outside `valid` and the value means nothing, one that passes. */
+  private guarded(value: Value, valid: readonly Condition[], passes: string): Value {
+    return this.select(valid, () => value, () => this.values.make({ kind: "const", dtype: value.dtype, name: passes }));
   }
 
   private select(conditions: readonly Condition[], yes: () => Value, no: () => Value): Value {
