@@ -60,6 +60,8 @@ function isOurs(error: unknown): error is Error {
 export function reportError(error: unknown, print: (text: string) => void = console.error): number {
   if (isOurs(error)) {
     print(`nabla: ${error.message}`);
+    const { hint } = error as { hint?: string };
+    if (hint !== undefined) print(`nabla: ${hint}`);
     if (process.env["NABLA_DEBUG"] !== undefined && error.stack) print(error.stack);
     return codesByName[error.name] ?? exitCodes.data;
   }
