@@ -13,4 +13,5 @@ export {
 } from "./execution/index.ts";
 export * as nn from "./nn/index.ts";
 export * as optim from "./optim/index.ts";
+export { defineOperation, type TensorOperation } from "./tensor/define.ts";
 export * from "./tensor/index.ts";

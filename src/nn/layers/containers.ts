@@ -26,7 +26,9 @@ export class Sequential extends Module {
   constructor(layers: Readonly<Record<string, Layer>>);
   constructor(...layers: readonly (Layer | Readonly<Record<string, Layer>>)[]) {
     super();
-    const named = layers.length === 1 && !(layers[0] instanceof Module) ? Object.entries(layers[0] ?? {}) : null;
+    const [first] = layers;
+    const named =
+      layers.length === 1 && typeof first === "object" && !(first instanceof Module) ? Object.entries(first) : null;
     for (const [name, layer] of named ?? layers.map((l, i) => [i, l] as const)) {
       expectModule("Sequential", name, layer);
       if (name in this)
