@@ -169,17 +169,16 @@ function submit(
   if (captured.roots.length === 0 && captured.assigns.length === 0) return line.tail ?? undefined;
   const job = promise(line, captured, assigns, init);
   if (line.tail === null) {
-    const backend = openBackend(line.device);
-    if (backend !== null) {
-      let program: Program | Promise<Program>;
-      try {
-        program = job.entry.program ?? compile(line, backend, job);
-      } catch (error) {
-        takeBack(line, [job]);
-        throw error;
-      }
-      if (!(program instanceof Promise)) return runNow(line, backend, job);
+    let backend: Backend | null;
+    let program: Program | Promise<Program> | null = null;
+    try {
+      backend = openBackend(line.device);
+      if (backend !== null) program = job.entry.program ?? compile(line, backend, job);
+    } catch (error) {
+      takeBack(line, [job]);
+      throw error;
     }
+    if (backend !== null && !(program instanceof Promise)) return runNow(line, backend, job);
   }
   return runLater(line, job);
 }
