@@ -4,11 +4,12 @@ import { describe, it } from "node:test";
 import { IndexError, StaleReadError } from "../../src/core/errors.ts";
 import { enqueue, flush } from "../../src/execution/index.ts";
 import { asState, noGrad, type Tensor, tensor } from "../../src/tensor/index.ts";
-import "./backends.ts";
+import { compiledCpu } from "./backends.ts";
 
 const list = async (x: Tensor): Promise<number[]> => Array.from(await x.data());
 
-for (const device of ["reference", "late"])
+const cpu = (await compiledCpu()).device;
+for (const device of ["reference", "late", ...(cpu ? [cpu] : [])])
   describe(`state on ${device}`, () => {
     const state = (values: number[], name = ""): Tensor => {
       const x = asState(tensor(values, { device }));
@@ -96,6 +97,21 @@ for (const device of ["reference", "late"])
       assert.deepEqual(await list(s), [3]);
       assert.equal(s.node.storage?.version, 2);
       await assert.rejects(middle.data(), /reads version 1 of a state/);
+    });
+
+    it("what is computed in the step that writes a state reads the old value, wherever the kernels lie", async () => {
+      const [a, b] = [state([1, 2]), state([10, 20])];
+      const sum = a.add(b);
+      a.copy_(b.mul(2));
+      b.copy_(sum);
+      await flush(device);
+      assert.deepEqual(
+        [await list(a), await list(b)],
+        [
+          [20, 40],
+          [11, 22],
+        ],
+      );
     });
 
     it("two states exchange their values", async () => {
