@@ -4,7 +4,10 @@
  */
 import { defineOperation as defineRow } from "../autograd/index.ts";
 import { NablaError } from "../core/errors.ts";
-import { type Attrs, type Node, noAttrs, type Spec } from "../graph/node.ts";
+import { showShape } from "../core/shape.ts";
+import { type Attrs, type Node, noAttrs, type Spec, topologicalOrder } from "../graph/node.ts";
+import { constant } from "../graph/ops.ts";
+import { primitives as p } from "../graph/primitives.ts";
 import { Tensor } from "./tensor.ts";
 
 /** Tensors as a list, or one alone. */
@@ -13,7 +16,10 @@ type Outputs = Tensor | readonly Tensor[];
 export interface TensorOperation<A extends Attrs> {
   /** Unique over all operations; a prefix of your own ("acme.swish") keeps it so. */
   readonly name: string;
-  /** The meaning, in other operations. Called when something is recorded for new shapes, and when a program is made; pure. */
+  /**
+   * The meaning, in other operations: a pure function, called for new shapes and when a program is made. Numbers in it are
+   * constants of the program; what changes from call to call comes in as an input, and so do random numbers.
+   */
   readonly forward: (inputs: readonly Tensor[], attrs: A) => Outputs;
   /**
    * The gradients of the inputs (null: none) from those of the outputs (null: nothing flows in). Left out: the gradient of
@@ -32,6 +38,29 @@ export type RecordOperation = <O extends Outputs = Tensor>(inputs: readonly Tens
 
 const wrap = (node: Node): Tensor => new Tensor(node);
 
+/**
+ * Makes what `forward` recorded a decomposition, which may depend on nothing but the operation's inputs: numbers become constants;
+ * other tensors and random numbers are errors.
+ */
+function sealed(name: string, outputs: readonly Node[], inputs: readonly Node[]): void {
+  const given = new Set(inputs);
+  for (const node of topologicalOrder(outputs, (x) => given.has(x) || x.storage !== null)) {
+    if (given.has(node)) continue;
+    if (node.storage !== null)
+      throw new NablaError(
+        `${name}: forward reads a tensor (${node.dtype}${showShape(node.shape)}) that is not among its inputs; pass it as an input`,
+      );
+    if (node.operation === p.random)
+      throw new NablaError(
+        `${name}: forward draws random numbers, so it is not pure; draw them outside and pass them as an input`,
+      );
+    if (node.inputs.some((x) => x.operation === p.scalar && !given.has(x)))
+      node.inputs = node.inputs.map((x) =>
+        x.operation === p.scalar && !given.has(x) ? constant(x.value, x.dtype) : x,
+      );
+  }
+}
+
 /** Adds an operation and gives the function that records it (torch.autograd.Function). Throws where the name is taken. */
 export function defineOperation<A extends Attrs = Attrs>(definition: TensorOperation<A>): RecordOperation {
   const { name, forward, backward } = definition;
@@ -43,7 +72,9 @@ export function defineOperation<A extends Attrs = Attrs>(definition: TensorOpera
     const list = (many ? made : [made]) as readonly Tensor[];
     if (list.length === 0 || !list.every((x) => x instanceof Tensor))
       throw new NablaError(`${name}: forward must give a tensor, or a list of at least one`);
-    return list.map((x) => x.node);
+    const nodes = list.map((x) => x.node);
+    sealed(name, nodes, inputs);
+    return nodes;
   };
   /** Shapes and dtypes follow from those of the inputs: found out once for each combination. */
   const infer = (inputs: readonly Node[], attrs: A): Spec | readonly Spec[] => {
