@@ -39,7 +39,9 @@ const table = {
   bernoulli_,
 };
 
-type Method<F> = F extends (x: Tensor, ...args: infer A extends readonly unknown[]) => infer R ? (...args: A) => R : never;
+type Method<F> = F extends (x: Tensor, ...args: infer A extends readonly unknown[]) => infer R
+  ? (...args: A) => R
+  : never;
 
 type TableMethods = { readonly [Name in keyof typeof table]: Method<(typeof table)[Name]> };
 
