@@ -419,14 +419,16 @@ const profile = process.argv.includes("--profile");
 if (profile) program.profile(true);
 const times: number[] = [];
 let last = 0;
+const cpu = process.cpuUsage();
 for (let i = 0; i < steps; i++) {
   const t0 = performance.now();
   last = step();
   times.push(performance.now() - t0);
 }
+const used = process.cpuUsage(cpu);
 times.sort((a, b) => a - b);
 console.log(
-  `gpt by hand: median ${times[steps >> 1]!.toFixed(1)} ms, min ${times[0]!.toFixed(1)}; loss ${last.toFixed(4)}; ${runtime.threads} threads, ${runtime.shape.lanes} lanes; arena ${(top / 2 ** 20).toFixed(0)} MiB`,
+  `gpt by hand: median ${times[steps >> 1]!.toFixed(1)} ms, min ${times[0]!.toFixed(1)}; ${((used.user + used.system) / 1e3 / steps).toFixed(0)} ms of processor a step; loss ${last.toFixed(4)}; ${runtime.threads} threads, ${runtime.shape.lanes} lanes; arena ${(top / 2 ** 20).toFixed(0)} MiB`,
 );
 if (profile) {
   const sums = new Map<string, number>();

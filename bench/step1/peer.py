@@ -1,10 +1,10 @@
 # PyTorch's side of gpt.ts: `peer.py dump FOLDER` writes parameters, tokens, gradients and losses; `peer.py time STEPS`.
-import sys, time
+import os, sys, time
 import numpy as np, torch, torch.nn as nn, torch.nn.functional as F
 
 V, T, C, L, H, B = 65, 256, 384, 6, 6, 8
 torch.manual_seed(0)
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("THREADS", "2")))
 
 class Block(nn.Module):
     def __init__(self):
@@ -50,12 +50,14 @@ if sys.argv[1] == "dump":
         optimizer.step()
     save("losses.f32", np.array(losses, np.float32))
 else:
-    times = []
-    for step in range(int(sys.argv[2]) + 2):
+    times, steps = [], int(sys.argv[2])
+    for step in range(steps + 2):
+        if step == 2: cpu = time.process_time()
         start = time.perf_counter()
         model(tokens, targets).backward()
         optimizer.step()
         optimizer.zero_grad()
         times.append(1e3 * (time.perf_counter() - start))
+    used = time.process_time() - cpu
     times = sorted(times[2:])
-    print(f"gpt in PyTorch {torch.__version__}: median {times[len(times) // 2]:.1f} ms, min {times[0]:.1f}")
+    print(f"gpt in PyTorch {torch.__version__}: median {times[len(times) // 2]:.1f} ms, min {times[0]:.1f}; {1e3 * used / steps:.0f} ms of processor a step")
