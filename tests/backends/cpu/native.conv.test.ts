@@ -4,9 +4,9 @@
  */
 import assert from "node:assert/strict";
 import { before, test } from "node:test";
+import type { Conv2dDesc } from "../../../src/backends/cpu/convolution.ts";
+import { convOutput, planConv2d, planConv2dInput, planConv2dWeight } from "../../../src/backends/cpu/convolution.ts";
 import { NativeRuntime } from "../../../src/backends/cpu/native.ts";
-import type { Conv2dDesc } from "../../../src/backends/cpu/plans.ts";
-import { convOutput, planConv2d, planConv2dInput, planConv2dWeight } from "../../../src/backends/cpu/plans.ts";
 import { findCompiler } from "../../../src/backends/cpu/toolchain.ts";
 import { random, runCommands } from "./native.harness.ts";
 

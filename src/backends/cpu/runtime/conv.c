@@ -1,6 +1,6 @@
 /*
  * Two-dimensional convolution, channels last, as a product without im2col: one padded copy of the lines that a tile needs
- * lies in scratch, and the micro-kernel reads the taps behind row pointers. plans.ts writes the parameters.
+ * lies in scratch, and the micro-kernel reads the taps behind row pointers. convolution.ts writes the parameters.
  *
  * Forward and input gradient are one kernel. An output pixel (a, b) of a phase sums over taps (u, v) the source pixel
  * (y0 + a sy + u ty, x0 + b sx + v tx). Forward is one phase; the gradient of a strided convolution is a dense

@@ -1,0 +1,278 @@
+/**
+ * The commands of a two-dimensional convolution and its gradients, channels last: tiles, packed weights, scratch. Pure
+ * arithmetic on shapes, like contract.ts; the parameters' meaning is in runtime/conv.c.
+ */
+import { ShapeError } from "../../core/errors.ts";
+import type { CommandDesc } from "./contract.ts";
+import type { KernelShape } from "./native.ts";
+import type { Plan } from "./plans.ts";
+
+const roundUp = (a: number, b: number): number => Math.ceil(a / b) * b;
+
+export interface Conv2dDesc {
+  /** x is [N, H, W, Cin], y is [N, OH, OW, Cout], channels last and contiguous. */
+  readonly N: number;
+  readonly H: number;
+  readonly W: number;
+  readonly Cin: number;
+  readonly Cout: number;
+  readonly kernel: readonly [number, number];
+  readonly stride: readonly [number, number];
+  readonly padding: readonly [number, number];
+  readonly dilation: readonly [number, number];
+  readonly groups: number;
+  /** Element strides of the weight [Cout, Cin / groups, kh, kw]. */
+  readonly weightStrides: readonly [number, number, number, number];
+  /** An attached epilogue stores the tiles (rows are pixels, columns channels); forward only. */
+  readonly hasEpilogue?: boolean;
+  readonly accumulate?: boolean;
+}
+
+export interface ConvPlan<Buffer extends string> extends Plan<Buffer> {
+  /** Bytes of the "packed" buffer, which `pack` fills in an earlier phase. */
+  readonly packed: number;
+  readonly pack: CommandDesc<"weight" | "packed">;
+}
+
+/** Height and width of the result. */
+export function convOutput(desc: Conv2dDesc): [number, number] {
+  const size = (n: number, i: 0 | 1) =>
+    Math.floor((n + 2 * desc.padding[i] - desc.dilation[i] * (desc.kernel[i] - 1) - 1) / desc.stride[i]) + 1;
+  return [size(desc.H, 0), size(desc.W, 1)];
+}
+
+/** Along one axis: outputs start + i * step (count of them) read the source at first + i * move + u * tap for u < taps. */
+interface Phase {
+  start: number;
+  step: number;
+  count: number;
+  first: number;
+  move: number;
+  taps: number;
+  tap: number;
+  /** Kernel index of tap u: k0 + u * dk. */
+  k0: number;
+  dk: number;
+}
+
+const gcd = (a: number, b: number): number => (b ? gcd(b, a % b) : a);
+
+/** The input gradient along one axis: for each residue of the input position, a dense convolution over the output. */
+function gradientPhases(size: number, kernel: number, stride: number, padding: number, dilation: number): Phase[] {
+  const phases: Phase[] = [];
+  const common = gcd(stride, dilation);
+  for (let start = 0; start < Math.min(stride, size); start++) {
+    // kernel indices k with (start + padding - k * dilation) divisible by the stride, from the last (the first source)
+    const ks = Array.from({ length: kernel }, (_, k) => k).filter(
+      (k) => (start + padding - k * dilation) % stride === 0,
+    );
+    const k0 = ks.at(-1) ?? 0;
+    phases.push({
+      start,
+      step: stride,
+      count: Math.ceil((size - start) / stride),
+      first: (start + padding - k0 * dilation) / stride,
+      move: 1,
+      taps: ks.length,
+      tap: dilation / common,
+      k0,
+      dk: -(stride / common),
+    });
+  }
+  return phases.map((p) => (p.taps ? p : { ...p, first: 0, dk: 0 }));
+}
+
+function convPlan<Source extends string, Out extends string>(
+  shape: KernelShape,
+  desc: Conv2dDesc,
+  names: { fn: "conv2d_fwd" | "conv2d_dx"; source: Source; out: Out },
+  source: { H: number; W: number; C: number },
+  out: { H: number; W: number; C: number },
+  phases: [Phase, Phase][],
+  channel: { n: number; c: number },
+): ConvPlan<Source | Out | "packed"> {
+  const { N, groups, weightStrides: ws } = desc;
+  const { mr, nr } = shape;
+  const panels = Math.ceil(out.C / groups / nr);
+  let packed = 0;
+  let scratch = 0;
+  let tiles = 0;
+  const words = phases.flatMap(([y, x]) => {
+    const at = packed;
+    packed += groups * panels * nr * y.taps * x.taps * (source.C / groups);
+    // about 196 pixels a tile: lines of an image, or several small images; then fewer channels until there are 16 tiles
+    const pixels = Math.max(y.count * x.count, 1);
+    const images = Math.max(1, Math.min(N, Math.round(196 / pixels)));
+    let lines = Math.max(1, Math.min(y.count, Math.round(196 / Math.max(x.count, 1))));
+    let block = roundUp(out.C / groups, nr);
+    const count = () => Math.ceil(N / images) * Math.ceil(y.count / lines) * Math.ceil(out.C / groups / block);
+    while (count() * phases.length < 16) {
+      if (block > 64 && block > nr) block = roundUp(block / 2, nr);
+      else if (images === 1 && lines > 1) lines = Math.ceil(lines / 2);
+      else break;
+    }
+    const mine = x.count ? count() : 0;
+    tiles += mine;
+    const height = (lines - 1) * y.move + Math.max(y.taps - 1, 0) * y.tap + 1;
+    const width = Math.max(x.count - 1, 0) * x.move + Math.max(x.taps - 1, 0) * x.tap + 1;
+    scratch = Math.max(
+      scratch,
+      roundUp(images * lines * x.count, mr) * (nr + 4) + images * height * width * source.C + 64,
+    );
+    return [
+      ...[
+        y.start,
+        x.start,
+        y.step,
+        x.step,
+        y.count,
+        x.count,
+        y.first,
+        x.first,
+        y.move,
+        x.move,
+        y.taps,
+        x.taps,
+        y.tap,
+        x.tap,
+      ],
+      ...[y.k0, y.dk, x.k0, x.dk, at, lines, images, block, mine],
+    ];
+  });
+  const head = [
+    N,
+    source.H,
+    source.W,
+    source.C,
+    out.H,
+    out.W,
+    out.C,
+    groups,
+    desc.accumulate ? 1 : 0,
+    channel.n,
+    channel.c,
+    ws[2],
+    ws[3],
+    phases.length,
+  ];
+  return {
+    packed: 4 * Math.max(packed, 16),
+    pack: {
+      fn: "conv_pack",
+      rows: phases.length * groups * panels,
+      grain: 1,
+      buffers: ["weight", "packed"],
+      params: [...head, (desc.Cout / groups) * ws[0], ...words],
+    },
+    main: {
+      fn: names.fn,
+      rows: tiles,
+      grain: 1,
+      buffers: desc.hasEpilogue ? [names.source, "packed"] : [names.source, "packed", names.out],
+      params: [...head, ...words],
+    },
+    scratchBytes: 4 * scratch,
+  };
+}
+
+function checkConv(desc: Conv2dDesc): [number, number] {
+  const { Cin, Cout, groups } = desc;
+  if (groups < 1 || Cin % groups || Cout % groups)
+    throw new ShapeError(`conv2d: ${Cin} input and ${Cout} output channels do not divide into ${groups} groups`);
+  const [OH, OW] = convOutput(desc);
+  if (OH < 1 || OW < 1)
+    throw new ShapeError(
+      `conv2d: the kernel ${desc.kernel.join("x")} does not fit into ${desc.H}x${desc.W} with padding ${desc.padding.join("x")}`,
+    );
+  return [OH, OW];
+}
+
+/** y = conv2d(x, weight), torch.nn.functional.conv2d without bias (that is an epilogue's). */
+export function planConv2d(shape: KernelShape, desc: Conv2dDesc): ConvPlan<"x" | "packed" | "y"> {
+  const [OH, OW] = checkConv(desc);
+  const axis = (i: 0 | 1, count: number): Phase => ({
+    start: 0,
+    step: 1,
+    count,
+    first: -desc.padding[i],
+    move: desc.stride[i],
+    taps: desc.kernel[i],
+    tap: desc.dilation[i],
+    k0: 0,
+    dk: 1,
+  });
+  const [s0, s1] = desc.weightStrides;
+  return convPlan(
+    shape,
+    desc,
+    { fn: "conv2d_fwd", source: "x", out: "y" },
+    { H: desc.H, W: desc.W, C: desc.Cin },
+    { H: OH, W: OW, C: desc.Cout },
+    [[axis(0, OH), axis(1, OW)]],
+    { n: s0, c: s1 },
+  );
+}
+
+/** dx from dy and the weight (torch.nn.grad.conv2d_input); also the forward pass of a transposed convolution. */
+export function planConv2dInput(shape: KernelShape, desc: Conv2dDesc): ConvPlan<"dy" | "packed" | "dx"> {
+  const [OH, OW] = checkConv(desc);
+  if (desc.hasEpilogue) throw new ShapeError("conv2d: the input gradient takes no epilogue");
+  const axis = (i: 0 | 1, size: number) =>
+    gradientPhases(size, desc.kernel[i], desc.stride[i], desc.padding[i], desc.dilation[i]);
+  const [s0, s1] = desc.weightStrides;
+  const columns = axis(1, desc.W);
+  return convPlan(
+    shape,
+    desc,
+    { fn: "conv2d_dx", source: "dy", out: "dx" },
+    { H: OH, W: OW, C: desc.Cout },
+    { H: desc.H, W: desc.W, C: desc.Cin },
+    axis(0, desc.H).flatMap((y) => columns.map((x): [Phase, Phase] => [y, x])),
+    { n: s1, c: s0 },
+  );
+}
+
+/** Most memory for the partial sums of a weight gradient. */
+const MAX_PARTIAL_BYTES = 16 << 20;
+
+/** dw from x and dy (torch.nn.grad.conv2d_weight): partial sums over parts of the batch, then `finish` in a later phase. */
+export function planConv2dWeight(
+  shape: KernelShape,
+  desc: Conv2dDesc,
+): Plan<"x" | "dy" | "partial"> & { readonly partial: number; readonly finish: CommandDesc<"partial" | "dw"> } {
+  const [OH, OW] = checkConv(desc);
+  const { N, H, W, Cin, Cout, kernel, stride, padding, dilation, groups } = desc;
+  const [kh, kw] = kernel;
+  const bytes = 4 * kh * kw * (Cin / groups) * Cout;
+  const taps = (kh * kw * Cin) / groups;
+  // a kernel line much shorter than the micro-kernel's rows wastes most of them: all taps of a pixel are gathered instead
+  const line = (kw * Cin) / groups;
+  const gather = line / roundUp(line, shape.mr) < 0.6 && taps <= 64;
+  const kernelLines = gather ? 1 : kh;
+  const mostParts = Math.max(1, Math.min(N, 16, Math.floor(MAX_PARTIAL_BYTES / bytes)));
+  let parts = 1;
+  let block = roundUp(Cout / groups, shape.nr);
+  while (parts * kernelLines * groups * Math.ceil(Cout / groups / block) < 16) {
+    if (block > 64 && block > shape.nr) block = roundUp(block / 2, shape.nr);
+    else if (parts < mostParts) parts = Math.min(2 * parts, mostParts);
+    else break;
+  }
+  const lines = Math.max(1, Math.min(N * OH, Math.floor(512 / OW)));
+  const width = (OW - 1) * stride[1] + (kw - 1) * dilation[1] + 1;
+  const params = [
+    ...[N, H, W, Cin, OH, OW, Cout, groups, kh, kw, ...stride, ...padding, ...dilation],
+    ...[parts, block, lines, ...desc.weightStrides, gather ? 1 : 0],
+  ];
+  return {
+    partial: parts * bytes,
+    main: {
+      fn: "conv2d_dw",
+      rows: parts * kernelLines * groups * Math.ceil(Cout / groups / block),
+      grain: 1,
+      buffers: ["x", "dy", "partial"],
+      params,
+    },
+    finish: { fn: "conv2d_dw_finish", rows: Cout, grain: 16, buffers: ["partial", "dw"], params },
+    scratchBytes: 4 * (lines * OW * (block + (gather ? taps : 0)) + (gather ? 1 : lines) * width * Cin + 64),
+  };
+}
