@@ -213,6 +213,8 @@ export class NativeRuntime {
     const lib = Object.fromEntries(
       Object.entries(declarations).map(([name, text]) => [name, library.func(text)]),
     ) as unknown as Library;
+    // opened once more and never closed: at exit koffi closes its own handle while the workers' code may still be running
+    if (!lib.open(path, "nabla_run")) throw new BackendError(`cpu: ${path} can't be held open: ${lib.openError()}`);
     return new NativeRuntime(lib, bits);
   }
 
