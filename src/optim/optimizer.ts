@@ -90,7 +90,8 @@ export abstract class Optimizer<O extends BaseOptions = BaseOptions> {
    * first, it gives the closure's loss. Rejects with what an earlier step failed of; then nothing was written.
    */
   async step(closure?: () => Tensor | Promise<Tensor>): Promise<Tensor | undefined> {
-    const loss = await closure?.();
+    // without a closure everything is recorded before the first await: what follows the call comes after the step
+    const loss = closure === undefined ? undefined : await closure();
     const room = this.record();
     if (room) await room;
     return loss;

@@ -70,8 +70,10 @@ export class SGD extends Optimizer<SGDOptions> {
 
   protected override beginGroup({ lr, momentum, dampening, weightDecay, nesterov, maximize }: Group<SGDOptions>): void {
     this.#scalars.set([lr, weightDecay, momentum, 1 - dampening, 1]);
-    const next = { momentum: momentum !== 0, nesterov, decay: weightDecay !== 0, maximize };
-    if (JSON.stringify(next) !== JSON.stringify(this.#attrs)) this.#attrs = next;
+    const [moves, decay] = [momentum !== 0, weightDecay !== 0];
+    const a = this.#attrs;
+    if (a.momentum !== moves || a.nesterov !== nesterov || a.decay !== decay || a.maximize !== maximize)
+      this.#attrs = { momentum: moves, nesterov, decay, maximize };
   }
 
   protected update(p: Tensor, gradient: Tensor): void {
