@@ -8,9 +8,19 @@
  *    group and comes back. Siblings that share a source join too.
  * 3. A group becomes one kernel (`kernel.ts`): stages follow from which reduction a value needs.
  */
+import { accumulator, type DType } from "../core/dtype.ts";
 import { sizeOf } from "../core/shape.ts";
-import { axis, add, constantIndex, delinearize, type Index, linearize, scale, stepAlong } from "./index-expr.ts";
-import { type ColumnReduction, costOf, type Kernel, type Reduction, runtimeValues, type Stage, type Store, type Value } from "./kernel.ts";
+import { add, axis, constantIndex, delinearize, type Index, linearize, scale, stepAlong } from "./index-expr.ts";
+import {
+  type ColumnReduction,
+  costOf,
+  type Kernel,
+  type Reduction,
+  runtimeValues,
+  type Stage,
+  type Store,
+  type Value,
+} from "./kernel.ts";
 import type { GNode, Lowered } from "./lower.ts";
 import { Body, isView, misaligned, strided } from "./views.ts";
 
@@ -23,7 +33,12 @@ export interface OpaqueRule {
   readonly ignores: (n: GNode, operand: number) => boolean;
 }
 
-const reductions: Readonly<Record<string, Reduction["op"]>> = { sum: "sum", prod: "prod", reduceMax: "max", reduceMin: "min" };
+const reductions: Readonly<Record<string, Reduction["op"]>> = {
+  sum: "sum",
+  prod: "prod",
+  reduceMax: "max",
+  reduceMin: "min",
+};
 
 const MAX_BUFFERS = 28;
 const EXPENSIVE = 16;
@@ -45,13 +60,24 @@ function flatDomain(rows: number, columns: number): Domain {
   return { rows, columns, full: (shape) => delinearize(position, shape), key: `${rows}x${columns}` };
 }
 
-function reductionParts(n: GNode): { kept: number[]; reduced: number[]; rows: number; columns: number; kind: "row" | "column" | "mixed" } {
+function reductionParts(n: GNode): {
+  kept: number[];
+  reduced: number[];
+  rows: number;
+  columns: number;
+  kind: "row" | "column" | "mixed";
+} {
   const shape = n.inputs[0].shape;
   const axes = n.attrs["axes"] as readonly number[];
   const reduced = axes.filter((a) => shape[a] !== 1);
   const kept = shape.map((_, i) => i).filter((i) => !axes.includes(i) && shape[i] !== 1);
   const size = (list: readonly number[]) => list.reduce((k, a) => k * shape[a], 1);
-  const kind = kept.length === 0 || reduced.length === 0 || kept[kept.length - 1] < reduced[0] ? "row" : reduced[reduced.length - 1] < kept[0] && size(reduced) > FEW_ROWS ? "column" : "mixed";
+  const kind =
+    kept.length === 0 || reduced.length === 0 || kept[kept.length - 1] < reduced[0]
+      ? "row"
+      : reduced[reduced.length - 1] < kept[0] && size(reduced) > FEW_ROWS
+        ? "column"
+        : "mixed";
   return { kept, reduced, rows: size(kept), columns: size(reduced), kind };
 }
 
@@ -60,13 +86,24 @@ function domainOf(n: GNode): Domain {
   if (kind === "row") return flatDomain(rows, columns);
   if (kind === "column") return flatDomain(columns, rows);
   const shape = n.inputs[0].shape;
-  const outer = delinearize(axis("r", rows), kept.map((a) => shape[a]));
-  const inner = delinearize(axis("c", columns), reduced.map((a) => shape[a]));
-  const own = shape.map((_, i) => (kept.includes(i) ? outer[kept.indexOf(i)] : reduced.includes(i) ? inner[reduced.indexOf(i)] : constantIndex(0)));
+  const outer = delinearize(
+    axis("r", rows),
+    kept.map((a) => shape[a]),
+  );
+  const inner = delinearize(
+    axis("c", columns),
+    reduced.map((a) => shape[a]),
+  );
+  const own = shape.map((_, i) =>
+    kept.includes(i) ? outer[kept.indexOf(i)] : reduced.includes(i) ? inner[reduced.indexOf(i)] : constantIndex(0),
+  );
   const flat = flatDomain(rows, columns);
   const same = shape.join(",");
   return { rows, columns, full: (s) => (s.join(",") === same ? own : flat.full(s)), key: `${same}:${kept.join(",")}` };
 }
+
+/** The dtype in which the parts of a reduction are kept: as wide as it is accumulated. */
+export const partDType = (dtype: DType): DType => (dtype === "uint8" ? "int32" : accumulator(dtype));
 
 export type MemberKind = "full" | "row" | "reduction" | "column";
 
@@ -129,7 +166,8 @@ export class Fuser {
   }
 
   /** Whether a read of `n` is a read of memory (or of the group's own value). */
-  private readonly isBoundary = (n: GNode): boolean => this.members.has(n) || n.op === "buffer" || this.rule.isOpaque(n) || n.op === "output";
+  private readonly isBoundary = (n: GNode): boolean =>
+    this.members.has(n) || n.op === "buffer" || this.rule.isOpaque(n) || n.op === "output";
 
   private chooseMembers(): void {
     const { nodes, roots, assigns } = this.lowered;
@@ -152,7 +190,11 @@ export class Fuser {
       }
       n.inputs.forEach((operand, i) => {
         if (this.rule.ignores(n, i)) return;
-        const look = this.rule.takesStrided(n, i) ? strided(operand) : operand.op === "buffer" ? { source: operand } : null;
+        const look = this.rule.takesStrided(n, i)
+          ? strided(operand)
+          : operand.op === "buffer"
+            ? { source: operand }
+            : null;
         want(look ? look.source : operand);
       });
     }
@@ -263,7 +305,9 @@ export class Fuser {
       g.built = built;
       return g;
     };
-    const producers = [...new Set([...sources].map((s) => this.groupFor(s)))].sort((a, b) => this.groups.indexOf(b) - this.groups.indexOf(a));
+    const producers = [...new Set([...sources].map((s) => this.groupFor(s)))].sort(
+      (a, b) => this.groups.indexOf(b) - this.groups.indexOf(a),
+    );
     for (const g of producers) {
       const found = attempt(g);
       if (found) return found;
@@ -455,7 +499,7 @@ export class Fuser {
     };
     const output = (node: GNode, partial: Reduction["op"] | null): number => {
       writes.push({ node, partial });
-      return buffers.push({ dtype: node.dtype, written: true }) - 1;
+      return buffers.push({ dtype: partial ? partDType(node.dtype) : node.dtype, written: true }) - 1;
     };
     let reduction = 0;
     let flops = 0;
@@ -479,7 +523,15 @@ export class Fuser {
       }
     }
     const scalars = body.scalars.map((s) => s.dtype);
-    const kernel: Kernel = { rows: domain.rows, columns: domain.columns, buffers, scalars, stages: stages as Stage[], canFail: body.canFail, flops };
+    const kernel: Kernel = {
+      rows: domain.rows,
+      columns: domain.columns,
+      buffers,
+      scalars,
+      stages: stages as Stage[],
+      canFail: body.canFail,
+      flops,
+    };
     return { kernel, reads, writes, scalars: body.scalars };
   }
 }

@@ -83,7 +83,22 @@ export interface ValueSpec {
 
 /** FLOP an element of the operations that are not one. */
 const costs: Readonly<Record<string, number>> = {
-  exp: 8, log: 8, log1p: 10, expm1: 10, sin: 12, cos: 12, atan: 12, tanh: 10, erf: 12, pow: 20, sqrt: 4, div: 4, mod: 8, idiv: 8, cast: 0, bitcast: 0,
+  exp: 8,
+  log: 8,
+  log1p: 10,
+  expm1: 10,
+  sin: 12,
+  cos: 12,
+  atan: 12,
+  tanh: 10,
+  erf: 12,
+  pow: 20,
+  sqrt: 4,
+  div: 4,
+  mod: 8,
+  idiv: 8,
+  cast: 0,
+  bitcast: 0,
 };
 export const costOf = (name: string): number => costs[name] ?? 1;
 
@@ -175,7 +190,14 @@ export const accumulatorOf = accumulator;
 
 export const showIndex = (i: Index): string => {
   const parts = i.terms.map(({ atom, coefficient }) => {
-    const a = atom.kind === "axis" ? atom.name : atom.kind === "value" ? `[v${(atom.value as Value).id}]` : atom.kind === "bounded" ? `(${showIndex(atom.of)})` : `(${showIndex(atom.of)} ${atom.kind === "div" ? "/" : "%"} ${atom.by})`;
+    const a =
+      atom.kind === "axis"
+        ? atom.name
+        : atom.kind === "value"
+          ? `[v${(atom.value as Value).id}]`
+          : atom.kind === "bounded"
+            ? `(${showIndex(atom.of)})`
+            : `(${showIndex(atom.of)} ${atom.kind === "div" ? "/" : "%"} ${atom.by})`;
     return coefficient === 1 ? a : `${coefficient}·${a}`;
   });
   if (i.constant !== 0 || parts.length === 0) parts.push(String(i.constant));

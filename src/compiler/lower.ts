@@ -2,10 +2,11 @@
  * From a capture to the compiler's own graph: composites without a template are decomposed, a few primitives are
  * rewritten into simpler ones, equal nodes are merged, nodes that change nothing vanish. The result holds no `Node`.
  */
+
+import type { Capture } from "../backends/backend.ts";
 import { accumulator, type DType, isFloat } from "../core/dtype.ts";
 import { BackendError } from "../core/errors.ts";
 import { type Shape, showShape, sizeOf } from "../core/shape.ts";
-import type { Capture } from "../backends/backend.ts";
 import { type Attrs, type Node, type Spec, setGradEnabled, setRegion } from "../graph/node.ts";
 import * as ops from "../graph/ops.ts";
 
@@ -39,7 +40,8 @@ const rewrites: Readonly<Record<string, (node: Node) => Node | null>> = {
   contract: (n) => {
     const [a, b] = n.inputs;
     if (a.shape[a.shape.length - 1] === 0) return ops.full(n.shape, 0, n.dtype);
-    if (n.dtype === "uint32") return ops.bitcast(ops.contract(ops.bitcast(a, "int32"), ops.bitcast(b, "int32")), "uint32");
+    if (n.dtype === "uint32")
+      return ops.bitcast(ops.contract(ops.bitcast(a, "int32"), ops.bitcast(b, "int32")), "uint32");
     const wide: DType = n.dtype === "uint8" ? "int32" : accumulator(n.dtype);
     return wide === n.dtype ? null : ops.cast(ops.contract(ops.cast(a, wide), ops.cast(b, wide)), n.dtype);
   },
@@ -91,7 +93,8 @@ const rewrites: Readonly<Record<string, (node: Node) => Node | null>> = {
   },
 };
 
-const clampOffset = (offset: Node, most: number): Node => ops.expandTo(ops.minimum(ops.maximum(ops.cast(offset, "int32"), 0), most), [1]);
+const clampOffset = (offset: Node, most: number): Node =>
+  ops.expandTo(ops.minimum(ops.maximum(ops.cast(offset, "int32"), 0), most), [1]);
 
 /** The first position of the extreme; a NaN is the extreme. */
 function firstWhere(n: Node, extreme: typeof ops.reduceMax): Node {
@@ -109,13 +112,25 @@ function widen(n: Node): Node | null {
   const [x] = n.inputs;
   if (name === "reduceMax" || name === "reduceMin") {
     if (x.dtype !== "bool") return null;
-    return ops.cast((name === "reduceMax" ? ops.reduceMax : ops.reduceMin)(ops.cast(x, "int32"), n.attrs["axes"] as number[]), "bool");
+    return ops.cast(
+      (name === "reduceMax" ? ops.reduceMax : ops.reduceMin)(ops.cast(x, "int32"), n.attrs["axes"] as number[]),
+      "bool",
+    );
   }
   if (name === "scatter") {
     const wide = wider[x.dtype];
     if (!wide) return null;
     const [, index, source] = n.inputs;
-    return ops.cast(ops.scatter(ops.cast(x, wide), n.attrs["axis"] as number, index, ops.cast(source, wide), n.attrs["mode"] as "add"), n.dtype);
+    return ops.cast(
+      ops.scatter(
+        ops.cast(x, wide),
+        n.attrs["axis"] as number,
+        index,
+        ops.cast(source, wide),
+        n.attrs["mode"] as "add",
+      ),
+      n.dtype,
+    );
   }
   if (name === "argsort") {
     const wide = wider[x.dtype];
@@ -127,7 +142,13 @@ function widen(n: Node): Node | null {
   }
   return null;
 }
-const wider: Partial<Record<DType, DType>> = { float16: "float32", bfloat16: "float32", uint8: "int32", bool: "int32", uint32: "float64" };
+const wider: Partial<Record<DType, DType>> = {
+  float16: "float32",
+  bfloat16: "float32",
+  uint8: "int32",
+  bool: "int32",
+  uint32: "float64",
+};
 
 /** Positions at or after the runtime limit become the reduction's identity. */
 function applyLimit(n: Node): Node | null {
@@ -138,8 +159,18 @@ function applyLimit(n: Node): Node | null {
   const inside = ops.lt(ops.iota(x.shape, axis), ops.expandTo(ops.cast(limit, "int32"), x.shape));
   return ops[name](ops.where(inside, x, ops.full(x.shape, identities[name](x.dtype), x.dtype)), axis);
 }
-const lowest = (dtype: DType): number => (isFloat(dtype) ? Number.NEGATIVE_INFINITY : dtype === "int32" ? -2147483648 : 0);
-const highest = (dtype: DType): number => (isFloat(dtype) ? Number.POSITIVE_INFINITY : dtype === "int32" ? 2147483647 : dtype === "uint32" ? 4294967295 : dtype === "bool" ? 1 : 255);
+const lowest = (dtype: DType): number =>
+  isFloat(dtype) ? Number.NEGATIVE_INFINITY : dtype === "int32" ? -2147483648 : 0;
+const highest = (dtype: DType): number =>
+  isFloat(dtype)
+    ? Number.POSITIVE_INFINITY
+    : dtype === "int32"
+      ? 2147483647
+      : dtype === "uint32"
+        ? 4294967295
+        : dtype === "bool"
+          ? 1
+          : 255;
 const identities = { sum: () => 0, prod: () => 1, reduceMax: lowest, reduceMin: highest };
 
 /** A long reduction to few results is done in two steps, so that it has rows to share out; the split is fixed by shape. */
@@ -153,7 +184,13 @@ function splitLong(n: Node): Node | null {
   if (real.length > 1) {
     const [first, ...rest] = real;
     const inner = reduce(x, rest);
-    return reduce(inner, axes.filter((a) => !rest.includes(a)).map((a) => a - rest.filter((b) => b < a).length).filter((a) => inner.shape[a] > 1 || a === first));
+    return reduce(
+      inner,
+      axes
+        .filter((a) => !rest.includes(a))
+        .map((a) => a - rest.filter((b) => b < a).length)
+        .filter((a) => inner.shape[a] > 1 || a === first),
+    );
   }
   const a = real[0];
   const length = x.shape[a];
@@ -170,7 +207,8 @@ function rewrite(n: Node): Node | null {
   if (n.operation.group === "reduction" && name in identities) {
     const [x] = n.inputs;
     const op = name as keyof typeof identities;
-    if ((n.attrs["axes"] as number[]).some((a) => x.shape[a] === 0)) return ops.full(n.shape, identities[op](x.dtype), n.dtype);
+    if ((n.attrs["axes"] as number[]).some((a) => x.shape[a] === 0))
+      return ops.full(n.shape, identities[op](x.dtype), n.dtype);
     return applyLimit(n) ?? widen(n) ?? splitLong(n);
   }
   return rewrites[name]?.(n) ?? widen(n);
@@ -232,7 +270,9 @@ class Lowering {
     if (this.hasTemplate(name, node)) return null;
     if (group !== "composite") return rewrite(node);
     if (!node.operation.decompose)
-      throw new BackendError(`${name}: this backend has no kernel for it, and it has no decomposition; give defineOperation a decompose`);
+      throw new BackendError(
+        `${name}: this backend has no kernel for it, and it has no decomposition; give defineOperation a decompose`,
+      );
     return node.operation.decompose(node.inputs, node.attrs);
   }
 
@@ -272,8 +312,12 @@ class Lowering {
   }
 
   private leaf(node: Node): GNode {
-    if (node.storage) return this.intern("buffer", [], {}, node.shape, node.dtype, { storage: this.storageIndex.get(node.storage) as number });
-    if (node.operation.name === "scalar") return this.intern("scalar", [], {}, [], node.dtype, { slot: this.slotIndex.get(node) as number });
+    if (node.storage)
+      return this.intern("buffer", [], {}, node.shape, node.dtype, {
+        storage: this.storageIndex.get(node.storage) as number,
+      });
+    if (node.operation.name === "scalar")
+      return this.intern("scalar", [], {}, [], node.dtype, { slot: this.slotIndex.get(node) as number });
     return this.intern(node.operation.name, [], node.attrs, node.shape, node.dtype);
   }
 
@@ -291,16 +335,37 @@ class Lowering {
     if (name === "cast" && inputs[0].dtype === node.dtype) return inputs[0];
     if (name === "reshape" || name === "expand") {
       if (showShape(inputs[0].shape) === showShape(node.shape)) return inputs[0];
-      if (name === "reshape" && inputs[0].op === "reshape") return this.intern("reshape", inputs[0].inputs, node.attrs, node.shape, node.dtype);
+      if (name === "reshape" && inputs[0].op === "reshape")
+        return this.intern("reshape", inputs[0].inputs, node.attrs, node.shape, node.dtype);
     }
-    return this.intern(name, inputs, node.attrs, node.shape, node.dtype, { outputs: node.outputs, region: node.region });
+    return this.intern(name, inputs, node.attrs, node.shape, node.dtype, {
+      outputs: node.outputs,
+      region: node.region,
+    });
   }
 
-  private intern(op: string, inputs: readonly GNode[], attrs: Attrs, shape: Shape, dtype: DType, more: { storage?: number; slot?: number; outputs?: readonly Spec[] | null; region?: number } = {}): GNode {
+  private intern(
+    op: string,
+    inputs: readonly GNode[],
+    attrs: Attrs,
+    shape: Shape,
+    dtype: DType,
+    more: { storage?: number; slot?: number; outputs?: readonly Spec[] | null; region?: number } = {},
+  ): GNode {
     const key = `${op}|${inputs.map((i) => i.id).join(",")}|${JSON.stringify(attrs)}|${shape.join(",")}|${dtype}|${more.storage ?? ""}|${more.slot ?? ""}|${more.region ?? 0}`;
     let node = this.byKey.get(key);
     if (!node) {
-      node = { id: this.nodes.length, op, inputs, attrs, shape, dtype, storage: more.storage ?? -1, slot: more.slot ?? -1, outputs: more.outputs ?? null };
+      node = {
+        id: this.nodes.length,
+        op,
+        inputs,
+        attrs,
+        shape,
+        dtype,
+        storage: more.storage ?? -1,
+        slot: more.slot ?? -1,
+        outputs: more.outputs ?? null,
+      };
       this.nodes.push(node);
       this.byKey.set(key, node);
     }

@@ -56,7 +56,8 @@ export function schedule<U extends Unit>(all: readonly U[]): U[][] {
   });
   const waiting = needs.map((s) => s.size);
   const readers = new Map<Buffer, number>();
-  const readsOf = (u: U): Set<Buffer> => new Set([...u.reads, ...u.lead.flatMap((l) => l.reads)].filter((b) => b.slot < 0));
+  const readsOf = (u: U): Set<Buffer> =>
+    new Set([...u.reads, ...u.lead.flatMap((l) => l.reads)].filter((b) => b.slot < 0));
   for (const u of units) for (const b of readsOf(u)) readers.set(b, (readers.get(b) ?? 0) + 1);
   const ready = new Set<number>();
   waiting.forEach((n, i) => {
@@ -102,7 +103,8 @@ export function schedule<U extends Unit>(all: readonly U[]): U[][] {
     for (const b of readsOf(u)) readers.set(b, (readers.get(b) as number) - 1);
     for (const f of followers[best]) if (--waiting[f] === 0) ready.add(f);
   }
-  if (phases.reduce((n, p) => n + p.length, 0) !== all.length) throw new Error("compiler: the units of a program wait for one another");
+  if (phases.reduce((n, p) => n + p.length, 0) !== all.length)
+    throw new Error("compiler: the units of a program wait for one another");
   return phases;
 }
 

@@ -5,7 +5,21 @@
  */
 import { isFloat } from "../core/dtype.ts";
 import { BackendError } from "../core/errors.ts";
-import { add, affine, axis, bounded, constantIndex, delinearize, div, type Index, linearize, mod, offset, scale, valueIndex } from "./index-expr.ts";
+import {
+  add,
+  affine,
+  axis,
+  bounded,
+  constantIndex,
+  delinearize,
+  div,
+  type Index,
+  linearize,
+  mod,
+  offset,
+  scale,
+  valueIndex,
+} from "./index-expr.ts";
 import { type Condition, type Value, Values } from "./kernel.ts";
 import type { GNode } from "./lower.ts";
 
@@ -122,7 +136,12 @@ export class Body {
       case "iota":
         return v.make({ kind: "index", dtype: "int32", index: at[n.attrs["axis"] as number] });
       case "random":
-        return v.make({ kind: "random", dtype: "uint32", args: n.inputs.map((i) => this.at(i, [], [])), index: linearize(at, n.shape) });
+        return v.make({
+          kind: "random",
+          dtype: "uint32",
+          args: n.inputs.map((i) => this.at(i, [], [])),
+          index: linearize(at, n.shape),
+        });
       case "pad":
         return this.pad(n, at, valid);
       case "concat":
@@ -148,7 +167,11 @@ export class Body {
 
   /** A value that is checked: where the position is outside `valid` and the value means nothing, one that passes. */
   private guarded(value: Value, valid: readonly Condition[], passes: string): Value {
-    return this.select(valid, () => value, () => this.values.make({ kind: "const", dtype: value.dtype, name: passes }));
+    return this.select(
+      valid,
+      () => value,
+      () => this.values.make({ kind: "const", dtype: value.dtype, name: passes }),
+    );
   }
 
   private select(conditions: readonly Condition[], yes: () => Value, no: () => Value): Value {
@@ -192,7 +215,14 @@ export class Body {
       const inside: Condition = { index: at[a], lo: start, hi: end };
       const rest: Value | null = out;
       const guard = always(inside) ? valid : [...valid, inside];
-      out = rest === null ? this.at(part, where, guard) : this.select([inside], () => this.at(part, where, guard), () => rest as Value);
+      out =
+        rest === null
+          ? this.at(part, where, guard)
+          : this.select(
+              [inside],
+              () => this.at(part, where, guard),
+              () => rest as Value,
+            );
     }
     if (out === null) throw new BackendError("compiler: a concat of nothing has no value");
     return out;
@@ -219,4 +249,3 @@ export function strided(n: GNode): Strided | null {
   if (!plain) return null;
   return { source, offset: plain.constant, strides: n.shape.map((_, i) => plain.coefficients.get(`a${i}`) ?? 0) };
 }
-

@@ -33,22 +33,33 @@ export class Arena {
   private readonly runtime: NativeRuntime;
   private pointer = 0;
   private bytes = 0;
+  /** Outgrown blocks that a run under way may still use. */
+  private readonly outgrown: number[] = [];
 
   constructor(runtime: NativeRuntime) {
     this.runtime = runtime;
   }
 
+  /** Memory for a run that starts now; runs follow one another, so that all may be given the same. */
   reserve(bytes: number): number {
     if (bytes > this.bytes) {
-      if (this.pointer) this.runtime.free(this.pointer);
+      if (this.pointer) this.outgrown.push(this.pointer);
       this.pointer = this.bytes = 0;
+      this.release();
       try {
         this.pointer = this.runtime.alloc(bytes);
       } catch (cause) {
-        throw new BackendError(`cpu: no memory for ${(bytes / 2 ** 20).toFixed(0)} MiB of temporaries; use a smaller batch`, { cause });
+        throw new BackendError(
+          `cpu: no memory for ${(bytes / 2 ** 20).toFixed(0)} MiB of temporaries; use a smaller batch`,
+          { cause },
+        );
       }
       this.bytes = bytes;
-    }
+    } else if (this.outgrown.length) this.release();
     return this.pointer;
+  }
+
+  private release(): void {
+    if (this.runtime.inFlight === 0) for (const pointer of this.outgrown.splice(0)) this.runtime.free(pointer);
   }
 }

@@ -129,7 +129,12 @@ export interface KernelShape {
 
 const headers = ["abi.h", "simd.h", "runtime.h", "microkernel.h", "microkernel.inc"];
 const sources = ["pool", "program", "system", "builtins", "gemm", "attention", "indexed", "conv"];
-const read = (file: string): string => readFileSync(join(runtimeFolder, file), "utf8");
+const texts = new Map<string, string>();
+function read(file: string): string {
+  let text = texts.get(file);
+  if (text === undefined) texts.set(file, (text = readFileSync(join(runtimeFolder, file), "utf8")));
+  return text;
+}
 
 /** Text to put before a generated kernel: the command record, and (unless turned off) the vector types; no includes. */
 export function kernelPrelude(options: { simd?: boolean } = {}): string {
@@ -165,6 +170,8 @@ export class NativeRuntime {
   readonly shape: KernelShape;
   /** Feature bits that kernels are compiled for (toolchain.ts, `features`). */
   readonly features: number;
+  /** Runs that are under way (or wait to be) off the JavaScript thread, of all programs. */
+  inFlight = 0;
   readonly #lib: Library;
 
   private constructor(lib: Library, bits: number) {
@@ -388,8 +395,10 @@ export class Program {
     }
     const result = this.#busy ? this.#tail.then(go, go) : go();
     this.#busy++;
+    this.#runtime.inFlight++;
     const done = () => {
       this.#busy--;
+      this.#runtime.inFlight--;
     };
     this.#tail = result.then(done, done);
     return result;

@@ -2,22 +2,29 @@
  * From a capture to a program of the native runtime: lower, fuse, attach, schedule, plan memory, render, compile.
  * What stays of the capture is plain data.
  */
+
+import { Fuser, type Group, type GroupKernel, partDType } from "../../compiler/fuse.ts";
+import { add, axis, scale } from "../../compiler/index-expr.ts";
+import { type Kernel, type Reduction, runtimeValues, showKernel, type Value, Values } from "../../compiler/kernel.ts";
+import { type GNode, type Lowered, lower } from "../../compiler/lower.ts";
+import { type Buffer, planMemory, schedule, type Unit } from "../../compiler/schedule.ts";
+import { isView, type Strided, strided } from "../../compiler/views.ts";
 import { dtypes } from "../../core/dtype.ts";
 import { IndexError } from "../../core/errors.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
 import type { Capture, Program, ProgramStats, Run } from "../backend.ts";
-import { Fuser, type Group, type GroupKernel } from "../../compiler/fuse.ts";
-import { axis, add, scale } from "../../compiler/index-expr.ts";
-import { type Kernel, type Reduction, runtimeValues, showKernel, type Value, Values } from "../../compiler/kernel.ts";
-import { type GNode, lower, type Lowered } from "../../compiler/lower.ts";
-import { type Buffer, planMemory, schedule, type Unit } from "../../compiler/schedule.ts";
-import { isView, strided, type Strided } from "../../compiler/views.ts";
 import { lanesFor, lanesPrelude } from "./lanes.ts";
-import { type Command, type KernelUnit, type NativeRuntime, type Program as NativeProgram, ProgramBuilder } from "./native.ts";
+import type { Arena, Memory } from "./memory.ts";
+import {
+  type Command,
+  type KernelUnit,
+  type Program as NativeProgram,
+  type NativeRuntime,
+  ProgramBuilder,
+} from "./native.ts";
 import { planCopy } from "./plans.ts";
 import { type Check, chooseForm, FLAT_ROW, renderKernel } from "./render.ts";
 import { bytesOf, type Commands, hasTemplate, ignores, isOpaque, takesStrided, templates } from "./templates.ts";
-import type { Arena, Memory } from "./memory.ts";
 
 /** A command before buffers have addresses: what `ProgramBuilder.command` takes, with buffers as objects. */
 interface Draft {
@@ -48,7 +55,12 @@ const SYMBOL = "nabla_kernel";
 /** Programs estimated to take less run in the calling thread: a thread hop costs more. */
 const SMALL_FLOPS = 2e6;
 
-export async function compileProgram(runtime: NativeRuntime, arena: Arena, capture: Capture, fuse: boolean): Promise<CpuProgram> {
+export async function compileProgram(
+  runtime: NativeRuntime,
+  arena: Arena,
+  capture: Capture,
+  fuse: boolean,
+): Promise<CpuProgram> {
   const assembler = new Assembler(runtime, capture, fuse);
   const parts = assembler.run();
   const units: KernelUnit[] = parts.sources.map((source) => ({ symbol: SYMBOL, source }));
@@ -99,7 +111,12 @@ class Assembler {
     // slot 0 is the arena, then the storages, then the outputs
     this.slots = [
       ...capture.storages.map((s, i) => ({ bytes: s.bytes, slot: 1 + i, offset: 0, label: `state ${i}` })),
-      ...capture.roots.map((r, i) => ({ bytes: bytesOf(r.shape, r.dtype), slot: 1 + capture.storages.length + i, offset: 0, label: `output ${i}` })),
+      ...capture.roots.map((r, i) => ({
+        bytes: bytesOf(r.shape, r.dtype),
+        slot: 1 + capture.storages.length + i,
+        offset: 0,
+        label: `output ${i}`,
+      })),
     ];
   }
 
@@ -147,7 +164,8 @@ class Assembler {
     const claimed = new Set<string>();
     this.lowered.roots.forEach((n, i) => {
       const to = this.slots[this.capture.storages.length + i];
-      if (n.op === "buffer" || claimed.has(key(n)) || isView(n) === true && !this.fuser.isMember(n)) copies.push({ from: n, to, state: false });
+      if (n.op === "buffer" || claimed.has(key(n)) || (isView(n) === true && !this.fuser.isMember(n)))
+        copies.push({ from: n, to, state: false });
       else {
         claimed.add(key(n));
         this.buffers.set(key(n), to);
@@ -190,7 +208,8 @@ class Assembler {
     }
     for (const g of readers) {
       if (g === host) return false;
-      for (const x of [g, this.host.get(g) ?? g]) if (this.fuser.follows(x, group) || this.fuser.follows(x, host)) return false;
+      for (const x of [g, this.host.get(g) ?? g])
+        if (this.fuser.follows(x, group) || this.fuser.follows(x, host)) return false;
     }
     for (const g of readers)
       for (const x of [g, this.host.get(g) ?? g]) {
@@ -210,7 +229,11 @@ class Assembler {
     const source = (x: GNode): GNode | undefined => strided(x)?.source;
     const axis = n.attrs["axis"] as number;
     return !this.lowered.nodes.some(
-      (g) => g.op === "gather" && source(g.inputs[1]) === source(n.inputs[1]) && source(g.inputs[1]) !== undefined && g.inputs[0].shape[g.attrs["axis"] as number] === n.shape[axis],
+      (g) =>
+        g.op === "gather" &&
+        source(g.inputs[1]) === source(n.inputs[1]) &&
+        source(g.inputs[1]) !== undefined &&
+        g.inputs[0].shape[g.attrs["axis"] as number] === n.shape[axis],
     );
   }
 
@@ -282,11 +305,27 @@ class Assembler {
   }
 
   private kernel(group: Group, made: GroupKernel): void {
-    if (made.kernel.rows === 0 || (made.kernel.columns === 0 && chooseForm(made.kernel) === "flat") || made.writes.length === 0) return;
+    if (
+      made.kernel.rows === 0 ||
+      (made.kernel.columns === 0 && chooseForm(made.kernel) === "flat") ||
+      made.writes.length === 0
+    )
+      return;
     const grain = rowGrain(made.kernel);
     const { buffers, finishes } = this.kernelBuffers(made, grain);
-    const draft = this.draft(made, buffers, this.inPlaceGroups.has(group), chooseForm(made.kernel) === "flat" ? undefined : grain);
-    const work = this.work(`kernel ${made.writes.map((w) => `%${w.node.id}`).join(" ")}`, buffers.slice(0, made.reads.length), buffers.slice(made.reads.length), draft, made.kernel.flops);
+    const draft = this.draft(
+      made,
+      buffers,
+      this.inPlaceGroups.has(group),
+      chooseForm(made.kernel) === "flat" ? undefined : grain,
+    );
+    const work = this.work(
+      `kernel ${made.writes.map((w) => `%${w.node.id}`).join(" ")}`,
+      buffers.slice(0, made.reads.length),
+      buffers.slice(made.reads.length),
+      draft,
+      made.kernel.flops,
+    );
     this.workOf.set(group, work);
     for (const finish of finishes) finish();
   }
@@ -302,11 +341,12 @@ class Assembler {
       }
       const blocks = Math.ceil(made.kernel.rows / grain);
       const columns = made.kernel.columns;
-      if (blocks <= 1) {
-        buffers.push(this.buffer(node));
-        continue;
-      }
-      const part: Buffer = { bytes: blocks * columns * dtypes[node.dtype].bytes, slot: -1, offset: 0, label: `parts of %${node.id}` };
+      const part: Buffer = {
+        bytes: blocks * columns * dtypes[partDType(node.dtype)].bytes,
+        slot: -1,
+        offset: 0,
+        label: `parts of %${node.id}`,
+      };
       buffers.push(part);
       finishes.push(() => {
         const kernel = finishKernel(node, partial, blocks, columns);
@@ -359,9 +399,31 @@ class Assembler {
     const lead: Work[] = [];
     if (plan.pack) {
       const { pack } = plan;
-      lead.push(this.work(`pack for %${n.id}`, [bound["b"][0]], [packed], { fn: pack.fn, rows: pack.rows, grain: pack.grain, params: pack.params, buffers: pack.buffers.map((x) => bound[x]), ...plain }, 0));
+      lead.push(
+        this.work(
+          `pack for %${n.id}`,
+          [bound["b"][0]],
+          [packed],
+          {
+            fn: pack.fn,
+            rows: pack.rows,
+            grain: pack.grain,
+            params: pack.params,
+            buffers: pack.buffers.map((x) => bound[x]),
+            ...plain,
+          },
+          0,
+        ),
+      );
     }
-    const main: Draft = { fn: plan.main.fn, rows: plan.main.rows, grain: plan.main.grain, params: plan.main.params, buffers: plan.main.buffers.map((x) => bound[x]), ...plain };
+    const main: Draft = {
+      fn: plan.main.fn,
+      rows: plan.main.rows,
+      grain: plan.main.grain,
+      params: plan.main.params,
+      buffers: plan.main.buffers.map((x) => bound[x]),
+      ...plain,
+    };
     const reads = [...main.buffers.map((x) => x[0]).filter((x) => x !== out)];
     const writes = [out];
     let finishes: (() => void)[] = [];
@@ -389,13 +451,21 @@ class Assembler {
     const planned: Commands = templates[n.op].plan(n, looks, this.runtime.shape, base);
     this.scratchBytes = Math.max(this.scratchBytes, planned.scratchBytes);
     const buffers = planned.buffers.map(({ of, offset }): readonly [Buffer, number] =>
-      of < 0 ? [this.outputBuffer(n, -1 - of), 0] : [this.buffer(looks[of].source), offset * dtypes[n.inputs[of].dtype].bytes],
+      of < 0
+        ? [this.outputBuffer(n, -1 - of), 0]
+        : [this.buffer(looks[of].source), offset * dtypes[n.inputs[of].dtype].bytes],
     );
     const outputs = new Set(planned.buffers.flatMap((b, i) => (b.of < 0 ? [buffers[i][0]] : [])));
     const scalars = planned.scalars.map((s) => (typeof s === "number" ? this.constant(s) : s.slot));
     const { fn, rows, grain, params } = planned.command;
     const draft: Draft = { fn, rows, grain, params, buffers, scalars, writesState: false };
-    const work = this.work(`${n.op} %${n.id}`, buffers.map((b) => b[0]).filter((b) => !outputs.has(b)), [...outputs], draft, planned.flops);
+    const work = this.work(
+      `${n.op} %${n.id}`,
+      buffers.map((b) => b[0]).filter((b) => !outputs.has(b)),
+      [...outputs],
+      draft,
+      planned.flops,
+    );
     this.workOf.set(group, work);
   }
 
@@ -409,20 +479,28 @@ class Assembler {
   /** Copies to results and state, and the order that writes of state need. */
   private stateOrder(copies: readonly { from: GNode; to: Buffer; state: boolean }[]): void {
     const written = new Set(this.lowered.assigns.map((a) => a.storage));
-    const sources = copies.map(({ from, state }) => {
-      const source = this.buffer(from);
-      if (!state || from.op !== "buffer" || !written.has(from.storage)) return source;
-      // the old value of a state that is itself written: taken aside before anyone writes
-      const aside: Buffer = { bytes: source.bytes, slot: -1, offset: 0, label: `old state ${from.storage}` };
-      const work = this.copy(from, source, aside, false);
+    const isOld = (from: GNode): boolean => from.op === "buffer" && written.has(from.storage);
+    /** Makes a copy of an old value come before whoever writes over it. */
+    const beforeWriters = (work: Work): void => {
       for (const g of this.inPlaceGroups) this.workOf.get(g)?.after.push(work);
+    };
+    for (const { from, to, state } of copies) {
+      if (state) continue;
+      const work = this.copy(from, this.buffer(from), to, false);
+      if (isOld(from)) beforeWriters(work);
+    }
+    const states = copies.filter((c) => c.state);
+    const sources = states.map(({ from }) => {
+      const source = this.buffer(from);
+      if (!isOld(from)) return source;
+      const aside: Buffer = { bytes: source.bytes, slot: -1, offset: 0, label: `old state ${from.storage}` };
+      beforeWriters(this.copy(from, source, aside, false));
       return aside;
     });
+    // a state is overwritten after everything else has read it, and only if nothing failed
     const everything = this.works.slice();
-    copies.forEach(({ from, to, state }, i) => {
-      const work = this.copy(from, sources[i], to, state);
-      // a state is overwritten after everything else has read it, and only if nothing failed
-      if (state) work.after.push(...everything);
+    states.forEach(({ from, to }, i) => {
+      this.copy(from, sources[i], to, true).after.push(...everything);
     });
     for (const [group, readers] of this.extra) {
       const work = this.workOf.get(group);
@@ -438,7 +516,15 @@ class Assembler {
     const strides = contiguousStrides(n.shape);
     const { main } = planCopy({ shape: n.shape, dtype: n.dtype, from: strides, to: strides });
     const bound = { from: [from, 0], to: [to, 0] } as const;
-    const draft: Draft = { fn: main.fn, rows: main.rows, grain: main.grain, params: main.params, buffers: main.buffers.map((x) => bound[x]), scalars: [], writesState };
+    const draft: Draft = {
+      fn: main.fn,
+      rows: main.rows,
+      grain: main.grain,
+      params: main.params,
+      buffers: main.buffers.map((x) => bound[x]),
+      scalars: [],
+      writesState,
+    };
     return this.work(`copy to ${to.label}`, [from], [to], draft, 0);
   }
 
@@ -456,7 +542,12 @@ class Assembler {
     };
     const emit = (d: Draft): number => {
       const post = d.post && emit(d.post);
-      return builder.command({ ...d, fn: fn(d.fn), buffers: d.buffers.map(([b, o]) => [Math.max(b.slot, 0), (b.slot < 0 ? b.offset : 0) + o]), post });
+      return builder.command({
+        ...d,
+        fn: fn(d.fn),
+        buffers: d.buffers.map(([b, o]) => [Math.max(b.slot, 0), (b.slot < 0 ? b.offset : 0) + o]),
+        post,
+      });
     };
     const labels: string[] = [];
     for (const phase of phases)
@@ -484,13 +575,19 @@ class Assembler {
       texts: {
         graph: this.lowered.nodes.map(showNode).join("\n"),
         kernels: this.kernelTexts.join("\n\n"),
-        memory: phases.map((p, i) => `phase ${i}\n${p.map((w) => `  ${w.label}: ${w.reads.map(showBuffer).join(" ")} -> ${w.writes.map(showBuffer).join(" ")}`).join("\n")}`).join("\n"),
+        memory: phases
+          .map(
+            (p, i) =>
+              `phase ${i}\n${p.map((w) => `  ${w.label}: ${w.reads.map(showBuffer).join(" ")} -> ${w.writes.map(showBuffer).join(" ")}`).join("\n")}`,
+          )
+          .join("\n"),
       },
     };
   }
 }
 
-const showNode = (n: GNode): string => `%${n.id} = ${n.op} ${n.dtype}[${n.shape.join(", ")}] ${n.inputs.map((i) => `%${i.id}`).join(" ")}${Object.keys(n.attrs).length ? ` ${JSON.stringify(n.attrs)}` : ""}`;
+const showNode = (n: GNode): string =>
+  `%${n.id} = ${n.op} ${n.dtype}[${n.shape.join(", ")}] ${n.inputs.map((i) => `%${i.id}`).join(" ")}${Object.keys(n.attrs).length ? ` ${JSON.stringify(n.attrs)}` : ""}`;
 const showBuffer = (b: Buffer): string => (b.slot < 0 ? `${b.label}@${b.offset}+${b.bytes}` : b.label);
 
 /** Rows a tile of a row kernel: about 32,768 positions, at least 16 tiles where there are rows for them. */
@@ -505,15 +602,20 @@ function rowGrain(k: Kernel): number {
 function finishKernel(node: GNode, op: Reduction["op"], blocks: number, columns: number): Kernel {
   const values = new Values();
   const r = axis("r", columns);
-  const load = values.make({ kind: "load", dtype: node.dtype, slot: 0, index: add(scale(axis("c", blocks), columns), r) });
-  const result = values.reduction(load, node.dtype);
+  const dtype = partDType(node.dtype);
+  const load = values.make({ kind: "load", dtype, slot: 0, index: add(scale(axis("c", blocks), columns), r) });
+  const sum = values.reduction(load, dtype);
+  const result = dtype === node.dtype ? sum : values.make({ kind: "op", dtype: node.dtype, name: "cast", args: [sum] });
   return {
     rows: columns,
     columns: blocks,
-    buffers: [{ dtype: node.dtype, written: false }, { dtype: node.dtype, written: true }],
+    buffers: [
+      { dtype, written: false },
+      { dtype: node.dtype, written: true },
+    ],
     scalars: [],
     stages: [
-      { stores: [], reductions: [{ op, value: load, dtype: node.dtype, slot: 0 }], columns: [], rowStores: [] },
+      { stores: [], reductions: [{ op, value: load, dtype, slot: 0 }], columns: [], rowStores: [] },
       { stores: [], reductions: [], columns: [], rowStores: [{ buffer: 1, index: r, value: result }] },
     ],
     canFail: false,
@@ -524,7 +626,8 @@ function finishKernel(node: GNode, op: Reduction["op"], blocks: number, columns:
 /** The key of the position at which a kernel stores a node, or null where it stores it in parts or not. */
 function storeOf(made: GroupKernel, node: GNode): string | null {
   const buffer = made.reads.length + made.writes.findIndex((w) => w.node === node);
-  for (const s of made.kernel.stages) for (const st of [...s.stores, ...s.rowStores]) if (st.buffer === buffer) return st.index.key;
+  for (const s of made.kernel.stages)
+    for (const st of [...s.stores, ...s.rowStores]) if (st.buffer === buffer) return st.index.key;
   return null;
 }
 
@@ -538,7 +641,9 @@ function readsOnlyAt(made: GroupKernel, buffer: number, key: string): boolean {
     for (const a of [...v.args, ...runtimeValues(v.index, v.valid)]) visit(a);
   };
   // a read in a later stage than the write would see the new value
-  const stages = made.kernel.stages.filter((s) => s.stores.length || s.reductions.length || s.columns.length || s.rowStores.length);
+  const stages = made.kernel.stages.filter(
+    (s) => s.stores.length || s.reductions.length || s.columns.length || s.rowStores.length,
+  );
   for (const s of stages) {
     for (const x of [...s.stores, ...s.rowStores]) visit(x.value);
     for (const x of [...s.reductions, ...s.columns]) visit(x.value);
@@ -593,8 +698,12 @@ export class CpuProgram implements Program {
     const { extent } = failure.check;
     const index = position >= 2 ** 39 ? position - 2 ** 40 : position;
     if (failure.operation !== "indexing")
-      return new IndexError(`${failure.operation}: the index at position ${index} is out of range; expected 0 … ${extent - 1}. No state was changed`);
-    return new IndexError(`index ${index} is out of range for an axis of ${extent}; expected 0 … ${extent - 1} (a label or token outside its range?). No state was changed`);
+      return new IndexError(
+        `${failure.operation}: the index at position ${index} is out of range; expected 0 … ${extent - 1}. No state was changed`,
+      );
+    return new IndexError(
+      `index ${index} is out of range for an axis of ${extent}; expected 0 … ${extent - 1} (a label or token outside its range?). No state was changed`,
+    );
   }
 
   describe(stage: "graph" | "kernels" | "memory" | "source"): string {

@@ -7,10 +7,19 @@
  *   rows     lanes along r, when that is the direction in which memory is contiguous: reductions over c stay in lanes.
  * A value that does not vary along the lanes is a vector of equal lanes, computed outside the loop.
  */
+
+import { type Index, stepAlong } from "../../compiler/index-expr.ts";
+import {
+  type Condition,
+  type Kernel,
+  type Reduction,
+  runtimeValues,
+  type Stage,
+  type Store,
+  type Value,
+} from "../../compiler/kernel.ts";
 import type { DType } from "../../core/dtype.ts";
 import { BackendError } from "../../core/errors.ts";
-import { type Index, stepAlong } from "../../compiler/index-expr.ts";
-import { type Condition, type Kernel, type Reduction, runtimeValues, type Stage, type Store, type Value } from "../../compiler/kernel.ts";
 
 /** Positions of a flat kernel are handed out in rows of this many. */
 export const FLAT_ROW = 1024;
@@ -35,7 +44,16 @@ export interface Check {
 
 /** How a dtype is computed with: f float, d double, i int32, u uint32, m mask. */
 type Lane = "f" | "d" | "i" | "u" | "m";
-const lane: Readonly<Record<DType, Lane>> = { float32: "f", float64: "d", float16: "f", bfloat16: "f", int32: "i", uint32: "u", uint8: "i", bool: "m" };
+const lane: Readonly<Record<DType, Lane>> = {
+  float32: "f",
+  float64: "d",
+  float16: "f",
+  bfloat16: "f",
+  int32: "i",
+  uint32: "u",
+  uint8: "i",
+  bool: "m",
+};
 const vector: Readonly<Record<Lane, string>> = { f: "vf", d: "vd", i: "vi", u: "vu", m: "vi" };
 /** The element type in memory, and the prefix of its load and store functions. */
 const memory: Readonly<Record<DType, { readonly type: string; readonly prefix: string }>> = {
@@ -49,20 +67,37 @@ const memory: Readonly<Record<DType, { readonly type: string; readonly prefix: s
   bool: { type: "__UINT8_TYPE__", prefix: "m" },
 };
 
-const splatOf: Readonly<Record<Lane, string>> = { f: "f_splat", d: "d_splat", i: "i_splat", u: "u_splat", m: "i_splat" };
+const splatOf: Readonly<Record<Lane, string>> = {
+  f: "f_splat",
+  d: "d_splat",
+  i: "i_splat",
+  u: "u_splat",
+  m: "i_splat",
+};
 
 type Emit = (t: Lane, args: readonly string[], dtype: DType) => string;
-const infix = (operator: string): Emit => (_, [a, b], dtype) => (dtype === "uint8" ? `((${a} ${operator} ${b}) & 255)` : `${a} ${operator} ${b}`);
-const call = (name: string): Emit => (t, args) => `${t}_${name}(${args.join(", ")})`;
+const infix =
+  (operator: string): Emit =>
+  (_, [a, b], dtype) =>
+    dtype === "uint8" ? `((${a} ${operator} ${b}) & 255)` : `${a} ${operator} ${b}`;
+const call =
+  (name: string): Emit =>
+  (t, args) =>
+    `${t}_${name}(${args.join(", ")})`;
 /** Masks have no arithmetic; what a bool operation means in logic. */
-const orMask = (mask: (a: string, b: string) => string, other: Emit): Emit => (t, args, dtype) => (t === "m" ? mask(args[0], args[1]) : other(t, args, dtype));
-const comparison = (name: string, mask: (a: string, b: string) => string): Emit => orMask(mask, (t, [a, b]) => `${t}_${name}(${a}, ${b})`);
+const orMask =
+  (mask: (a: string, b: string) => string, other: Emit): Emit =>
+  (t, args, dtype) =>
+    t === "m" ? mask(args[0], args[1]) : other(t, args, dtype);
+const comparison = (name: string, mask: (a: string, b: string) => string): Emit =>
+  orMask(mask, (t, [a, b]) => `${t}_${name}(${a}, ${b})`);
 
 /** Result lane first; comparisons are given their operands' lane. */
 const operations: Readonly<Record<string, Emit>> = {
   neg: (t, [a], dtype) => (t === "f" || t === "d" ? `${t}_neg(${a})` : dtype === "uint8" ? `((-${a}) & 255)` : `-${a}`),
   abs: (t, [a], dtype) => (t === "u" || dtype === "uint8" ? a : `${t}_abs(${a})`),
-  sign: (t, [a], dtype) => (t === "u" ? `u_min(${a}, u_splat(1))` : dtype === "uint8" ? `i_min(${a}, i_splat(1))` : `${t}_sign(${a})`),
+  sign: (t, [a], dtype) =>
+    t === "u" ? `u_min(${a}, u_splat(1))` : dtype === "uint8" ? `i_min(${a}, i_splat(1))` : `${t}_sign(${a})`,
   not: (_, [a], dtype) => (dtype === "uint8" ? `((~${a}) & 255)` : `~${a}`),
   add: infix("+"),
   sub: infix("-"),
@@ -93,18 +128,28 @@ function castTo(to: DType, from: DType, a: string): string {
   return x;
 }
 
+/** The 16-bit floats are both computed as float32; their bits meet only in memory. */
+const sixteen = (store: string, a: string, load: string): string =>
+  `({ __UINT16_TYPE__ q_[L]; ${store}(q_, ${a}); ${load}(q_); })`;
+
 function bitcastTo(to: DType, from: DType, a: string): string {
   const [t, s] = [lane[to], lane[from]];
+  if (to === "float16" && from === "bfloat16") return sixteen("b_store", a, "h_load");
+  if (to === "bfloat16" && from === "float16") return sixteen("h_store", a, "b_load");
+  if (to === "uint8" && from === "bool") return `i_from_m(${a})`;
+  if (to === "bool" && from === "uint8") return `m_from_i(${a})`;
   if (t === s) return a;
-  if (to === "bool" || from === "bool" || t === "d" || s === "d") throw new BackendError(`cpu: no bitcast from ${from} to ${to}`);
+  if (to === "bool" || from === "bool" || t === "d" || s === "d")
+    throw new BackendError(`cpu: no bitcast from ${from} to ${to}`);
   return `${t}_bits_${s}(${a})`;
 }
 
 const number = (text: string, t: Lane): string => {
   const v = Number(text);
   if (t === "m") return v ? "-1" : "0";
-  if (t === "i" || t === "u") return t === "u" ? `${v >>> 0}u` : v === -2147483648 ? "(-2147483647 - 1)" : String(v | 0);
-  if (Number.isNaN(v)) return "__builtin_nan(\"\")";
+  if (t === "i" || t === "u")
+    return t === "u" ? `${v >>> 0}u` : v === -2147483648 ? "(-2147483647 - 1)" : String(v | 0);
+  if (Number.isNaN(v)) return '__builtin_nan("")';
   if (!Number.isFinite(v)) return `${v < 0 ? "-" : ""}__builtin_inf()`;
   const digits = Object.is(v, -0) ? "-0.0" : v.toExponential(17);
   return t === "f" ? `(float)${digits}` : digits;
@@ -116,7 +161,8 @@ const identity: Readonly<Record<Reduction["op"], Readonly<Record<"f" | "d" | "i"
   max: { f: "-__builtin_inff()", d: "-__builtin_inf()", i: "(-2147483647 - 1)", u: "0" },
   min: { f: "__builtin_inff()", d: "__builtin_inf()", i: "2147483647", u: "4294967295u" },
 };
-const combine = (op: Reduction["op"], t: Lane, a: string, b: string): string => (op === "sum" ? `${a} + ${b}` : op === "prod" ? `${a} * ${b}` : `${t}_${op}(${a}, ${b})`);
+const combine = (op: Reduction["op"], t: Lane, a: string, b: string): string =>
+  op === "sum" ? `${a} + ${b}` : op === "prod" ? `${a} * ${b}` : `${t}_${op}(${a}, ${b})`;
 
 /** Where the lanes of a kernel go. */
 export function chooseForm(k: Kernel): Form {
@@ -172,7 +218,8 @@ class Renderer {
     this.form = chooseForm(k);
     this.along = this.form === "rows" ? "r" : "c";
     k.stages.forEach((s) => {
-      for (const st of s.stores) if (st.value.kind === "op" || st.value.kind === "select") this.storeOf.set(st.value, st);
+      for (const st of s.stores)
+        if (st.value.kind === "op" || st.value.kind === "select") this.storeOf.set(st.value, st);
     });
   }
 
@@ -186,7 +233,8 @@ class Renderer {
     else if (this.form === "columns") this.columns();
     else this.rows();
     const dtypes = new Set<DType>(k.buffers.map((b) => b.dtype));
-    const hasFloat64 = dtypes.has("float64") || k.scalars.includes("float64") || this.lines.some((l) => l.includes("vd "));
+    const hasFloat64 =
+      dtypes.has("float64") || k.scalars.includes("float64") || this.lines.some((l) => l.includes("vd "));
     for (const l of this.lines) this.use(l);
     if (hasFloat64) this.needed.add("d");
     return { form: this.form, body: this.lines.join("\n"), needed: this.needed, hasFloat64, checks: this.checks };
@@ -195,7 +243,9 @@ class Renderer {
   // ---- the three forms ---------------------------------------------------------------------------------------------
 
   private flat(): void {
-    this.line(`const nb_i64 n_ = c_->p[0], e_ = r1 * ${FLAT_ROW} < n_ ? r1 * ${FLAT_ROW} : n_; const nb_i64 r = 0; nb_i64 c = r0 * ${FLAT_ROW};`);
+    this.line(
+      `const nb_i64 n_ = c_->p[0], e_ = r1 * ${FLAT_ROW} < n_ ? r1 * ${FLAT_ROW} : n_; const nb_i64 r = 0; nb_i64 c = r0 * ${FLAT_ROW};`,
+    );
     this.stage = 0;
     this.uniforms(this.k.stages[0], 0);
     this.open("for (; c + L <= e_; c += L)");
@@ -277,10 +327,8 @@ class Renderer {
       if (stage.stores.length || stage.reductions.length) {
         this.uniforms(stage, 1);
         this.open(`for (nb_i64 c = 0; c < ${k.columns}; c++)`);
-        for (const st of stage.stores) {
-          const v = this.value(st.value, 2);
-          this.line(this.store(st, v));
-        }
+        const values = stage.stores.map((st) => this.value(st.value, 2));
+        stage.stores.forEach((st, i) => this.line(this.store(st, values[i])));
         for (const x of stage.reductions) {
           const v = this.value(x.value, 2);
           const t = lane[x.dtype];
@@ -294,7 +342,10 @@ class Renderer {
 
   /** One step of a stage's pass: everything at positions c … c + L. */
   private pass(stage: Stage): void {
-    for (const st of stage.stores) this.line(this.store(st, this.value(st.value, 2)));
+    // everything is read before anything is written: a kernel may write a state over the old one
+    const values = stage.stores.map((st) => this.value(st.value, 2));
+    for (const x of [...stage.reductions, ...stage.columns]) this.value(x.value, 2);
+    stage.stores.forEach((st, i) => this.line(this.store(st, values[i])));
     for (const x of stage.reductions) {
       const t = lane[x.dtype];
       let v = this.value(x.value, 2);
@@ -337,7 +388,8 @@ class Renderer {
       for (const a of [...v.args, ...runtimeValues(v.index, v.valid)]) visit(a);
     };
     const stages = level === 0 ? this.k.stages : [stage];
-    for (const s of stages) for (const x of [...s.stores, ...s.reductions, ...s.columns, ...(level === 0 ? s.rowStores : [])]) visit(x.value);
+    for (const s of stages)
+      for (const x of [...s.stores, ...s.reductions, ...s.columns, ...(level === 0 ? s.rowStores : [])]) visit(x.value);
   }
 
   private find(v: Value): string | undefined {
@@ -382,7 +434,15 @@ class Renderer {
         return `${splatOf[t]}(${number(v.name, t)})`;
       case "scalar": {
         const s = `c_->s[c_->si[${v.slot}]]`;
-        return t === "m" ? `i_splat(${s} != 0 ? -1 : 0)` : t === "f" ? `f_splat((float)${s})` : t === "d" ? `d_splat(${s})` : t === "u" ? `u_splat((__UINT32_TYPE__)(nb_i64)${s})` : `i_splat((__INT32_TYPE__)(nb_i64)${s})`;
+        return t === "m"
+          ? `i_splat(${s} != 0 ? -1 : 0)`
+          : t === "f"
+            ? `f_splat((float)${s})`
+            : t === "d"
+              ? `d_splat(${s})`
+              : t === "u"
+                ? `u_splat((__UINT32_TYPE__)(nb_i64)${s})`
+                : `i_splat((__INT32_TYPE__)(nb_i64)${s})`;
       }
       case "reduced":
         return `x${v.slot}`;
@@ -450,8 +510,12 @@ class Renderer {
       const check = this.addCheck({ kind: "index", extent });
       const live = this.partial && v.varies(this.along) ? ` & ${this.tailMask()}` : "";
       const t = this.temporary++;
-      this.line(`vi ${name} = ${source}; { const vi t${t} = (i_lt(${source}, i_splat(0)) | ~i_lt(${source}, i_splat(${extent})))${live};`);
-      this.line(`  if (i_any(t${t})) { for (int l = 0; l < L; l++) if (t${t}[l]) { nabla_fail(c_->run, c_->p[1] + ${check}, (nb_i64)${source}[l] & 0xffffffffffLL); break; } }`);
+      this.line(
+        `vi ${name} = ${source}; { const vi t${t} = (i_lt(${source}, i_splat(0)) | ~i_lt(${source}, i_splat(${extent})))${live};`,
+      );
+      this.line(
+        `  if (i_any(t${t})) { for (int l = 0; l < L; l++) if (t${t}[l]) { nabla_fail(c_->run, c_->p[1] + ${check}, (nb_i64)${source}[l] & 0xffffffffffLL); break; } }`,
+      );
       this.line(`  ${name} = i_max(i_min(${name}, i_splat(${extent - 1})), i_splat(0)); }`);
       this.checked.set(key, name);
     }
@@ -535,20 +599,36 @@ class Renderer {
     const name = `t${this.temporary++}`;
     const n = this.partial ? "m_" : "L";
     const inLane = this.index(index, true);
-    const element = prefix === "f" || prefix === "d" || prefix === "i" || prefix === "u" ? `b${buffer}[${inLane}]` : `${prefix}_loadn(b${buffer} + (${inLane}), 1)[0]`;
-    const guards = varying.map((c) => this.condition(c, true)).filter(Boolean).join(" && ");
+    const element =
+      prefix === "f" || prefix === "d" || prefix === "i" || prefix === "u"
+        ? `b${buffer}[${inLane}]`
+        : `${prefix}_loadn(b${buffer} + (${inLane}), 1)[0]`;
+    const guards = varying
+      .map((c) => this.condition(c, true))
+      .filter(Boolean)
+      .join(" && ");
     const slow = `for (int l = 0; l < ${n}; l++) ${guards ? `if (${guards}) ` : ""}${name}[l] = ${element};`;
     this.line(`${vector[t]} ${name} = ${splatOf[t]}(0);`);
-    const outer = uniform.map((c) => this.condition(c, false)).filter(Boolean).join(" && ");
+    const outer = uniform
+      .map((c) => this.condition(c, false))
+      .filter(Boolean)
+      .join(" && ");
     let text = slow;
     const simple = varying.every((c) => stepAlong(c.index, this.along) !== null);
     if (plain && varying.length === 0) text = `${name} = ${plain};`;
     else if (plain && simple) {
       // all lanes inside: one load; all outside by one condition: none; else lane by lane
-      const last = (c: Condition): string => `(${this.index(c.index, false)} + ${(stepAlong(c.index, this.along) as number)} * (${n} - 1))`;
+      const last = (c: Condition): string =>
+        `(${this.index(c.index, false)} + ${stepAlong(c.index, this.along) as number} * (${n} - 1))`;
       const first = (c: Condition): string => `(${this.index(c.index, false)})`;
-      const inside = varying.map((c) => [first(c), last(c)].map((e) => `${e} >= ${c.lo} && ${e} < ${c.hi}`).join(" && ")).join(" && ");
-      const outside = varying.map((c) => `(${first(c)} < ${c.lo} && ${last(c)} < ${c.lo}) || (${first(c)} >= ${c.hi} && ${last(c)} >= ${c.hi})`).join(" || ");
+      const inside = varying
+        .map((c) => [first(c), last(c)].map((e) => `${e} >= ${c.lo} && ${e} < ${c.hi}`).join(" && "))
+        .join(" && ");
+      const outside = varying
+        .map(
+          (c) => `(${first(c)} < ${c.lo} && ${last(c)} < ${c.lo}) || (${first(c)} >= ${c.hi} && ${last(c)} >= ${c.hi})`,
+        )
+        .join(" || ");
       text = `if (${inside}) ${name} = ${plain}; else if (!(${outside})) { ${slow} }`;
     }
     this.line(outer ? `if (${outer}) { ${text} }` : text);

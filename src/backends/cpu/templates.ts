@@ -2,14 +2,22 @@
  * Which composites and opaque primitives the native runtime runs by itself, and how: one row each, from a node of the
  * compiler's graph to commands. Everything else becomes kernels.
  */
+
+import type { GNode } from "../../compiler/lower.ts";
+import { type Strided, strided } from "../../compiler/views.ts";
 import { dtypes } from "../../core/dtype.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
 import type { Node } from "../../graph/node.ts";
-import type { GNode } from "../../compiler/lower.ts";
-import { strided, type Strided } from "../../compiler/views.ts";
 import type { CommandDesc } from "./contract.ts";
 import type { KernelShape } from "./native.ts";
-import { type HeadStrides, planArgsort, planAttention, planAttentionBackward, planCumulative, planScatter } from "./plans.ts";
+import {
+  type HeadStrides,
+  planArgsort,
+  planAttention,
+  planAttentionBackward,
+  planCumulative,
+  planScatter,
+} from "./plans.ts";
 
 export interface Operand {
   /** The operand's number, or −1 − k for output k. */
@@ -38,7 +46,8 @@ interface Template {
   readonly plan: (n: GNode, looks: readonly Strided[], shape: KernelShape, errorOp: number) => Commands;
 }
 
-const isZero = (n: GNode): boolean => (n.op === "const" ? Number(n.attrs["value"]) === 0 : (n.op === "expand" || n.op === "reshape") && isZero(n.inputs[0]));
+const isZero = (n: GNode): boolean =>
+  n.op === "const" ? Number(n.attrs["value"]) === 0 : (n.op === "expand" || n.op === "reshape") && isZero(n.inputs[0]);
 
 /** [outer, along the axis, inner] of a shape. */
 function lines(shape: readonly number[], axis: number): { outer: number; n: number; inner: number } {
@@ -65,7 +74,10 @@ function collapse(shape: readonly number[], strides: readonly number[], axis: nu
 const never = () => false;
 
 const plainAttention = (n: Node, extras: number): boolean =>
-  n.inputs[0].dtype === "float32" && n.inputs.length === extras && n.inputs[0].shape[3] === n.inputs[2].shape[3] && n.inputs[0].shape[3] <= 256;
+  n.inputs[0].dtype === "float32" &&
+  n.inputs.length === extras &&
+  n.inputs[0].shape[3] === n.inputs[2].shape[3] &&
+  n.inputs[0].shape[3] <= 256;
 
 /** (batch, head, time) strides of a [B, H, T, D] operand. */
 const heads = (look: Strided): HeadStrides => [look.strides[0], look.strides[1], look.strides[2]];
@@ -75,7 +87,18 @@ const headsOut = (strides: readonly number[]): HeadStrides => [strides[0], strid
 function attentionDesc(n: GNode, looks: readonly Strided[]) {
   const [B, H, Tq, D] = n.inputs[0].shape;
   const [, Hkv, Tk] = n.inputs[1].shape;
-  return { B, H, Hkv, Tq, Tk, D, causal: n.attrs["causal"] === true, q: heads(looks[0]), k: heads(looks[1]), v: heads(looks[2]) };
+  return {
+    B,
+    H,
+    Hkv,
+    Tq,
+    Tk,
+    D,
+    causal: n.attrs["causal"] === true,
+    q: heads(looks[0]),
+    k: heads(looks[1]),
+    v: heads(looks[2]),
+  };
 }
 
 const prefix = (op: "add" | "mul" | "max"): Template => ({
@@ -83,7 +106,17 @@ const prefix = (op: "add" | "mul" | "max"): Template => ({
   plan: (n) => {
     const { outer, n: length, inner } = lines(n.shape, n.attrs["axis"] as number);
     const { main, scratchBytes } = planCumulative({ outer, n: length, inner, dtype: n.dtype, op });
-    return { command: main, buffers: [{ of: 0, offset: 0 }, { of: -1, offset: 0 }], scalars: [], scratchBytes, canFail: false, flops: sizeOf(n.shape) };
+    return {
+      command: main,
+      buffers: [
+        { of: 0, offset: 0 },
+        { of: -1, offset: 0 },
+      ],
+      scalars: [],
+      scratchBytes,
+      canFail: false,
+      flops: sizeOf(n.shape),
+    };
   },
 });
 
@@ -95,8 +128,19 @@ export const templates: Readonly<Record<string, Template>> = {
       const desc = attentionDesc(n, looks);
       const o = headsOut(contiguousStrides(n.shape));
       const { main, scratchBytes } = planAttention(shape, { ...desc, o });
-      const buffers = [...looks.map((l, i) => ({ of: i, offset: l.offset })), { of: -1, offset: 0 }, { of: -2, offset: 0 }];
-      return { command: main, buffers, scalars: [n.attrs["scale"] as number], scratchBytes, canFail: false, flops: 2 * desc.B * desc.H * desc.Tq * desc.Tk * desc.D * (desc.causal ? 1 : 2) };
+      const buffers = [
+        ...looks.map((l, i) => ({ of: i, offset: l.offset })),
+        { of: -1, offset: 0 },
+        { of: -2, offset: 0 },
+      ];
+      return {
+        command: main,
+        buffers,
+        scalars: [n.attrs["scale"] as number],
+        scratchBytes,
+        canFail: false,
+        flops: 2 * desc.B * desc.H * desc.Tq * desc.Tk * desc.D * (desc.causal ? 1 : 2),
+      };
     },
   },
   attentionBackward: {
@@ -106,9 +150,26 @@ export const templates: Readonly<Record<string, Template>> = {
       const desc = attentionDesc(n, looks);
       const outs = n.outputs as readonly { shape: readonly number[] }[];
       const [dq, dk, dv] = outs.map((s) => headsOut(contiguousStrides(s.shape)));
-      const { main, scratchBytes } = planAttentionBackward(shape, { ...desc, o: headsOut(looks[3].strides), dO: headsOut(looks[5].strides), dq, dk, dv });
-      const buffers = [...looks.map((l, i) => ({ of: i, offset: l.offset })), ...[-1, -2, -3].map((of) => ({ of, offset: 0 }))];
-      return { command: main, buffers, scalars: [n.attrs["scale"] as number], scratchBytes, canFail: false, flops: 5 * desc.B * desc.H * desc.Tq * desc.Tk * desc.D * (desc.causal ? 1 : 2) };
+      const { main, scratchBytes } = planAttentionBackward(shape, {
+        ...desc,
+        o: headsOut(looks[3].strides),
+        dO: headsOut(looks[5].strides),
+        dq,
+        dk,
+        dv,
+      });
+      const buffers = [
+        ...looks.map((l, i) => ({ of: i, offset: l.offset })),
+        ...[-1, -2, -3].map((of) => ({ of, offset: 0 })),
+      ];
+      return {
+        command: main,
+        buffers,
+        scalars: [n.attrs["scale"] as number],
+        scratchBytes,
+        canFail: false,
+        flops: 5 * desc.B * desc.H * desc.Tq * desc.Tk * desc.D * (desc.causal ? 1 : 2),
+      };
     },
   },
   scatter: {
@@ -120,8 +181,24 @@ export const templates: Readonly<Record<string, Template>> = {
       const count = n.inputs[1].shape[axis];
       const strides = (i: number) => collapse(n.inputs[i].shape, looks[i].strides, axis) as [number, number, number];
       const init = isZero(n.inputs[0]) ? "zero" : "base";
-      const { main, scratchBytes } = planScatter({ outer, count, inner, size, dtype: n.dtype, reduce: n.attrs["mode"] as "add", init, indexStrides: strides(1), srcStrides: strides(2), errorOp });
-      const buffers = [{ of: -1, offset: 0 }, { of: 1, offset: looks[1].offset }, { of: 2, offset: looks[2].offset }, ...(init === "base" ? [{ of: 0, offset: 0 }] : [])];
+      const { main, scratchBytes } = planScatter({
+        outer,
+        count,
+        inner,
+        size,
+        dtype: n.dtype,
+        reduce: n.attrs["mode"] as "add",
+        init,
+        indexStrides: strides(1),
+        srcStrides: strides(2),
+        errorOp,
+      });
+      const buffers = [
+        { of: -1, offset: 0 },
+        { of: 1, offset: looks[1].offset },
+        { of: 2, offset: looks[2].offset },
+        ...(init === "base" ? [{ of: 0, offset: 0 }] : []),
+      ];
       return { command: main, buffers, scalars: [], scratchBytes, canFail: true, flops: sizeOf(n.inputs[2].shape) };
     },
   },
@@ -129,8 +206,24 @@ export const templates: Readonly<Record<string, Template>> = {
     strided: never,
     plan: (n) => {
       const { outer, n: length, inner } = lines(n.shape, n.attrs["axis"] as number);
-      const { main, scratchBytes } = planArgsort({ outer, n: length, inner, dtype: n.inputs[0].dtype, descending: n.attrs["descending"] === true });
-      return { command: main, buffers: [{ of: 0, offset: 0 }, { of: -1, offset: 0 }], scalars: [], scratchBytes, canFail: false, flops: 10 * sizeOf(n.shape) };
+      const { main, scratchBytes } = planArgsort({
+        outer,
+        n: length,
+        inner,
+        dtype: n.inputs[0].dtype,
+        descending: n.attrs["descending"] === true,
+      });
+      return {
+        command: main,
+        buffers: [
+          { of: 0, offset: 0 },
+          { of: -1, offset: 0 },
+        ],
+        scalars: [],
+        scratchBytes,
+        canFail: false,
+        flops: 10 * sizeOf(n.shape),
+      };
     },
   },
   cumsum: prefix("add"),
