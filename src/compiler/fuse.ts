@@ -53,6 +53,8 @@ interface Domain {
   /** The index vector of a full-size node of this shape, or of the reduction's own input shape. */
   readonly full: (shape: readonly number[]) => Index[];
   readonly key: string;
+  /** The shape whose axes are taken apart into rows and columns; every other is cut in row-major order. */
+  readonly own?: string;
 }
 
 function flatDomain(rows: number, columns: number): Domain {
@@ -99,7 +101,7 @@ function domainOf(n: GNode): Domain {
   );
   const flat = flatDomain(rows, columns);
   const same = shape.join(",");
-  return { rows, columns, full: (s) => (s.join(",") === same ? own : flat.full(s)), key: `${same}:${kept.join(",")}` };
+  return { rows, columns, full: (s) => (s.join(",") === same ? own : flat.full(s)), key: `${same}:${kept.join(",")}`, own: same };
 }
 
 /** The dtype in which the parts of a reduction are kept: as wide as it is accumulated. */
@@ -361,7 +363,7 @@ export class Fuser {
           const isColumn = parts.kind === "column" && parts.rows === columns && parts.columns === rows;
           const isRow = !isColumn && parts.rows === rows && parts.columns === columns;
           if (!isColumn && !isRow) return null;
-          if (parts.kind === "mixed" && domainOf(n).key !== domain.key) return null;
+          if (parts.kind === "mixed" ? domainOf(n).key !== domain.key : x.shape.join(",") === domain.own) return null;
           const value = body.at(x, domain.full(x.shape));
           if (isColumn) {
             body.declare(n, null, c);
