@@ -236,15 +236,17 @@ export abstract class Module {
   loadStateDict(stateDict: Readonly<StateDict>, options: LoadOptions = {}): LoadResult {
     const { strict = true, assign = false } = options;
     const own = this.stateDict();
-    const missingKeys = Object.keys(own).filter((key) => !(key in stateDict));
+    // a tensor that is shared has several keys; one of them is enough
+    const given = new Set(Object.keys(own).flatMap((key) => (key in stateDict ? [own[key]] : [])));
+    const missingKeys = Object.keys(own).filter((key) => !given.has(own[key]));
     const unexpectedKeys = Object.keys(stateDict).filter((key) => !(key in own));
     const wrong = Object.keys(own).flatMap((key) => {
-      const given = stateDict[key];
-      if (given === undefined) return [];
-      if (!(given instanceof Tensor)) return [`"${key}" is not a tensor`];
-      return sameShape(given.shape, own[key].shape)
+      const source = stateDict[key];
+      if (source === undefined) return [];
+      if (!(source instanceof Tensor)) return [`"${key}" is not a tensor`];
+      return sameShape(source.shape, own[key].shape)
         ? []
-        : [`"${key}" has shape ${showShape(given.shape)}, the model's is ${showShape(own[key].shape)}`];
+        : [`"${key}" has shape ${showShape(source.shape)}, the model's is ${showShape(own[key].shape)}`];
     });
     const complaints = [
       ...(strict && missingKeys.length ? [`missing keys: ${listed(missingKeys)}`] : []),
@@ -257,11 +259,11 @@ export abstract class Module {
     }
     const loaded = new Set<Tensor>();
     for (const [key, tensor] of Object.entries(own)) {
-      const given = stateDict[key];
-      if (given === undefined || given === tensor || loaded.has(tensor)) continue;
+      const source = stateDict[key];
+      if (source === undefined || source === tensor || loaded.has(tensor)) continue;
       loaded.add(tensor);
-      const source = cast(given.node, tensor.dtype);
-      setData(tensor, new Tensor(assign && !source.requiresGrad ? source : detach(source)));
+      const value = cast(source.node, tensor.dtype);
+      setData(tensor, new Tensor(assign && !value.requiresGrad ? value : detach(value)));
     }
     return { missingKeys, unexpectedKeys };
   }

@@ -117,13 +117,17 @@ abstract class AdamBase extends Optimizer<AdamOptions> {
     return scalars;
   }
 
-  protected update(p: Tensor, gradient: Tensor, group: Group<AdamOptions>): void {
-    const state = this.stateOf<AdamState>(p, () => ({
+  #begin(p: Tensor, amsgrad: boolean): AdamState {
+    return this.stateOf<AdamState>(p, () => ({
       step: 0,
       expAvg: zerosLike(p),
       expAvgSq: zerosLike(p),
-      ...(group.amsgrad ? { maxExpAvgSq: zerosLike(p) } : {}),
+      ...(amsgrad ? { maxExpAvgSq: zerosLike(p) } : {}),
     }));
+  }
+
+  protected update(p: Tensor, gradient: Tensor, group: Group<AdamOptions>): void {
+    const state = (this.state.get(p) as AdamState | undefined) ?? this.#begin(p, group.amsgrad);
     state.step++;
     const { expAvg, expAvgSq } = state;
     const largest = group.amsgrad ? (state["maxExpAvgSq"] as Tensor) : null;
