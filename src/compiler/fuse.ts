@@ -101,7 +101,13 @@ function domainOf(n: GNode): Domain {
   );
   const flat = flatDomain(rows, columns);
   const same = shape.join(",");
-  return { rows, columns, full: (s) => (s.join(",") === same ? own : flat.full(s)), key: `${same}:${kept.join(",")}`, own: same };
+  return {
+    rows,
+    columns,
+    full: (s) => (s.join(",") === same ? own : flat.full(s)),
+    key: `${same}:${kept.join(",")}`,
+    own: same,
+  };
 }
 
 /** The dtype in which the parts of a reduction are kept: as wide as it is accumulated. */

@@ -24,7 +24,18 @@ import {
 } from "./native.ts";
 import { planCopy } from "./plans.ts";
 import { type Check, chooseForm, FLAT_ROW, renderKernel } from "./render.ts";
-import { bytesOf, type Commands, hasTemplate, ignores, isOpaque, takesStrided, templates } from "./templates.ts";
+import {
+  bytesOf,
+  type Commands,
+  hasTemplate,
+  ignores,
+  isOpaque,
+  type Operand,
+  type Step,
+  TEMPORARY,
+  takesStrided,
+  templates,
+} from "./templates.ts";
 
 /** A command before buffers have addresses: what `ProgramBuilder.command` takes, with buffers as objects. */
 interface Draft {
@@ -450,23 +461,38 @@ class Assembler {
     const base = this.errorBase(n.op, [{ kind: "index", extent: n.shape[(n.attrs["axis"] as number) ?? 0] }]);
     const planned: Commands = templates[n.op].plan(n, looks, this.runtime.shape, base);
     this.scratchBytes = Math.max(this.scratchBytes, planned.scratchBytes);
-    const buffers = planned.buffers.map(({ of, offset }): readonly [Buffer, number] =>
-      of < 0
+    const temporaries = (planned.temporaries ?? []).map(
+      (bytes): Buffer => ({ bytes, slot: -1, offset: 0, label: `for %${n.id}` }),
+    );
+    const bind = ({ of, offset }: Operand): readonly [Buffer, number] => {
+      if (of >= TEMPORARY) return [temporaries[of - TEMPORARY], 0];
+      return of < 0
         ? [this.outputBuffer(n, -1 - of), 0]
-        : [this.buffer(looks[of].source), offset * dtypes[n.inputs[of].dtype].bytes],
-    );
-    const outputs = new Set(planned.buffers.flatMap((b, i) => (b.of < 0 ? [buffers[i][0]] : [])));
+        : [this.buffer(looks[of].source), offset * dtypes[n.inputs[of].dtype].bytes];
+    };
     const scalars = planned.scalars.map((s) => (typeof s === "number" ? this.constant(s) : s.slot));
-    const { fn, rows, grain, params } = planned.command;
-    const draft: Draft = { fn, rows, grain, params, buffers, scalars, writesState: false };
-    const work = this.work(
-      `${n.op} %${n.id}`,
-      buffers.map((b) => b[0]).filter((b) => !outputs.has(b)),
-      [...outputs],
-      draft,
-      planned.flops,
-    );
-    this.workOf.set(group, work);
+    /** A step writes the outputs it names, and the temporaries that it is the first to name. */
+    const filled = new Set<Buffer>();
+    const step = (label: string, { command, buffers }: Step, flops: number): Work => {
+      const bound = buffers.map(bind);
+      const isOutput = (i: number): boolean =>
+        buffers[i].of < 0 || (buffers[i].of >= TEMPORARY && !filled.has(bound[i][0]));
+      const writes = [...new Set(bound.filter((_, i) => isOutput(i)).map((b) => b[0]))];
+      for (const w of writes) filled.add(w);
+      const reads = bound.map((b) => b[0]).filter((b) => !writes.includes(b));
+      const { fn, rows, grain, params } = command;
+      return this.work(
+        label,
+        reads,
+        writes,
+        { fn, rows, grain, params, buffers: bound, scalars, writesState: false },
+        flops,
+      );
+    };
+    const lead = planned.lead && step(`pack for %${n.id}`, planned.lead, 0);
+    const work = step(`${n.op} %${n.id}`, planned, planned.flops);
+    if (lead) work.lead.push(lead);
+    this.workOf.set(group, planned.finish ? step(`finish %${n.id}`, planned.finish, 0) : work);
   }
 
   /** A literal in the program's scalar table, after the runtime scalars. */

@@ -328,7 +328,7 @@ class Renderer {
         this.uniforms(stage, 1);
         this.open(`for (nb_i64 c = 0; c < ${k.columns}; c++)`);
         const values = stage.stores.map((st) => this.value(st.value, 2));
-        stage.stores.forEach((st, i) => this.line(this.store(st, values[i])));
+        for (const [i, st] of stage.stores.entries()) this.line(this.store(st, values[i]));
         for (const x of stage.reductions) {
           const v = this.value(x.value, 2);
           const t = lane[x.dtype];
@@ -345,7 +345,7 @@ class Renderer {
     // everything is read before anything is written: a kernel may write a state over the old one
     const values = stage.stores.map((st) => this.value(st.value, 2));
     for (const x of [...stage.reductions, ...stage.columns]) this.value(x.value, 2);
-    stage.stores.forEach((st, i) => this.line(this.store(st, values[i])));
+    for (const [i, st] of stage.stores.entries()) this.line(this.store(st, values[i]));
     for (const x of stage.reductions) {
       const t = lane[x.dtype];
       let v = this.value(x.value, 2);

@@ -9,6 +9,7 @@ import { dtypes } from "../../core/dtype.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
 import type { Node } from "../../graph/node.ts";
 import type { CommandDesc } from "./contract.ts";
+import { type Conv2dDesc, type ConvPlan, planConv2d, planConv2dInput, planConv2dWeight } from "./convolution.ts";
 import type { KernelShape } from "./native.ts";
 import {
   type HeadStrides,
@@ -20,17 +21,28 @@ import {
 } from "./plans.ts";
 
 export interface Operand {
-  /** The operand's number, or −1 − k for output k. */
+  /** The operand's number, −1 − k for output k, or TEMPORARY + k. */
   readonly of: number;
   /** Element offset into it. */
   readonly offset: number;
 }
 
-export interface Commands {
+export const TEMPORARY = 1000;
+
+export interface Step {
   readonly command: CommandDesc<string>;
   readonly buffers: readonly Operand[];
+}
+
+export interface Commands extends Step {
   /** Constants and runtime scalars, in the command's order. */
   readonly scalars: readonly (number | GNode)[];
+  /** Bytes of temporaries between the steps. */
+  readonly temporaries?: readonly number[];
+  /** Prepares operands, one phase before. */
+  readonly lead?: Step;
+  /** Puts parts together, one phase after. */
+  readonly finish?: Step;
   readonly scratchBytes: number;
   readonly canFail: boolean;
   readonly flops: number;
@@ -72,6 +84,63 @@ function collapse(shape: readonly number[], strides: readonly number[], axis: nu
 }
 
 const never = () => false;
+
+/** Two spatial axes, float32, equal padding before and behind. */
+const plainConv = (n: Node): boolean => {
+  const { low, high } = n.attrs as unknown as Record<string, number[]>;
+  return n.dtype === "float32" && n.inputs[0].shape.length === 4 && low.every((p, i) => p === high[i]);
+};
+
+function convDesc(
+  n: GNode,
+  x: readonly number[],
+  kernel: readonly number[],
+  outer: number,
+  weightStrides: readonly number[],
+): Conv2dDesc {
+  const { stride, low, dilation, groups } = n.attrs as unknown as {
+    stride: number[];
+    low: number[];
+    dilation: number[];
+    groups: number;
+  };
+  const pair = (v: readonly number[]): [number, number] => [v[0], v[1]];
+  return {
+    N: x[0],
+    H: x[1],
+    W: x[2],
+    Cin: x[3],
+    Cout: outer,
+    kernel: pair(kernel),
+    stride: pair(stride),
+    padding: pair(low),
+    dilation: pair(dilation),
+    groups,
+    weightStrides: weightStrides as [number, number, number, number],
+  };
+}
+
+/** conv and its input gradient: the weight is packed one phase before. */
+function convCommands(plan: ConvPlan<string>, weight: Strided, flops: number): Commands {
+  const at: Readonly<Record<string, Operand>> = {
+    x: { of: 0, offset: 0 },
+    dy: { of: 0, offset: 0 },
+    weight: { of: 1, offset: weight.offset },
+    packed: { of: TEMPORARY, offset: 0 },
+    y: { of: -1, offset: 0 },
+    dx: { of: -1, offset: 0 },
+  };
+  return {
+    command: plan.main,
+    buffers: plan.main.buffers.map((b) => at[b]),
+    lead: { command: plan.pack, buffers: plan.pack.buffers.map((b) => at[b]) },
+    temporaries: [plan.packed],
+    scalars: [],
+    scratchBytes: plan.scratchBytes,
+    canFail: false,
+    flops,
+  };
+}
 
 const plainAttention = (n: Node, extras: number): boolean =>
   n.inputs[0].dtype === "float32" &&
@@ -169,6 +238,54 @@ export const templates: Readonly<Record<string, Template>> = {
         scratchBytes,
         canFail: false,
         flops: 5 * desc.B * desc.H * desc.Tq * desc.Tk * desc.D * (desc.causal ? 1 : 2),
+      };
+    },
+  },
+  conv: {
+    fits: plainConv,
+    strided: (_n, i) => i === 1,
+    plan: (n, looks, shape) => {
+      const [x, w] = n.inputs.map((i) => i.shape);
+      return convCommands(
+        planConv2d(shape, convDesc(n, x, w.slice(2), w[0], looks[1].strides)),
+        looks[1],
+        2 * sizeOf(n.shape) * sizeOf(w.slice(1)),
+      );
+    },
+  },
+  convInputGradient: {
+    fits: plainConv,
+    strided: (_n, i) => i === 1,
+    plan: (n, looks, shape) => {
+      const [dy, w] = n.inputs.map((i) => i.shape);
+      return convCommands(
+        planConv2dInput(shape, convDesc(n, n.shape, w.slice(2), w[0], looks[1].strides)),
+        looks[1],
+        2 * sizeOf(dy) * sizeOf(w.slice(1)),
+      );
+    },
+  },
+  convWeightGradient: {
+    fits: plainConv,
+    strided: never,
+    plan: (n, _looks, shape) => {
+      const [x, dy] = n.inputs.map((i) => i.shape);
+      const plan = planConv2dWeight(shape, convDesc(n, x, n.shape.slice(2), n.shape[0], contiguousStrides(n.shape)));
+      const at: Readonly<Record<string, Operand>> = {
+        x: { of: 0, offset: 0 },
+        dy: { of: 1, offset: 0 },
+        partial: { of: TEMPORARY, offset: 0 },
+        dw: { of: -1, offset: 0 },
+      };
+      return {
+        command: plan.main,
+        buffers: plan.main.buffers.map((b) => at[b]),
+        finish: { command: plan.finish, buffers: plan.finish.buffers.map((b) => at[b]) },
+        temporaries: [plan.partial],
+        scalars: [],
+        scratchBytes: plan.scratchBytes,
+        canFail: false,
+        flops: 2 * sizeOf(dy) * sizeOf(n.shape.slice(1)),
       };
     },
   },
