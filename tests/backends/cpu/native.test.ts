@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { availableParallelism, loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { builtins, kernelPrelude, NativeRuntime, ProgramBuilder } from "../../../src/backends/cpu/native.ts";
@@ -171,7 +171,7 @@ test("the profile counts nanoseconds for each command", { skip }, () => {
   runtime.free(pointer);
 });
 
-test("an empty phase costs at most 2 us (20 allowed where others use the cores)", { skip }, () => {
+test("an empty phase costs at most 2 us", { skip }, (t) => {
   runtime.setThreads(2);
   const b = new ProgramBuilder();
   const phases = 20;
@@ -187,7 +187,9 @@ test("an empty phase costs at most 2 us (20 allowed where others use the cores)"
     best = Math.min(best, ((performance.now() - t0) * 1e3) / phases);
   }
   program.dispose();
-  assert.ok(best < 20, `${best.toFixed(2)} us a phase`);
+  if (best > 2 && loadavg()[0]! > availableParallelism() / 2)
+    return t.skip(`others use the cores: ${best.toFixed(2)} us a phase`);
+  assert.ok(best <= 2, `${best.toFixed(2)} us a phase`);
 });
 
 test("a table that is not sound is refused with the reason", { skip }, () => {
