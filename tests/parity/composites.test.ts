@@ -178,19 +178,52 @@ function recordCase(backend: Backend, c: Case, dtype: DType, differentiate: read
   return { inputs, outputs: "operation" in built ? { y: built as Node } : (built as Nodes) };
 }
 
-async function compare(backend: Backend, dtype: DType, nodes: Nodes, expected: Readonly<Record<string, Stored>>) {
-  const names = Object.keys(expected);
+/** Nodes and what they should be. */
+interface Expectation {
+  readonly what: string;
+  readonly node: Node;
+  readonly expected: Stored;
+}
+
+/** Evaluates everything in one program, so that a backend which compiles does so less often. */
+async function compare(backend: Backend, dtype: DType, list: readonly Expectation[]): Promise<string[]> {
   const got = await evaluate(
     backend,
-    names.map((name) => nodes[name]),
+    list.map(({ node }) => node),
   );
-  return names.flatMap((name, i) => {
-    const values = valuesOf(expected[name]);
-    if (nodes[name].shape.join() !== expected[name].shape.join())
-      return [`${name} is [${nodes[name].shape}], expected [${expected[name].shape}]`];
+  return list.flatMap(({ what, node, expected }, i) => {
+    if (node.shape.join() !== expected.shape.join())
+      return [`${what} is [${node.shape}], expected [${expected.shape}]`];
+    const values = valuesOf(expected);
     const difference = firstDifference(got[i], values, toleranceFor(dtype, values));
-    return difference ? [`${name}: ${difference}`] : [];
+    return difference ? [`${what}: ${difference}`] : [];
   });
+}
+
+/** The value of every output of a case. */
+function forward(backend: Backend, c: Case, dtype: DType): Expectation[] {
+  const { outputs } = recordCase(backend, c, dtype, []);
+  return Object.entries(c.outputs).map(([name, expected]) => ({
+    what: `${dtype}, ${show(c)}: ${name}`,
+    node: outputs[name],
+    expected,
+  }));
+}
+
+/** The gradient of every input of a case. */
+function gradients(backend: Backend, c: Case, dtype: DType): Expectation[] {
+  const wanted = Object.keys(c.gradients);
+  const { inputs, outputs } = recordCase(backend, c, dtype, wanted);
+  const found = gradientsOf(
+    [Object.values(outputs)[0]],
+    [nodeFrom(backend, valuesOf(c.seed), c.seed.shape, dtype)],
+    wanted.map((name) => inputs[name]),
+  );
+  return wanted.map((name, i) => ({
+    what: `${dtype}, ${show(c)}: gradient of ${name}`,
+    node: found[i] as Node,
+    expected: c.gradients[name],
+  }));
 }
 
 const floats: readonly DType[] = ["float64", "float32", "float16", "bfloat16"];
@@ -201,36 +234,14 @@ const show = (c: Case): string =>
 
 for (const backend of await backendsUnderTest())
   describe(`${backend.name} agrees with PyTorch`, () => {
-    for (const name of Object.keys(builders))
-      test(`${name}, forward`, async () => {
-        const failures: string[] = [];
-        for (const c of cases.filter((each) => each.name === name))
+    for (const [part, record] of Object.entries({ forward, gradients }))
+      for (const name of Object.keys(builders))
+        test(`${name}, ${part}`, async () => {
+          const failures: string[] = [];
           for (const dtype of floats.filter((each) => backend.dtypes.includes(each))) {
-            const { outputs } = recordCase(backend, c, dtype, []);
-            for (const line of await compare(backend, dtype, outputs, c.outputs))
-              failures.push(`${dtype}, ${show(c)}: ${line}`);
+            const list = cases.filter((c) => c.name === name).flatMap((c) => record(backend, c, dtype));
+            failures.push(...(await compare(backend, dtype, list)));
           }
-        assert.deepEqual(failures, []);
-      });
-
-    for (const name of Object.keys(builders))
-      test(`${name}, gradients`, async () => {
-        const failures: string[] = [];
-        for (const c of cases.filter((each) => each.name === name))
-          for (const dtype of floats.filter((each) => backend.dtypes.includes(each))) {
-            const wanted = Object.keys(c.gradients);
-            const { inputs, outputs } = recordCase(backend, c, dtype, wanted);
-            const output = Object.values(outputs)[0];
-            const seed = nodeFrom(backend, valuesOf(c.seed), c.seed.shape, dtype);
-            const found = gradientsOf(
-              [output],
-              [seed],
-              wanted.map((each) => inputs[each]),
-            );
-            const nodes = Object.fromEntries(wanted.map((each, i) => [each, found[i] as Node]));
-            for (const line of await compare(backend, dtype, nodes, c.gradients))
-              failures.push(`${dtype}, ${show(c)}: ${line}`);
-          }
-        assert.deepEqual(failures, []);
-      });
+          assert.deepEqual(failures, []);
+        });
   });

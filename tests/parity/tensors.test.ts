@@ -9,7 +9,7 @@ import { setDevice } from "../../src/execution/index.ts";
 import * as tensors from "../../src/tensor/index.ts";
 import { type Tensor, variance } from "../../src/tensor/index.ts";
 import { backendsUnderTest } from "../support/backends.ts";
-import { differenceOf, listed, load } from "../support/calls.ts";
+import { differencesOf, type Expectation, listed, load } from "../support/calls.ts";
 import { readFixture, type Stored } from "../support/fixtures.ts";
 
 interface Case {
@@ -40,24 +40,19 @@ function argument(value: unknown, given: readonly Tensor[]): unknown {
   return value;
 }
 
-async function failuresOf(c: Case, dtype: DType): Promise<string[]> {
+/** Calls the function, and lists its results and gradients with what they should be. */
+function record(c: Case, dtype: DType): Expectation[] {
+  const what = `${dtype}: ${c.name}(${JSON.stringify(c.call).slice(1, -1)}) of ${c.tensors.map(({ shape }) => `[${shape}]`).join(" ")}:`;
   const differentiable = Object.keys(c.gradients ?? {});
   const given = c.tensors.map((stored, i) => load(stored, dtype, differentiable.includes(String(i))));
   const outputs = listed((functions[c.name] as Call)(...c.call.map((value) => argument(value, given))));
-  if (outputs.length !== c.outputs.length) return [`${outputs.length} results, expected ${c.outputs.length}`];
-  const failures: string[] = [];
-  for (let i = 0; i < outputs.length; i++) {
-    const difference = await differenceOf(outputs[i], c.outputs[i], dtype);
-    if (difference) failures.push(`result ${i} ${difference}`);
-  }
-  if (!c.seed || !c.gradients) return failures;
+  assert.equal(outputs.length, c.outputs.length, `${what} number of results`);
+  const list = c.outputs.map((expected, i) => ({ what: `${what} result ${i}`, got: outputs[i], expected }));
+  if (!c.seed || !c.gradients) return list;
   outputs[0].backward(load(c.seed, dtype));
-  for (const [i, expected] of Object.entries(c.gradients)) {
-    const { grad } = given[Number(i)];
-    const difference = grad ? await differenceOf(grad, expected, dtype) : "is missing";
-    if (difference) failures.push(`gradient of T${i} ${difference}`);
-  }
-  return failures;
+  for (const [i, expected] of Object.entries(c.gradients))
+    list.push({ what: `${what} gradient of T${i}`, got: given[Number(i)].grad as Tensor, expected });
+  return list;
 }
 
 const groupsOf = (cases: readonly Case[]): string[] => [...new Set(cases.map(({ name }) => name))];
@@ -69,15 +64,10 @@ for (const { name: device, dtypes } of await backendsUnderTest())
         setDevice(device);
         assert.equal(typeof functions[name], "function", `there is no function ${name}`);
         const failures: string[] = [];
-        for (const c of fixture.cases.filter((each) => each.name === name))
-          for (const dtype of (["float64", "float32"] as const).filter((each) => dtypes.includes(each))) {
-            const what = `${dtype}: ${name}(${JSON.stringify(c.call).slice(1, -1)}) of ${c.tensors.map(({ shape }) => `[${shape}]`).join(" ")}`;
-            try {
-              for (const line of await failuresOf(c, dtype)) failures.push(`${what}: ${line}`);
-            } catch (error) {
-              failures.push(`${what}: ${error instanceof Error ? error.message : error}`);
-            }
-          }
+        for (const dtype of (["float64", "float32"] as const).filter((each) => dtypes.includes(each))) {
+          const list = fixture.cases.filter((c) => c.name === name).flatMap((c) => record(c, dtype));
+          failures.push(...(await differencesOf(list, dtype)));
+        }
         assert.deepEqual(failures, []);
       });
   });

@@ -1,6 +1,6 @@
 /** For fixtures at the level of tensors: stored arguments become tensors, results are read back and compared. */
 import { type DType, decode, isFloat, type TypedArray } from "../../src/core/dtype.ts";
-import { fromRaw, Tensor } from "../../src/tensor/index.ts";
+import { fromRaw, realize, Tensor } from "../../src/tensor/index.ts";
 import { encodeAs, firstDifference, rawOf, type Stored, type Tolerance, valuesOf } from "./fixtures.ts";
 
 /** A stored tensor on the default device; floating ones in `dtype`. */
@@ -38,4 +38,22 @@ export async function differenceOf(got: Tensor, expected: Stored, dtype: DType):
   const values = decode(expected.dtype, rawOf(expected));
   const tolerance = isFloat(wanted) ? toleranceFor(wanted, values) : { rtol: 0, atol: 0 };
   return firstDifference(await got.data(), values, tolerance);
+}
+
+/** A result, and what it should be. */
+export interface Expectation {
+  readonly what: string;
+  readonly got: Tensor | null | undefined;
+  readonly expected: Stored;
+}
+
+/** What is wrong with a list of results, which are computed in one program so that a compiler has less to do. */
+export async function differencesOf(list: readonly Expectation[], dtype: DType): Promise<string[]> {
+  await realize(...list.flatMap(({ got }) => got ?? []));
+  const failures: string[] = [];
+  for (const { what, got, expected } of list) {
+    const difference = got ? await differenceOf(got, expected, dtype) : "is missing";
+    if (difference) failures.push(`${what} ${difference}`);
+  }
+  return failures;
 }
