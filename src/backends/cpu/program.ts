@@ -22,7 +22,7 @@ import {
   type NativeRuntime,
   ProgramBuilder,
 } from "./native.ts";
-import { planCopy } from "./plans.ts";
+import { planCopy, planFill } from "./plans.ts";
 import { type Check, chooseForm, FLAT_ROW, renderKernel } from "./render.ts";
 import {
   bytesOf,
@@ -538,6 +538,24 @@ class Assembler {
     }
   }
 
+  /**
+   * NABLA_POISON=1: NaN (ones, in integers) in all temporaries and outputs before a run, and in every temporary after the
+   * phase that needs it last, so that a value read too early or too late is seen.
+   */
+  private poison(phases: readonly (readonly Work[])[], arenaBytes: number): { first: Draft[]; after: Draft[][] } {
+    const fill = (b: Buffer): Draft => {
+      const { main } = planFill({ count: b.bytes, dtype: "uint8", bits: 255 });
+      return { ...main, buffers: [[b, 0]], scalars: [], params: main.params ?? [], writesState: false };
+    };
+    const last = new Map<Buffer, number>();
+    phases.forEach((phase, i) => {
+      for (const w of phase) for (const b of [...w.reads, ...w.writes]) if (b.slot < 0) last.set(b, i);
+    });
+    const after = phases.map((_, i) => [...last].filter(([b, l]) => l === i && b.bytes > 0).map(([b]) => fill(b)));
+    const whole: Buffer = { bytes: arenaBytes, slot: -1, offset: 0, label: "arena" };
+    return { first: [whole, ...this.slots.slice(this.capture.storages.length)].filter((b) => b.bytes > 0).map(fill), after };
+  }
+
   private copy(n: GNode, from: Buffer, to: Buffer, writesState: boolean): Work {
     const strides = contiguousStrides(n.shape);
     const { main } = planCopy({ shape: n.shape, dtype: n.dtype, from: strides, to: strides });
@@ -576,7 +594,9 @@ class Assembler {
       });
     };
     const labels: string[] = [];
-    for (const phase of phases)
+    const poison = process.env["NABLA_POISON"] === "1" ? this.poison(phases, arenaBytes) : null;
+    if (poison?.first.length) builder.phase(poison.first.map(emit));
+    phases.forEach((phase, i) => {
       builder.phase(
         phase.map((w) => {
           const at = emit(w.draft);
@@ -584,6 +604,8 @@ class Assembler {
           return at;
         }),
       );
+      if (poison?.after[i].length) builder.phase(poison.after[i].map(emit));
+    });
     const numScalars = this.capture.scalars.length + this.constants.length;
     const table = builder.build({ numBuffers: 1 + this.slots.length, numScalars, scratchBytes: this.scratchBytes });
     const flops = this.works.reduce((n, w) => n + w.flops, 0);
