@@ -70,7 +70,7 @@ export function sampleLogits(logits: ArrayLike<number>, rng: Rng, options: Sampl
 
 /**
  * Continues `ids` by up to `maxNewTokens` tokens and gives the new ones. When the text outgrows the model's context, its last
- * `contextLength` tokens are what the model sees. The model is put in evaluation mode for the time.
+ * `contextLength` tokens are what the model sees. The model is in evaluation mode meanwhile.
  */
 export async function generate(
   model: LanguageModel,
@@ -86,7 +86,7 @@ export async function generate(
   const rng = new Rng(seed);
   const text = Array.from(ids);
   const fresh: number[] = [];
-  const { training } = model;
+  const modes = model.modules().map((module) => [module, module.training] as const);
   model.eval();
   try {
     while (fresh.length < maxNewTokens) {
@@ -102,7 +102,7 @@ export async function generate(
       if (onToken?.(token) === false || stopTokens.includes(token)) break;
     }
   } finally {
-    model.train(training);
+    for (const [module, training] of modes) module.training = training;
   }
   return fresh;
 }
