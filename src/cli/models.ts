@@ -3,7 +3,7 @@ import { ConvNet, GPT2, MLP } from "../models/index.ts";
 import * as F from "../nn/functional.ts";
 import type { Module } from "../nn/index.ts";
 import { AdamW, type Optimizer } from "../optim/index.ts";
-import { randint, randn, type Tensor } from "../tensor/index.ts";
+import { type Tensor, tensor } from "../tensor/index.ts";
 import { gptOptimizer, modelConfig } from "./gpt-run.ts";
 
 export interface ModelFlags {
@@ -25,13 +25,19 @@ export interface Subject {
   loss(): Tensor;
 }
 
+/** Inputs whose values do not matter, since nothing is computed; data of the host, as a training's. */
+const labels = (shape: readonly number[]): Tensor =>
+  tensor(new Int32Array(shape.reduce((n, d) => n * d, 1)), { shape });
+const images = (shape: readonly number[]): Tensor =>
+  tensor(new Float32Array(shape.reduce((n, d) => n * d, 1)), { shape });
+
 const classes = 10;
 const side = 28;
 
 export const subjects: Readonly<Record<string, (flags: ModelFlags) => Subject>> = {
   gpt(flags) {
     const model = new GPT2(modelConfig(flags, flags.vocab));
-    const ids = () => randint(0, flags.vocab, [flags.batch, flags.context]);
+    const ids = () => labels([flags.batch, flags.context]);
     return {
       model,
       optimizer: gptOptimizer(model, { lr: 1e-3, beta2: 0.99, weightDecay: 0.1 }) as unknown as Optimizer<never>,
@@ -51,7 +57,7 @@ function classifier(model: Module & { forward(x: Tensor): Tensor }, shape: reado
   return {
     model,
     optimizer: new AdamW(model.parameters(), { lr: 1e-3 }) as unknown as Optimizer<never>,
-    forward: () => model.forward(randn(shape)),
-    loss: () => F.crossEntropy(model.forward(randn(shape)), randint(0, classes, [shape[0]])),
+    forward: () => model.forward(images(shape)),
+    loss: () => F.crossEntropy(model.forward(images(shape)), labels([shape[0]])),
   };
 }

@@ -36,17 +36,18 @@ const boxWidth = ({ title, subtitle }: Box): number =>
     Math.ceil(Math.max(title.length * (characterWidth + 0.6), subtitle.length * (characterWidth - 0.9))) + 18,
   );
 
-/** The layer of each box: one below its lowest input; leaves just above their first use. */
+/** The layer of each box: as low as its uses allow, so that weights stand beside what they meet. */
 function layersOf(boxes: readonly Box[]): number[] {
   const layer = boxes.map(() => 0);
   boxes.forEach(({ inputs }, i) => {
     for (const input of inputs) layer[i] = Math.max(layer[i], layer[input] + 1);
   });
-  const first = boxes.map(() => Number.POSITIVE_INFINITY);
-  boxes.forEach(({ inputs }, i) => {
-    for (const input of inputs) first[input] = Math.min(first[input], layer[i]);
-  });
-  return layer.map((l, i) => (boxes[i].inputs.length === 0 && Number.isFinite(first[i]) ? first[i] - 1 : l));
+  const latest = boxes.map(() => Number.POSITIVE_INFINITY);
+  for (let i = boxes.length - 1; i >= 0; i--) {
+    if (Number.isFinite(latest[i])) layer[i] = latest[i];
+    for (const input of boxes[i].inputs) latest[input] = Math.min(latest[input], layer[i] - 1);
+  }
+  return layer;
 }
 
 /** Draws the boxes, whose inputs come before them, as one SVG document. */

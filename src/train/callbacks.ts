@@ -159,7 +159,7 @@ export function progress(options: ProgressOptions = {}): Callback & { readonly l
   const { perStep = 1, unit = perStep === 1 ? "steps" : "tok" } = options;
   let line: LiveLine | null = null;
   let began = 0;
-  let first = 0;
+  let first = -1;
   let speed: number | undefined;
   const callback: Callback & { line: LiveLine | null } = {
     name: "progress",
@@ -170,16 +170,15 @@ export function progress(options: ProgressOptions = {}): Callback & { readonly l
         unit,
         ...(run.totalSteps === null ? {} : { steps: run.totalSteps }),
       });
-      first = run.step;
-      began = performance.now();
+      first = -1;
     },
     onStep(_, record) {
-      const seconds = (performance.now() - began) / 1000;
+      const now = performance.now();
       // The first step compiles; the pace is of those after it.
-      if (record.step === first + 1) {
-        began = performance.now();
+      if (first < 0) {
+        began = now;
         first = record.step;
-      } else speed = ((record.step - first) * perStep) / seconds;
+      } else speed = ((record.step - first) * perStep * 1000) / (now - began);
       line?.update({
         step: record.step,
         loss: record.loss,
