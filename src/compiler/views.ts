@@ -224,8 +224,8 @@ export class Body {
               () => rest as Value,
             );
     }
-    if (out === null) throw new BackendError("compiler: a concat of nothing has no value");
-    return out;
+    // nothing but empty parts: no position to compute a value for
+    return out ?? this.values.make({ kind: "const", dtype: n.dtype, name: "0" });
   }
 }
 
