@@ -188,7 +188,8 @@ export class Fuser {
     }
     for (const n of nodes) {
       if (n.op in reductions) want(n);
-      if (n.op === "gather") {
+      // the source of few elements is computed where they are; of many, once
+      if (n.op === "gather" && sizeOf(n.shape) > sizeOf(n.inputs[0].shape)) {
         const look = strided(n.inputs[0]);
         want(look ? look.source : n.inputs[0]);
       }
@@ -228,9 +229,11 @@ export class Fuser {
       }
       let c = n.op === "random" ? 100 : isView(n) ? (n.op === "pad" || n.op === "concat" ? 1 : 0) : costOf(n.op);
       let r = n.op === "gather" ? 1 : 0;
+      // what is the same for many elements costs each of them a part
+      const share = n.op === "expand" ? sizeOf(n.inputs[0].shape) / Math.max(1, sizeOf(n.shape)) : 1;
       for (const input of n.inputs) {
-        c += cost.get(input) as number;
-        r += reads.get(input) as number;
+        c += (cost.get(input) as number) * share;
+        r += (reads.get(input) as number) * share;
       }
       const again = (uses.get(n) ?? 0) > 1 && r > 0 && (c > EXPENSIVE || r > 2);
       if ((again || c > WHOLE) && !isView(n)) this.members.add(n);
@@ -316,6 +319,8 @@ export class Fuser {
     const producers = [...new Set([...sources].map((s) => this.groupFor(s)))].sort(
       (a, b) => this.groups.indexOf(b) - this.groups.indexOf(a),
     );
+    const merged = this.merge(n, sources, producers);
+    if (merged) return merged;
     for (const g of producers) {
       const found = attempt(g);
       if (found) return found;
@@ -332,6 +337,33 @@ export class Fuser {
       if (found) return found;
     }
     return null;
+  }
+
+  /** Puts groups that `n` reads, of the same rows and columns, together with it in one. */
+  private merge(n: GNode, sources: ReadonlySet<GNode>, producers: readonly Group[]): Group | null {
+    const last = producers.find((g) => g.built && g.members.some((m) => m.op in reductions));
+    if (!last) return null;
+    const together = new Set(producers.filter((g) => g.built && g.built.domain.key === last.built?.domain.key));
+    const outside = [...sources].map((s) => this.groupFor(s)).filter((g) => !together.has(g));
+    for (const g of together) outside.push(...[...g.before].filter((b) => !together.has(b)));
+    if (together.size < 2 || outside.some((x) => [...together].some((g) => x.before.has(g)))) return null;
+    const members = [...together].flatMap((g) => g.members).sort((a, b) => a.id - b.id);
+    const built = this.build([...members, n]);
+    if (!built || built.body.buffers.length + members.length > MAX_BUFFERS) return null;
+    last.members = members;
+    last.built = built;
+    for (const m of members) this.groupOf.set(m, last);
+    for (const x of outside) last.before.add(x);
+    for (const g of together) {
+      last.before.delete(g);
+      if (g !== last) this.groups.splice(this.groups.indexOf(g), 1);
+    }
+    for (const g of this.groups) {
+      if (g === last || ![...together].some((t) => g.before.has(t))) continue;
+      for (const t of together) g.before.delete(t);
+      for (const b of [last, ...last.before]) g.before.add(b);
+    }
+    return last;
   }
 
   private workSize(n: GNode): number {
