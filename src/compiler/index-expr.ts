@@ -187,19 +187,44 @@ export function affine(x: Index): { constant: number; coefficients: Map<string, 
   return { constant: x.constant, coefficients };
 }
 
-/** How the expression moves with an axis: its constant step, or null where the step is not constant. */
+/** Kernels take positions along their lanes' axis in blocks that start at multiples of this. */
+export const BLOCK = 16;
+
+/**
+ * How the expression moves with an axis inside an aligned block of BLOCK positions: its constant step, or null where the
+ * step is not constant. A division by a multiple of BLOCK does not change inside a block that starts at one, and a
+ * remainder grows by one.
+ */
 export function stepAlong(x: Index, name: string): number | null {
   let step = 0;
   for (const { atom, coefficient } of x.terms) {
     if (atom.kind === "axis") {
       if (atom.name === name) step += coefficient;
-    } else if (atom.kind === "bounded") {
-      const inner = stepAlong(atom.of, name);
-      if (inner === null) return null;
-      step += coefficient * inner;
-    } else if (dependsOn(x, name, atom)) return null;
+      continue;
+    }
+    if (!dependsOn(x, name, atom)) continue;
+    if (atom.kind === "value") return null;
+    const inner = stepAlong(atom.of, name);
+    if (inner === null) return null;
+    if (atom.kind === "bounded") step += coefficient * inner;
+    else {
+      if (inner === 0) continue;
+      if (inner !== 1 || atom.by % BLOCK !== 0 || !isAligned(atom.of, name)) return null;
+      if (atom.kind === "mod") step += coefficient;
+    }
   }
   return step;
+}
+
+/** Whether the expression is a multiple of BLOCK where the axis is one. */
+function isAligned(x: Index, name: string): boolean {
+  if (x.constant % BLOCK !== 0) return false;
+  return x.terms.every(({ atom, coefficient }) => {
+    if (coefficient % BLOCK === 0) return true;
+    if (atom.kind === "axis") return atom.name === name;
+    if (atom.kind === "mod") return atom.by % BLOCK === 0 && isAligned(atom.of, name);
+    return atom.kind === "bounded" && isAligned(atom.of, name);
+  });
 }
 
 export function dependsOn(x: Index, name: string, only?: Atom): boolean {

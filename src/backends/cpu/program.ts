@@ -23,7 +23,7 @@ import {
   ProgramBuilder,
 } from "./native.ts";
 import { planCopy, planFill } from "./plans.ts";
-import { type Check, chooseForm, FLAT_ROW, renderKernel } from "./render.ts";
+import { type Check, chooseForm, FLAT_ROW, type Form, renderKernel } from "./render.ts";
 import {
   bytesOf,
   type Commands,
@@ -281,8 +281,8 @@ class Assembler {
 
   // ---- units ----------------------------------------------------------------------------------------------------------
 
-  private source(kernel: Kernel): { source: string; form: string; checks: readonly Check[] } {
-    const rendered = renderKernel(kernel);
+  private source(kernel: Kernel, form: Form): { source: string; form: string; checks: readonly Check[] } {
+    const rendered = renderKernel(kernel, form);
     const lanes = lanesFor(this.runtime.features, rendered.hasFloat64);
     const text = `${lanesPrelude(lanes, rendered.needed)}\nvoid ${SYMBOL}(const Cmd *c_, nb_i64 r0, nb_i64 r1, int tid) {\n  (void)tid;\n${rendered.body}\n}\n`;
     return { source: text, form: rendered.form, checks: rendered.checks };
@@ -295,9 +295,15 @@ class Assembler {
   }
 
   /** The command of a kernel; `block` fixes the rows a tile where a product or partial sums need it. */
-  private draft(made: GroupKernel, buffers: readonly Buffer[], writesState: boolean, block?: number): Draft {
+  private draft(
+    made: GroupKernel,
+    buffers: readonly Buffer[],
+    writesState: boolean,
+    block?: number,
+    rides = false,
+  ): Draft {
     const { kernel } = made;
-    const { source, form, checks } = this.source(kernel);
+    const { source, form, checks } = this.source(kernel, rides ? "columns" : chooseForm(kernel));
     const size = kernel.rows * kernel.columns;
     const rows = form === "flat" ? Math.ceil(kernel.columns / FLAT_ROW) : kernel.rows;
     const grain = block ?? (form === "flat" ? 16 : rowGrain(kernel));
@@ -443,7 +449,7 @@ class Assembler {
       const g = this.kernelBuffers(made, plan.rowBlock);
       finishes = g.finishes;
       const writesState = this.inPlaceGroups.has(guest);
-      main.post = this.draft(made, g.buffers, writesState, plan.rowBlock);
+      main.post = this.draft(made, g.buffers, writesState, plan.rowBlock, true);
       main.writesState = writesState;
       reads.push(...g.buffers.slice(0, made.reads.length).filter((x) => x !== out));
       writes.push(...g.buffers.slice(made.reads.length));
@@ -553,7 +559,10 @@ class Assembler {
     });
     const after = phases.map((_, i) => [...last].filter(([b, l]) => l === i && b.bytes > 0).map(([b]) => fill(b)));
     const whole: Buffer = { bytes: arenaBytes, slot: -1, offset: 0, label: "arena" };
-    return { first: [whole, ...this.slots.slice(this.capture.storages.length)].filter((b) => b.bytes > 0).map(fill), after };
+    return {
+      first: [whole, ...this.slots.slice(this.capture.storages.length)].filter((b) => b.bytes > 0).map(fill),
+      after,
+    };
   }
 
   private copy(n: GNode, from: Buffer, to: Buffer, writesState: boolean): Work {
@@ -708,6 +717,8 @@ export class CpuProgram implements Program {
   private readonly pointers: Float64Array;
   private readonly scalars: Float64Array;
   private readonly small: boolean;
+  /** NABLA_DEBUG=2: what each command of a run took is printed. */
+  private readonly profiled: boolean;
 
   constructor(native: NativeProgram, arena: Arena, parts: Parts) {
     this.native = native;
@@ -717,6 +728,8 @@ export class CpuProgram implements Program {
     this.pointers = new Float64Array(1 + parts.numStorages + parts.numOutputs);
     this.scalars = new Float64Array(parts.numScalars + parts.constants.length);
     this.scalars.set(parts.constants, parts.numScalars);
+    this.profiled = Number(process.env["NABLA_DEBUG"] ?? 0) >= 2;
+    if (this.profiled) native.profile(true);
     this.small = parts.stats.flops < SMALL_FLOPS && parts.stats.bytes < SMALL_FLOPS;
   }
 
@@ -729,13 +742,27 @@ export class CpuProgram implements Program {
     scalars.set(run.scalars);
     if (this.small) {
       if (this.native.run(pointers, scalars) !== 0) throw this.failure();
+      if (this.profiled) this.printProfile();
       return;
     }
     // the run keeps its buffers alive until it is done
     return this.native.runAsync(pointers, scalars).then((word) => {
       void run;
       if (word !== 0) throw this.failure();
+      if (this.profiled) this.printProfile();
     });
+  }
+
+  /** Thread time of the run's commands, longest first. */
+  private printProfile(): void {
+    const times = this.native.profileRead();
+    this.native.profile(true);
+    const { labels } = this.parts;
+    const rows = labels.map((label, i) => [times[i] / 1e3, label] as const).filter(([us]) => us > 0);
+    rows.sort((a, b) => b[0] - a[0]);
+    const total = rows.reduce((n, [us]) => n + us, 0);
+    const lines = rows.slice(0, 40).map(([us, label]) => `  ${us.toFixed(1).padStart(10)} µs  ${label}`);
+    console.error(`program of ${rows.length} commands, ${total.toFixed(0)} µs over all threads\n${lines.join("\n")}`);
   }
 
   private failure(): Error {

@@ -192,8 +192,9 @@ export function chooseForm(k: Kernel): Form {
   return alongR < alongC && k.rows >= 4 ? "rows" : "columns";
 }
 
-export function renderKernel(k: Kernel): Rendered {
-  return new Renderer(k).run();
+/** The kernel as C; `form` where the caller needs a certain one (a kernel that rides on a product goes row by row). */
+export function renderKernel(k: Kernel, form: Form = chooseForm(k)): Rendered {
+  return new Renderer(k, form).run();
 }
 
 class Renderer {
@@ -213,9 +214,9 @@ class Renderer {
   private temporary = 0;
   private readonly checked = new Map<string, string>();
 
-  constructor(k: Kernel) {
+  constructor(k: Kernel, form: Form) {
     this.k = k;
-    this.form = chooseForm(k);
+    this.form = form;
     this.along = this.form === "rows" ? "r" : "c";
     k.stages.forEach((s) => {
       for (const st of s.stores)
