@@ -249,7 +249,9 @@ const functions: Readonly<Record<string, string>> = {
   let x = bitcast<f32>(bitcast<u32>(x_h + l) & 0xffff8000u);
   let o = x * 6.93145752e-1f;
   let i = (l - (x - x_h)) * 6.9314718246e-1f + x * 1.42860654e-6f;
-  return scale(1f + (exp_core(o) + (i + i * o)), i32(m));
+  let t = o + i;
+  let t_rest = i - (t - o);
+  return scale(1f + (exp_core(t) + (t_rest + t_rest * t)), i32(m));
 }`,
   /** C's pow: anything to the 0 and 1 to anything are 1, NaN or not; (−1)^±∞ is 1. */
   f_pow: `fn f_pow(x: f32, y: f32) -> f32 {

@@ -4,20 +4,11 @@
  * workgroup memory whose pattern is fixed by the kernel's shape. Control flow around barriers depends on workgroup
  * numbers and constants only. Makes text and says what has to be bound; devices and buffers are not its business.
  */
-
-import type { Index } from "../../compiler/index-expr.ts";
-import {
-  type Condition,
-  type Kernel,
-  type Reduction,
-  runtimeValues,
-  type Stage,
-  type Store,
-  type Value,
-} from "../../compiler/kernel.ts";
+import type { Kernel, Reduction, Stage, Store } from "../../compiler/kernel.ts";
 import type { DType } from "../../core/dtype.ts";
 import { BackendError } from "../../core/errors.ts";
-import { type Axis, type Form, MAX_GROUPS, offsetAlong, type Plan, planKernel, valuesOf } from "./forms.ts";
+import { type Check, Emitter, type WgslOptions } from "./emit.ts";
+import { type Axis, type Form, MAX_GROUPS, offsetAlong } from "./forms.ts";
 import {
   type Binding,
   laneOf,
@@ -30,26 +21,9 @@ import {
   uniformWord,
 } from "./layout.ts";
 import { libraryFor } from "./library.ts";
-import { accumulatorLane, combine, finished, identity, literal, narrowBits, operation } from "./operations.ts";
+import { accumulatorLane, combine, finished, identity, narrowBits } from "./operations.ts";
 
-export interface WgslOptions {
-  /** Whether the device has the feature shader-f16: float16 then lies in memory as f16. The bytes are the same. */
-  readonly f16: boolean;
-  /** Whether the device has the feature subgroups: long trees then end in shuffles. The bits are the same. */
-  readonly subgroups: boolean;
-  /** For each buffer of the kernel, the first buffer that is the same memory (a state written in place); default: none is. */
-  readonly sharedWith?: readonly number[];
-  /** Whether the kernel writes state, and so does nothing once the failure word is set. */
-  readonly writesState?: boolean;
-  /** Storage buffers that the device binds; MAX_STORAGE_BUFFERS if not given. */
-  readonly maxStorageBuffers?: number;
-}
-
-/** What check k of a kernel looks at; it fails as operation firstCheck + k. */
-export interface Check {
-  readonly kind: "index" | "division";
-  readonly extent: number;
-}
+export type { Check, WgslOptions };
 
 export interface RenderedWgsl {
   readonly form: Form;
@@ -75,8 +49,6 @@ export interface RenderedWgsl {
   }) => Uint32Array;
 }
 
-/** Positions are int32; this leaves room for the strides beyond the end. */
-const MAX_POSITIONS = 2 ** 31 - 2 ** 27;
 /** Bytes of accumulators that an invocation keeps by itself (WGSL allows 8,192 of variables). */
 const PRIVATE_BYTES = 1024;
 /** Trees over workgroup memory at once: 8 × 256 × 4 bytes of the 16 KiB that every device has. */
@@ -99,34 +71,13 @@ interface Tree {
   readonly to: string;
 }
 
-class Renderer {
-  private readonly k: Kernel;
-  private readonly options: WgslOptions;
-  private readonly plan: Plan;
-  private readonly lines: string[] = [];
+class Renderer extends Emitter {
   private readonly workgroup = new Set<string>();
-  private readonly checks: Check[] = [];
-  private indent = 1;
-  /** Values that have a name at this point, innermost scope last. */
-  private scopes: Map<string, string>[] = [new Map()];
-  private stage = 0;
-  private temporary = 0;
-  /** Buffers whose single elements are changed by atomics. */
-  private readonly atomic = new Set<number>();
-  private readonly used = new Set<number>();
-  private readonly storeOf = new Map<Value, Store>();
   private readonly workgroupSize: number;
 
   constructor(k: Kernel, options: WgslOptions) {
-    this.k = k;
-    this.options = options;
-    this.plan = planKernel(k, (dtype) => this.isNarrow(dtype));
+    super(k, options);
     this.workgroupSize = this.plan.form === "flat" ? this.plan.lanes : this.plan.lanes * this.plan.slots;
-    for (const dtype of [...k.buffers.map((b) => b.dtype), ...k.scalars]) laneOf(dtype);
-    this.findUses();
-    for (const s of k.stages)
-      for (const st of s.stores)
-        if (st.value.kind === "op" || st.value.kind === "select") this.storeOf.set(st.value, st);
   }
 
   run(): RenderedWgsl {
@@ -172,57 +123,8 @@ class Renderer {
 
   // ---- what is bound -----------------------------------------------------------------------------------------------
 
-  /** Whether elements share words with their neighbours, so that stores have to be whole words or atomics. */
-  private isNarrow(dtype: DType): boolean {
-    return perWord(dtype) > 1 && !(dtype === "float16" && this.options.f16);
-  }
-
-  private get hasFailure(): boolean {
-    return this.k.canFail || this.options.writesState === true;
-  }
-
   private get usesSubgroups(): boolean {
     return this.options.subgroups && this.lines.some((l) => l.includes("subgroupShuffleXor"));
-  }
-
-  /** The buffer under whose name this one is bound. */
-  private home(buffer: number): number {
-    return this.options.sharedWith?.[buffer] ?? buffer;
-  }
-
-  private findUses(): void {
-    const { k } = this;
-    let largest = k.rows * k.columns;
-    const see = (index: Index): void => {
-      largest = Math.max(largest, index.max, -index.min);
-    };
-    for (const v of valuesOf(k)) {
-      laneOf(v.dtype);
-      if (v.kind === "load") this.used.add(v.slot);
-      if (v.index) see(v.index);
-    }
-    const written = k.stages.flatMap((s) => [...s.stores, ...s.rowStores, ...s.columns]);
-    for (const st of written) this.used.add(st.buffer);
-    for (const s of k.stages) for (const st of [...s.stores, ...s.rowStores]) see(st.index);
-    if (largest > MAX_POSITIONS)
-      throw new BackendError(
-        `webgpu: a kernel of ${k.rows} × ${k.columns} reaches position ${largest}, more than ${MAX_POSITIONS}; split the tensor`,
-      );
-    for (const s of k.stages) {
-      for (const st of s.stores) if (this.plan.granule === 1) this.markAtomic(st.buffer);
-      for (const st of [...s.rowStores, ...s.columns]) this.markAtomic(st.buffer);
-    }
-    k.buffers.forEach((b, i) => {
-      const home = this.home(i);
-      if (home !== i && k.buffers[home].dtype !== b.dtype)
-        throw new BackendError(
-          `webgpu: buffers ${home} and ${i} of a kernel share memory as ${k.buffers[home].dtype} and ${b.dtype}`,
-        );
-    });
-  }
-
-  private markAtomic(buffer: number): void {
-    if (this.isNarrow(this.k.buffers[buffer].dtype)) this.atomic.add(this.home(buffer));
   }
 
   private bindings(): Binding[] {
@@ -357,8 +259,8 @@ class Renderer {
     const { form, lanes, slots } = this.plan;
     const adjacent = form === "columns";
     this.line("let l = i32(local);");
-    this.line(`let lane = ${adjacent ? `l % ${lanes}` : `l / ${slots}`};`);
-    this.line(`let slot = ${adjacent ? `l / ${lanes}` : `l % ${slots}`};`);
+    this.line(`let lane = ${slots === 1 ? "l" : adjacent ? `l % ${lanes}` : `l / ${slots}`};`);
+    this.line(`let slot = ${slots === 1 ? "0" : adjacent ? `l / ${lanes}` : `l % ${slots}`};`);
   }
 
   /** The loop variable of the parallel axis; positions past the end repeat the last one, not `live`. */
@@ -471,10 +373,6 @@ class Renderer {
     this.close();
   }
 
-  private dtypeOf(buffer: number): DType {
-    return this.k.buffers[buffer].dtype;
-  }
-
   // ---- reductions ----------------------------------------------------------------------------------------------------
 
   /**
@@ -503,8 +401,8 @@ class Renderer {
         this.line(`${memory[i]}[l] = ${t.from};`);
       });
       this.line("workgroupBarrier();");
-      if (shuffled) this.line(`let width${this.temporary} = min(i32(subgroup), ${lanes});`);
-      const width = shuffled ? `width${this.temporary++}` : "1";
+      const width = shuffled ? this.fresh("width") : "1";
+      if (shuffled) this.line(`let ${width} = min(i32(subgroup), ${lanes});`);
       this.open(`for (var step = ${lanes / 2}; step >= ${width}; step /= 2)`);
       this.open("if (lane < step)");
       some.forEach((t, i) => {
@@ -588,216 +486,5 @@ class Renderer {
     this.store(buffer, `block * ${columns} + c`, "sum");
     this.close();
     this.close();
-  }
-
-  // ---- values ----------------------------------------------------------------------------------------------------
-
-  /** 0: the same everywhere; 1: outside the inner loop; 2: inside it. A flat kernel has one loop. */
-  private level(v: Value): number {
-    const { form, outer, inner } = this.plan;
-    if (v.varies(inner)) return 2;
-    if (v.varies(outer)) return form === "flat" ? 2 : 1;
-    return 0;
-  }
-
-  /** Emits, before a loop, the values of a stage that do not change in it. */
-  private uniforms(stage: Stage, level: number): void {
-    const seen = new Set<Value>();
-    const visit = (v: Value): void => {
-      if (seen.has(v) || this.find(String(v.id)) || this.reload(v)) return;
-      seen.add(v);
-      if (this.level(v) <= level) {
-        if (v.stage <= this.stage) this.value(v);
-        return;
-      }
-      for (const a of [...v.args, ...runtimeValues(v.index, v.valid)]) visit(a);
-    };
-    const stages = level === 0 ? this.k.stages : [stage];
-    for (const s of stages)
-      for (const x of [...s.stores, ...s.reductions, ...s.columns, ...(level === 0 ? s.rowStores : [])]) visit(x.value);
-  }
-
-  private find(key: string): string | undefined {
-    for (let i = this.scopes.length - 1; i >= 0; i--) {
-      const name = this.scopes[i].get(key);
-      if (name !== undefined) return name;
-    }
-    return undefined;
-  }
-
-  /** A value that an earlier stage has stored whole is read back, by the invocation that stored it. */
-  private reload(v: Value): Store | null {
-    if (v.stage >= this.stage || v.cost < 2 || this.level(v) < 2) return null;
-    const st = this.storeOf.get(v);
-    return st && perWord(this.dtypeOf(st.buffer)) === 1 ? st : null;
-  }
-
-  /** The name of a value, emitting what it needs at this point. */
-  private value(v: Value): string {
-    const known = this.find(String(v.id));
-    if (known !== undefined) return known;
-    const again = this.reload(v);
-    if (again) return this.define(v, `b${this.home(again.buffer)}[${this.index(again.index)}]`);
-    const args = v.args.map((a) => this.value(a));
-    for (const x of runtimeValues(v.index, v.valid)) this.value(x);
-    return this.define(v, this.expression(v, args));
-  }
-
-  private define(v: Value, text: string): string {
-    const name = this.scopes.length > 1 ? `v${v.id}_${this.scopes.length}` : `v${v.id}`;
-    this.line(`let ${name}: ${typeOf[laneOf(v.dtype)]} = ${text};`);
-    this.scopes[this.scopes.length - 1].set(String(v.id), name);
-    return name;
-  }
-
-  private expression(v: Value, args: readonly string[]): string {
-    switch (v.kind) {
-      case "const":
-        return literal(v.name, v.dtype);
-      case "scalar": {
-        const word = uniformWord(UNIFORM_HEAD + v.slot);
-        const t = laneOf(v.dtype);
-        return t === "m" ? `${word} != 0u` : t === "u" ? word : `bitcast<${typeOf[t]}>(${word})`;
-      }
-      case "reduced":
-        return `x${v.slot}`;
-      case "index":
-        return this.index(v.index as Index);
-      case "random":
-        return `threefry(${args[0]}, ${args[1]}, u32(${this.index(v.index as Index)}))`;
-      case "select":
-        return `select(${args[1]}, ${args[0]}, ${this.conditions(v.valid)})`;
-      case "load":
-        return this.load(v);
-      default:
-        if ((v.name === "idiv" || v.name === "mod") && laneOf(v.dtype) !== "f") this.checkDivision(v, args[1]);
-        return operation(v, args);
-    }
-  }
-
-  // ---- positions ---------------------------------------------------------------------------------------------------
-
-  /** An index as an i32 expression. `guard` says where a run-time index in it has to be right. */
-  private index(i: Index, guard = ""): string {
-    const parts: string[] = [];
-    for (const { atom, coefficient } of i.terms) {
-      let a: string;
-      if (atom.kind === "axis") a = atom.name;
-      else if (atom.kind === "value") a = this.checkedIndex(atom.value as Value, atom.extent, guard);
-      else if (atom.kind === "bounded") a = `(${this.index(atom.of, guard)})`;
-      else a = `((${this.index(atom.of, guard)}) ${atom.kind === "div" ? "/" : "%"} ${atom.by})`;
-      parts.push(coefficient === 1 ? a : `${a} * ${coefficient}`);
-    }
-    if (i.constant !== 0 || parts.length === 0) parts.push(String(i.constant));
-    return parts.join(" + ");
-  }
-
-  /** A run-time index, held inside 0 … extent − 1; outside it the run has failed. */
-  private checkedIndex(v: Value, extent: number, guard: string): string {
-    const source = this.find(String(v.id));
-    if (source === undefined) throw new BackendError("webgpu: a run-time index was used before it was emitted");
-    const key = `${source} of ${extent} if ${guard}`;
-    const known = this.find(key);
-    if (known) return known;
-    const name = `k${this.temporary++}`;
-    this.line(`let ${name} = clamp(${source}, 0, ${extent - 1});`);
-    this.line(
-      `if (${guard ? `${guard} && ` : ""}${name} != ${source}) { fail(${this.check({ kind: "index", extent })}, ${source}); }`,
-    );
-    this.scopes[this.scopes.length - 1].set(key, name);
-    return name;
-  }
-
-  private checkDivision(v: Value, divisor: string): void {
-    const guard = v.valid.length ? `${this.conditions(v.valid)} && ` : "";
-    this.line(
-      `if (${guard}${divisor} == ${laneOf(v.dtype) === "u" ? "0u" : "0"}) { fail(${this.check({ kind: "division", extent: 0 })}, 0); }`,
-    );
-  }
-
-  private check(check: Check): string {
-    if (!this.hasFailure)
-      throw new BackendError("webgpu: a kernel checks an index or a divisor but is not said to fail (Kernel.canFail)");
-    let i = this.checks.findIndex((c) => c.kind === check.kind && c.extent === check.extent);
-    if (i < 0) i = this.checks.push(check) - 1;
-    return `${uniformWord(1)} + ${i}u`;
-  }
-
-  /** Conditions as one truth; run-time indices of later ones count where the earlier hold. */
-  private conditions(conditions: readonly Condition[]): string {
-    let all = "";
-    for (const c of conditions) {
-      const key = `${c.index.key} if ${all}`;
-      let name = this.find(key);
-      if (!name) {
-        name = `i${this.temporary++}`;
-        this.line(`let ${name} = ${this.index(c.index, all)};`);
-        this.scopes[this.scopes.length - 1].set(key, name);
-      }
-      for (const part of [
-        c.index.min < c.lo ? `${name} >= ${c.lo}` : "",
-        c.index.max >= c.hi ? `${name} < ${c.hi}` : "",
-      ])
-        if (part) all = all ? `${all} && ${part}` : part;
-    }
-    return all ? `(${all})` : "true";
-  }
-
-  // ---- memory ------------------------------------------------------------------------------------------------------
-
-  private load(v: Value): string {
-    const t = laneOf(v.dtype);
-    if (v.valid.length === 0) return this.element(v.slot, this.index(v.index as Index));
-    const inside = this.conditions(v.valid);
-    const at = this.index(v.index as Index, inside);
-    const name = `t${this.temporary++}`;
-    this.line(`var ${name}: ${typeOf[t]};`);
-    this.open(`if ${inside === "true" ? "(true)" : inside}`);
-    this.line(`${name} = ${this.element(v.slot, at)};`);
-    this.close();
-    return name;
-  }
-
-  /** The value of one element of a buffer. */
-  private element(buffer: number, at: string): string {
-    const dtype = this.dtypeOf(buffer);
-    const b = `b${this.home(buffer)}`;
-    if (!this.isNarrow(dtype)) return dtype === "float16" ? `f32(${b}[${at}])` : `${b}[${at}]`;
-    const n = perWord(dtype);
-    const i = `t${this.temporary++}`;
-    this.line(`let ${i} = ${at};`);
-    const word = this.atomic.has(this.home(buffer)) ? `atomicLoad(&${b}[${i} / ${n}])` : `${b}[${i} / ${n}]`;
-    return narrowBits[dtype]?.from(`extractBits(${word}, u32(${i} % ${n} * ${32 / n}), ${32 / n}u)`) as string;
-  }
-
-  private store(buffer: number, at: string, v: string): void {
-    const dtype = this.dtypeOf(buffer);
-    const b = `b${this.home(buffer)}`;
-    if (!this.isNarrow(dtype)) {
-      this.line(`${b}[${at}] = ${dtype === "float16" ? `bitcast<vec2<f16>>(half_bits(${v})).x` : v};`);
-      return;
-    }
-    const n = perWord(dtype);
-    const i = `t${this.temporary++}`;
-    this.line(`let ${i} = ${at};`);
-    this.line(`let ${i}_by = u32(${i} % ${n} * ${32 / n});`);
-    this.line(`atomicAnd(&${b}[${i} / ${n}], ~(${2 ** (32 / n) - 1}u << ${i}_by));`);
-    this.line(`atomicOr(&${b}[${i} / ${n}], (${narrowBits[dtype]?.to(v)}) << ${i}_by);`);
-  }
-
-  private line(text: string): void {
-    this.lines.push("  ".repeat(this.indent) + text);
-  }
-
-  private open(head: string): void {
-    this.line(`${head} {`);
-    this.indent++;
-    this.scopes.push(new Map());
-  }
-
-  private close(): void {
-    this.scopes.pop();
-    this.indent--;
-    this.line("}");
   }
 }
