@@ -5,7 +5,7 @@
  */
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
-import { rmdir, unlink } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { NablaError } from "../core/errors.ts";
 import { ensureFolder, fileError, writeFileAtomic } from "../formats/atomic.ts";
@@ -52,8 +52,7 @@ export async function startRun<S extends RunSettings, T>(
   try {
     return await prepare();
   } catch (error) {
-    await unlink(path).catch(() => {});
-    if (made) await rmdir(folder).catch(() => {}); // only if nothing else is in it
+    await (made ? rm(folder, { recursive: true, force: true }) : rm(path)).catch(() => {});
     throw error;
   }
 }
