@@ -147,6 +147,7 @@ const declarations = {
   setThreads: "void nabla_set_threads(int32_t n)",
   program: "uintptr_t nabla_program(const int32_t *table, int64_t words, const double *functions, int64_t n)",
   programFree: "void nabla_program_free(uintptr_t program)",
+  serial: "void nabla_serial(uintptr_t program)",
   run: "int64_t nabla_run(uintptr_t program, uintptr_t bufs, uintptr_t scalars)",
   profile: "int32_t nabla_profile(uintptr_t program, int32_t on)",
   profileRead: "void nabla_profile_read(uintptr_t program, uintptr_t out)",
@@ -291,10 +292,14 @@ export class NativeRuntime {
     return address;
   }
 
-  /** Decodes a command table; `functions` are what its non-negative fn indices mean. */
-  createProgram(table: Int32Array, functions: readonly number[]): Program {
+  /**
+   * Decodes a command table; `functions` are what its non-negative fn indices mean. A `serial` program runs on the calling
+   * thread alone.
+   */
+  createProgram(table: Int32Array, functions: readonly number[], options: { serial?: boolean } = {}): Program {
     const handle = Number(this.#lib.program(table, table.length, Float64Array.from(functions), functions.length));
     if (!handle) throw new BackendError(`cpu: the command table was refused: ${this.#lib.error()}`);
+    if (options.serial) this.#lib.serial(handle);
     return new Program(this, this.#lib, handle, table);
   }
 }
@@ -351,18 +356,21 @@ export class Program {
     };
   }
 
-  #fill(slot: Slot, bufs: Float64Array, scalars: Float64Array): [number, number, number] {
+  #fill(slot: Slot, bufs: Float64Array, scalars: Float64Array): void {
     if (!this.#handle) throw new BackendError("cpu: this program has been disposed of");
     if (bufs.length < this.numBuffers || scalars.length < this.numScalars)
       throw new BackendError(
         `cpu: the program needs ${this.numBuffers} buffers and ${this.numScalars} scalars, got ${bufs.length} and ${scalars.length}`,
       );
-    slot.bufs.set(bufs.subarray(0, this.numBuffers));
-    slot.scalars.set(scalars.subarray(0, this.numScalars));
-    return [this.#handle, slot.pointer, slot.pointer + 8 * this.numBuffers];
+    for (let i = 0; i < this.numBuffers; i++) slot.bufs[i] = bufs[i]!;
+    for (let i = 0; i < this.numScalars; i++) slot.scalars[i] = scalars[i]!;
   }
 
   #result(word: number | bigint): number {
+    if (word === 0) {
+      this.failure = null;
+      return 0;
+    }
     if (BigInt(word) === -1n) throw new BackendError("cpu: no memory for the workers' scratch");
     const w = BigInt.asUintN(64, BigInt(word));
     this.failure = w === 0n ? null : { op: Number(w >> 40n), position: Number(w & 0xffffffffffn) };
@@ -371,16 +379,21 @@ export class Program {
 
   /** Runs on the calling thread and the workers; 0, or the error word (then `failure` holds its parts). */
   run(bufs: Float64Array, scalars: Float64Array): number {
-    this.#sync ??= this.#slot();
-    return this.#result(this.#lib.run(...this.#fill(this.#sync, bufs, scalars)) as number | bigint);
+    const slot = (this.#sync ??= this.#slot());
+    this.#fill(slot, bufs, scalars);
+    return this.#result(
+      this.#lib.run(this.#handle, slot.pointer, slot.pointer + 8 * this.numBuffers) as number | bigint,
+    );
   }
 
   /** Runs off the JavaScript thread; the arguments are copied before this returns. */
   runAsync(bufs: Float64Array, scalars: Float64Array): Promise<number> {
     const go = (): Promise<number> =>
       new Promise((resolve, reject) => {
-        this.#async ??= this.#slot();
-        this.#lib.run.async(...this.#fill(this.#async, bufs, scalars), (error: unknown, word: number | bigint) => {
+        const slot = (this.#async ??= this.#slot());
+        this.#fill(slot, bufs, scalars);
+        const at = slot.pointer;
+        this.#lib.run.async(this.#handle, at, at + 8 * this.numBuffers, (error: unknown, word: number | bigint) => {
           if (error) return reject(error);
           try {
             resolve(this.#result(word));

@@ -65,6 +65,8 @@ interface Failure {
 const SYMBOL = "nabla_kernel";
 /** Programs estimated to take less run in the calling thread: a thread hop costs more. */
 const SMALL_FLOPS = 2e6;
+/** Programs of less work than this run on one thread: a barrier a phase costs more than a second thread gives. */
+const SERIAL_FLOPS = 2e5;
 
 export async function compileProgram(
   runtime: NativeRuntime,
@@ -76,7 +78,9 @@ export async function compileProgram(
   const parts = assembler.run();
   const units: KernelUnit[] = parts.sources.map((source) => ({ symbol: SYMBOL, source }));
   const functions = await runtime.compileKernels(units);
-  return new CpuProgram(runtime.createProgram(parts.table, functions), arena, parts);
+  const { flops, bytes } = parts.stats;
+  const serial = flops < SERIAL_FLOPS && bytes < SERIAL_FLOPS;
+  return new CpuProgram(runtime.createProgram(parts.table, functions, { serial }), arena, parts);
 }
 
 interface Parts {

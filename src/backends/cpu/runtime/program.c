@@ -213,6 +213,9 @@ EXPORT int64_t nabla_run(Program *p, const double *bufs, const double *scalars) 
   return error;
 }
 
+/* Keeps the program on the calling thread, whatever its tiles: for one that is done before others would have woken. */
+EXPORT void nabla_serial(Program *p) { p->parallel = 0; }
+
 /* Turns the profile on (counts from zero) or off. */
 EXPORT int32_t nabla_profile(Program *p, int32_t on) {
   pthread_mutex_lock(&run_lock);
