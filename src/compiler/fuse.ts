@@ -10,7 +10,17 @@
  */
 import { accumulator, type DType } from "../core/dtype.ts";
 import { sizeOf } from "../core/shape.ts";
-import { add, axis, constantIndex, delinearize, type Index, linearize, scale, stepAlong } from "./index-expr.ts";
+import {
+  add,
+  axis,
+  constantIndex,
+  delinearize,
+  type Index,
+  isUniform,
+  linearize,
+  scale,
+  stepAlong,
+} from "./index-expr.ts";
 import {
   type ColumnReduction,
   costOf,
@@ -588,7 +598,7 @@ function score(built: Built): number {
       if (v.kind === "load" && step !== 0 && step !== 1) bad += step === null ? 2 : 1;
       else if (v.kind !== "load" && step === null) bad += 1;
     }
-    for (const c of v.valid) if (stepAlong(c.index, "c") !== 0) bad += 0.25;
+    for (const c of v.valid) if (!isUniform(c.index, c.lo, c.hi, "c")) bad += 0.25;
     for (const a of [...v.args, ...runtimeValues(v.index, v.valid)]) visit(a);
   };
   for (const e of built.entries) {

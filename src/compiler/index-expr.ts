@@ -216,6 +216,14 @@ export function stepAlong(x: Index, name: string): number | null {
   return step;
 }
 
+/** Whether lo ≤ x < hi holds for all positions of an aligned block along the axis, or for none. */
+export function isUniform(x: Index, lo: number, hi: number, name: string): boolean {
+  const step = stepAlong(x, name);
+  if (step === 0) return true;
+  const aligned = (bound: number): boolean => bound % BLOCK === 0;
+  return step === 1 && isAligned(x, name) && (x.min >= lo || aligned(lo)) && (x.max < hi || aligned(hi));
+}
+
 /** Whether the expression is a multiple of BLOCK where the axis is one. */
 function isAligned(x: Index, name: string): boolean {
   if (x.constant % BLOCK !== 0) return false;

@@ -8,7 +8,7 @@
  * A value that does not vary along the lanes is a vector of equal lanes, computed outside the loop.
  */
 
-import { type Index, stepAlong } from "../../compiler/index-expr.ts";
+import { type Index, isUniform, stepAlong } from "../../compiler/index-expr.ts";
 import {
   type Condition,
   type Kernel,
@@ -452,6 +452,8 @@ class Renderer {
       case "random":
         return `u_threefry(${args[0]}[0], ${args[1]}[0], ${this.positions(v.index as Index, "u")})`;
       case "select":
+        if (v.valid.every((c) => this.isUniform(c)))
+          return `(${v.valid.map((c) => this.condition(c, false)).join(" && ")}) ? ${args[0]} : ${args[1]}`;
         return `${t === "m" ? "i" : t}_sel(${this.mask(v.valid)}, ${args[0]}, ${args[1]})`;
       case "load":
         return this.loadLanes(v.dtype, v.slot, v.index as Index, v.valid, level);
@@ -550,6 +552,10 @@ class Renderer {
     return step === 1 ? `${base} + ${lanes}` : `${base} + ${lanes} * ${splatOf[t]}((${type})${step})`;
   }
 
+  private isUniform(c: Condition): boolean {
+    return isUniform(c.index, c.lo, c.hi, this.along);
+  }
+
   private tailMask(): string {
     return "i_lt(i_iota(), i_splat(m_))";
   }
@@ -583,8 +589,8 @@ class Renderer {
     const { prefix } = memory[dtype];
     const t = lane[dtype];
     const step = stepAlong(index, this.along);
-    const uniform = valid.filter((c) => stepAlong(c.index, this.along) === 0);
-    const varying = valid.filter((c) => stepAlong(c.index, this.along) !== 0);
+    const uniform = valid.filter((c) => this.isUniform(c));
+    const varying = valid.filter((c) => !this.isUniform(c));
     for (const c of valid) this.index(c.index, true); // run-time indices are checked before they are used in a condition
     const at = this.index(index, false);
     const one = `${prefix}_loadn(b${buffer} + (${at}), 1)[0]`;
