@@ -51,8 +51,12 @@ const reductions: Readonly<Record<string, Reduction["op"]>> = {
 };
 
 const MAX_BUFFERS = 28;
-const EXPENSIVE = 16;
+/** A value with several readers is stored if computing it again costs more than this: as a write and a read of it. */
+const EXPENSIVE = 32;
 const WHOLE = 256;
+
+const ownCost = (n: GNode): number =>
+  n.op === "random" ? 100 : isView(n) ? (n.op === "pad" || n.op === "concat" ? 1 : 0) : costOf(n.op);
 /** Up to so many rows, a sum over them reads its terms side by side instead of leaving parts. */
 const FEW_ROWS = 48;
 
@@ -224,35 +228,32 @@ export class Fuser {
       const through = isView(n) && !this.members.has(n) ? (uses.get(n) ?? 0) : 1;
       for (const input of new Set(n.inputs)) uses.set(input, (uses.get(input) ?? 0) + through);
     }
-    const cost = new Map<GNode, number>();
-    const reads = new Map<GNode, number>();
+    // what computing a node takes from memory on: its operations and reads, each once, by the part of an element they cost
+    const cones = new Map<GNode, ReadonlyMap<GNode, number>>();
     for (const n of nodes) {
       if (n.op === "const" || n.op === "scalar" || n.op === "iota") {
-        cost.set(n, 0);
-        reads.set(n, 0);
+        cones.set(n, new Map());
         continue;
       }
       if (n.op === "buffer" || n.op === "output" || this.rule.isOpaque(n)) {
-        cost.set(n, 0);
-        reads.set(n, 1);
+        cones.set(n, new Map([[n, 1]]));
         continue;
       }
-      let c = n.op === "random" ? 100 : isView(n) ? (n.op === "pad" || n.op === "concat" ? 1 : 0) : costOf(n.op);
-      let r = n.op === "gather" ? 1 : 0;
+      const cone = new Map<GNode, number>([[n, 1]]);
       // what is the same for many elements costs each of them a part
       const share = n.op === "expand" ? sizeOf(n.inputs[0].shape) / Math.max(1, sizeOf(n.shape)) : 1;
-      for (const input of n.inputs) {
-        c += (cost.get(input) as number) * share;
-        r += (reads.get(input) as number) * share;
+      for (const input of n.inputs)
+        for (const [part, weight] of cones.get(input) as ReadonlyMap<GNode, number>)
+          cone.set(part, Math.max(cone.get(part) ?? 0, weight * share));
+      let cost = 0;
+      let reads = n.op === "gather" ? 1 : 0;
+      for (const [part, weight] of cone) {
+        if (part !== n && this.isBoundary(part)) reads += weight;
+        else cost += weight * ownCost(part);
       }
-      const again = (uses.get(n) ?? 0) > 1 && r > 0 && (c > EXPENSIVE || r > 2);
-      if ((again || c > WHOLE) && !isView(n)) this.members.add(n);
-      if (this.members.has(n)) {
-        c = 0;
-        r = 1;
-      }
-      cost.set(n, c);
-      reads.set(n, r);
+      const again = (uses.get(n) ?? 0) > 1 && reads > 0 && (cost > EXPENSIVE || reads > 2.5);
+      if ((again || cost > WHOLE) && !isView(n)) this.members.add(n);
+      cones.set(n, this.members.has(n) ? new Map([[n, 1]]) : cone);
     }
   }
 
@@ -491,6 +492,11 @@ export class Fuser {
     }
   }
 
+  /** What a group's kernel checks at run time. */
+  checksOf(group: Group): ReadonlySet<string> {
+    return (group.built as Built).body.checked;
+  }
+
   isMember(n: GNode): boolean {
     return this.members.has(n);
   }
@@ -579,7 +585,7 @@ export class Fuser {
       buffers,
       scalars,
       stages: stages as Stage[],
-      canFail: body.canFail,
+      canFail: body.checked.size > 0,
       flops,
     };
     return { kernel, reads, writes, scalars: body.scalars };

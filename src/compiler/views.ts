@@ -63,6 +63,9 @@ function sourceIndex(n: GNode, at: readonly Index[]): Index[] {
 const always = (c: Condition): boolean => c.index.min >= c.lo && c.index.max < c.hi;
 const never = (c: Condition): boolean => c.index.max < c.lo || c.index.min >= c.hi;
 
+/** The check of an index, the same for all views of the same numbers. */
+export const checkOf = (index: GNode, extent: number): string => `${strided(index)?.source.id ?? index.id} < ${extent}`;
+
 /** Thrown (and caught by the fuser) where a kernel would need a value of itself from another position. */
 export const misaligned = Symbol("misaligned");
 
@@ -71,7 +74,8 @@ export class Body {
   /** Nodes read from memory, in order of their kernel buffer number. */
   readonly buffers: GNode[] = [];
   readonly scalars: GNode[] = [];
-  canFail = false;
+  /** What this kernel checks at run time: an index (a node, by number) against an extent, or a divisor. */
+  readonly checked = new Set<string>();
   private readonly bufferIndex = new Map<GNode, number>();
   private readonly own = new Map<GNode, { readonly value: Value; readonly at: Index } | null>();
   private readonly memo = new Map<string, Value>();
@@ -150,7 +154,7 @@ export class Body {
         const [x, index] = n.inputs;
         const a = n.attrs["axis"] as number;
         const found = this.guarded(this.at(index, at, valid), valid, "0");
-        this.canFail = true;
+        this.checked.add(checkOf(index, x.shape[a]));
         const where = at.slice();
         where[a] = valueIndex(found, `v${found.id}`, x.shape[a]);
         return this.at(x, where, valid);
@@ -159,7 +163,7 @@ export class Body {
     if (isView(n)) return this.at(n.inputs[0], sourceIndex(n, at), valid);
     const args = n.inputs.map((i) => this.at(i, at, valid));
     if (n.op === "idiv" || (n.op === "mod" && !isFloat(n.dtype))) {
-      this.canFail = true;
+      this.checked.add(`divisor of ${n.id}`);
       args[1] = this.guarded(args[1], valid, "1");
     }
     return v.make({ kind: "op", dtype: n.dtype, name: n.op, args });

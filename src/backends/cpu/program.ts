@@ -8,7 +8,7 @@ import { add, axis, scale } from "../../compiler/index-expr.ts";
 import { type Kernel, type Reduction, runtimeValues, showKernel, type Value, Values } from "../../compiler/kernel.ts";
 import { type GNode, type Lowered, lower } from "../../compiler/lower.ts";
 import { type Buffer, planMemory, schedule, type Unit } from "../../compiler/schedule.ts";
-import { isView, type Strided, strided } from "../../compiler/views.ts";
+import { checkOf, isView, type Strided, strided } from "../../compiler/views.ts";
 import { dtypes } from "../../core/dtype.ts";
 import { IndexError } from "../../core/errors.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
@@ -31,15 +31,15 @@ import {
   ignores,
   isOpaque,
   type Operand,
+  planOpaque,
   type Step,
   TEMPORARY,
   takesStrided,
-  templates,
 } from "./templates.ts";
 
 /** A command before buffers have addresses: what `ProgramBuilder.command` takes, with buffers as objects. */
 interface Draft {
-  readonly fn: Command["fn"] | { readonly source: string };
+  readonly fn: Command["fn"] | { readonly source: string; readonly operation?: string };
   readonly rows: number;
   readonly grain: number;
   readonly buffers: readonly (readonly [Buffer, number])[];
@@ -76,16 +76,19 @@ export async function compileProgram(
 ): Promise<CpuProgram> {
   const assembler = new Assembler(runtime, capture, fuse);
   const parts = assembler.run();
-  const units: KernelUnit[] = parts.sources.map((source) => ({ symbol: SYMBOL, source }));
+  const units: KernelUnit[] = parts.sources.map((source, i) => ({ symbol: SYMBOL, source, of: parts.owners[i] }));
   const functions = await runtime.compileKernels(units);
   const { flops, bytes } = parts.stats;
   const serial = flops < SERIAL_FLOPS && bytes < SERIAL_FLOPS;
   return new CpuProgram(runtime.createProgram(parts.table, functions, { serial }), arena, parts);
 }
 
-interface Parts {
+/** A program as data: what is compiled, the command table, and what a run has to bring. */
+export interface Parts {
   readonly table: Int32Array;
   readonly sources: readonly string[];
+  /** The operation whose kernel of its own a source is. */
+  readonly owners: readonly (string | undefined)[];
   readonly arenaBytes: number;
   readonly numStorages: number;
   readonly numOutputs: number;
@@ -107,6 +110,7 @@ class Assembler {
   private readonly buffers = new Map<string, Buffer>();
   private readonly slots: Buffer[];
   private readonly sources = new Map<string, number>();
+  private readonly owners: (string | undefined)[] = [];
   private readonly constants: number[] = [];
   private readonly failures: Failure[] = [];
   private readonly works: Work[] = [];
@@ -143,6 +147,7 @@ class Assembler {
     const stored = this.fuser.storedMembers();
     const kernels = new Map<Group, GroupKernel>();
     for (const g of groups) if (!g.opaque) kernels.set(g, this.fuser.kernelOf(g, stored));
+    this.findChecks();
     const copies = this.placeResults(kernels);
     const hosted = new Map([...this.host].map(([g, h]) => [h, g]));
     for (const g of groups) {
@@ -205,7 +210,7 @@ class Assembler {
     if (!group || group.opaque) return false;
     const host = this.host.get(group) ?? group;
     const made = kernels.get(group) as GroupKernel;
-    if (made.kernel.canFail || made.writes.some((w) => w.node === value && w.partial)) return false;
+    if (this.canFail(group) || made.writes.some((w) => w.node === value && w.partial)) return false;
     const store = storeOf(made, value);
     if (!store) return false;
     const readers: Group[] = [];
@@ -213,8 +218,7 @@ class Assembler {
       const reads = g.opaque ? this.opaqueSources(g.opaque) : (kernels.get(g) as GroupKernel).reads;
       const mine = reads.filter((n) => n.op === "buffer" && n.storage === storage);
       if (!mine.length) {
-        const fails = g.opaque ? this.canFail(g.opaque) : (kernels.get(g) as GroupKernel).kernel.canFail;
-        if (fails && g !== group) readers.push(g);
+        if (this.canFail(g) && g !== group) readers.push(g);
         continue;
       }
       if (g === group) {
@@ -238,18 +242,24 @@ class Assembler {
 
   private readonly extra = new Map<Group, Group[]>();
 
-  /** Whether a scatter may meet an index out of range: not if a gather has checked the same indices for the same range. */
-  private canFail(n: GNode): boolean {
-    if (n.op !== "scatter") return false;
-    const source = (x: GNode): GNode | undefined => strided(x)?.source;
-    const axis = n.attrs["axis"] as number;
-    return !this.lowered.nodes.some(
-      (g) =>
-        g.op === "gather" &&
-        source(g.inputs[1]) === source(n.inputs[1]) &&
-        source(g.inputs[1]) !== undefined &&
-        g.inputs[0].shape[g.attrs["axis"] as number] === n.shape[axis],
-    );
+  /** Each run-time check and the first group that makes it. */
+  private readonly firstCheck = new Map<string, Group>();
+
+  private findChecks(): void {
+    for (const g of this.fuser.groups)
+      for (const check of this.checksOf(g)) if (!this.firstCheck.has(check)) this.firstCheck.set(check, g);
+  }
+
+  private checksOf(g: Group): Iterable<string> {
+    if (!g.opaque) return this.fuser.checksOf(g);
+    const n = g.opaque;
+    return n.op === "scatter" ? [checkOf(n.inputs[1], n.shape[n.attrs["axis"] as number])] : [];
+  }
+
+  /** Whether a group may be the one that fails: what another group has checked before it can't. */
+  private canFail(g: Group): boolean {
+    for (const check of this.checksOf(g)) if (this.firstCheck.get(check) === g) return true;
+    return false;
   }
 
   private opaqueSources(n: GNode): GNode[] {
@@ -469,7 +479,9 @@ class Assembler {
   private template(group: Group, n: GNode): void {
     const looks = n.inputs.map((_, i) => this.look(n, i));
     const base = this.errorBase(n.op, [{ kind: "index", extent: n.shape[(n.attrs["axis"] as number) ?? 0] }]);
-    const planned: Commands = templates[n.op].plan(n, looks, this.runtime.shape, base);
+    const planned: Commands = planOpaque(n, looks, this.runtime, base);
+    const { fn, rows, grain } = planned.command;
+    if (typeof fn === "object") this.kernelTexts.push(`own ${rows} rows by ${grain}; ${n.op}`);
     this.scratchBytes = Math.max(this.scratchBytes, planned.scratchBytes);
     const temporaries = (planned.temporaries ?? []).map(
       (bytes): Buffer => ({ bytes, slot: -1, offset: 0, label: `for %${n.id}` }),
@@ -594,7 +606,10 @@ class Assembler {
     const fn = (f: Draft["fn"]): Command["fn"] => {
       if (typeof f !== "object") return f;
       let i = this.sources.get(f.source);
-      if (i === undefined) this.sources.set(f.source, (i = this.sources.size));
+      if (i === undefined) {
+        this.sources.set(f.source, (i = this.sources.size));
+        this.owners.push(f.operation);
+      }
       return i;
     };
     const emit = (d: Draft): number => {
@@ -625,6 +640,7 @@ class Assembler {
     return {
       table,
       sources: [...this.sources.keys()],
+      owners: this.owners,
       arenaBytes,
       numStorages: this.capture.storages.length,
       numOutputs: this.capture.roots.length,
@@ -717,7 +733,7 @@ export class CpuProgram implements Program {
   readonly stats: ProgramStats;
   private readonly native: NativeProgram;
   private readonly arena: Arena;
-  private readonly parts: Parts;
+  readonly parts: Parts;
   private readonly pointers: Float64Array;
   private readonly scalars: Float64Array;
   private readonly small: boolean;
