@@ -208,8 +208,10 @@ export class Emitter {
         return `x${v.slot}`;
       case "index":
         return this.index(v.index as Index);
-      case "random":
-        return `threefry(${args[0]}, ${args[1]}, u32(${this.index(v.index as Index)}))`;
+      case "random": {
+        const keys = v.args.map((a, i) => (laneOf(a.dtype) === "u" ? args[i] : `bitcast<u32>(${args[i]})`));
+        return `threefry(${keys.join(", ")}, u32(${this.index(v.index as Index)}))`;
+      }
       case "select":
         return `select(${args[1]}, ${args[0]}, ${this.conditions(v.valid)})`;
       case "load":
@@ -229,8 +231,11 @@ export class Emitter {
       let a: string;
       if (atom.kind === "axis") a = atom.name;
       else if (atom.kind === "value") a = this.checkedIndex(atom.value as Value, atom.extent, guard);
-      else if (atom.kind === "bounded") a = `(${this.index(atom.of, guard)})`;
-      else a = `((${this.index(atom.of, guard)}) ${atom.kind === "div" ? "/" : "%"} ${atom.by})`;
+      else {
+        const inner = this.index(atom.of, guard);
+        a = inner.includes(" ") ? `(${inner})` : inner;
+        if (atom.kind !== "bounded") a = `(${a} ${atom.kind === "div" ? "/" : "%"} ${atom.by})`;
+      }
       parts.push(coefficient === 1 ? a : `${a} * ${coefficient}`);
     }
     if (i.constant !== 0 || parts.length === 0) parts.push(String(i.constant));
@@ -276,7 +281,7 @@ export class Emitter {
       const key = `${c.index.key} if ${all}`;
       let name = this.find(key);
       if (!name) {
-        name = this.fresh("i");
+        name = this.fresh("n");
         this.line(`let ${name} = ${this.index(c.index, all)};`);
         this.scopes[this.scopes.length - 1].set(key, name);
       }
