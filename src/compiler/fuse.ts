@@ -9,7 +9,7 @@
  * 3. A group becomes one kernel (`kernel.ts`): stages follow from which reduction a value needs.
  */
 import { accumulator, type DType } from "../core/dtype.ts";
-import { sizeOf } from "../core/shape.ts";
+import { contiguousStrides, sizeOf } from "../core/shape.ts";
 import {
   add,
   axis,
@@ -32,13 +32,13 @@ import {
   type Value,
 } from "./kernel.ts";
 import type { GNode, Lowered } from "./lower.ts";
-import { Body, isView, misaligned, strided } from "./views.ts";
+import { Body, isView, misaligned, type Strided, strided } from "./views.ts";
 
 /** Operations that a kernel can't contain; the backend runs each by itself. `strided` ones read any strided operand. */
 export interface OpaqueRule {
   readonly isOpaque: (n: GNode) => boolean;
   /** Whether operand i may be a strided view; else it is made contiguous. */
-  readonly takesStrided: (n: GNode, operand: number) => boolean;
+  readonly takesStrided: (n: GNode, operand: number, inMemory: (n: GNode) => boolean) => boolean;
   /** Whether operand i is not read at all. */
   readonly ignores: (n: GNode, operand: number) => boolean;
 }
@@ -207,19 +207,12 @@ export class Fuser {
         const look = strided(n.inputs[0]);
         want(look ? look.source : n.inputs[0]);
       }
-      if (!this.rule.isOpaque(n)) {
-        if (!this.fuse && !isView(n) && n.inputs.length) want(n);
-        continue;
-      }
-      n.inputs.forEach((operand, i) => {
-        if (this.rule.ignores(n, i)) return;
-        const look = this.rule.takesStrided(n, i)
-          ? strided(operand)
-          : operand.op === "buffer"
-            ? { source: operand }
-            : null;
-        want(look ? look.source : operand);
-      });
+      if (!this.fuse && !this.rule.isOpaque(n) && !isView(n) && n.inputs.length) want(n);
+    }
+    // a view that one operation needs in memory is where another's look at memory ends, so look until nothing changes
+    for (let before = -1; before !== this.members.size; ) {
+      before = this.members.size;
+      for (const n of nodes) if (this.rule.isOpaque(n)) for (const s of this.operandSources(n)) want(s);
     }
     // how often each node would be computed, and what that costs
     const uses = new Map<GNode, number>();
@@ -255,6 +248,20 @@ export class Fuser {
       if ((again || cost > WHOLE) && !isView(n)) this.members.add(n);
       cones.set(n, this.members.has(n) ? new Map([[n, 1]]) : cone);
     }
+  }
+
+  private readonly inMemory = (n: GNode): boolean => this.members.has(n);
+
+  /** Operand i of an opaque operation as a look at memory: strided where the operation takes that, else contiguous. */
+  look(n: GNode, i: number): Strided {
+    const x = n.inputs[i];
+    const look = this.rule.takesStrided(n, i, this.inMemory) ? strided(x, this.inMemory) : null;
+    return look ?? { source: x, offset: 0, strides: contiguousStrides(x.shape) };
+  }
+
+  /** The nodes that an opaque operation reads from memory. */
+  operandSources(n: GNode): GNode[] {
+    return n.inputs.flatMap((_, i) => (this.rule.ignores(n, i) ? [] : [this.look(n, i).source]));
   }
 
   /** What the computation of `n` reads from memory, beyond leaves. */

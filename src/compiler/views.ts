@@ -240,12 +240,15 @@ export interface Strided {
   readonly strides: readonly number[];
 }
 
-/** The strided form of `n` if its movements allow one: the first node below that is not a movement, and how it is read. */
-export function strided(n: GNode): Strided | null {
+/**
+ * The strided form of `n` if its movements allow one: the first node below that is not a movement (or that `inMemory`
+ * says lies in memory itself), and how it is read.
+ */
+export function strided(n: GNode, inMemory: (n: GNode) => boolean = () => false): Strided | null {
   let at: Index[] = n.shape.map((size, i) => axis(`a${i}`, size));
   let source = n;
   // a pad or a concat is put into memory as it is, before further movements
-  while (isView(source) && source.op !== "pad" && source.op !== "concat") {
+  while (isView(source) && source.op !== "pad" && source.op !== "concat" && !inMemory(source)) {
     at = sourceIndex(source, at);
     source = source.inputs[0];
   }

@@ -8,7 +8,7 @@ import { add, axis, scale } from "../../compiler/index-expr.ts";
 import { type Kernel, type Reduction, runtimeValues, showKernel, type Value, Values } from "../../compiler/kernel.ts";
 import { type GNode, type Lowered, lower } from "../../compiler/lower.ts";
 import { type Buffer, planMemory, schedule, type Unit } from "../../compiler/schedule.ts";
-import { checkOf, isView, type Strided, strided } from "../../compiler/views.ts";
+import { checkOf, isView } from "../../compiler/views.ts";
 import { dtypes } from "../../core/dtype.ts";
 import { IndexError } from "../../core/errors.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
@@ -215,7 +215,7 @@ class Assembler {
     if (!store) return false;
     const readers: Group[] = [];
     for (const g of this.fuser.groups) {
-      const reads = g.opaque ? this.opaqueSources(g.opaque) : (kernels.get(g) as GroupKernel).reads;
+      const reads = g.opaque ? this.fuser.operandSources(g.opaque) : (kernels.get(g) as GroupKernel).reads;
       const mine = reads.filter((n) => n.op === "buffer" && n.storage === storage);
       if (!mine.length) {
         if (this.canFail(g) && g !== group) readers.push(g);
@@ -260,17 +260,6 @@ class Assembler {
   private canFail(g: Group): boolean {
     for (const check of this.checksOf(g)) if (this.firstCheck.get(check) === g) return true;
     return false;
-  }
-
-  private opaqueSources(n: GNode): GNode[] {
-    return n.inputs.flatMap((_, i) => (ignores(n, i) ? [] : [this.look(n, i).source]));
-  }
-
-  /** Operand i as a look at memory: strided where it may be, else contiguous. */
-  private look(n: GNode, i: number): Strided {
-    const x = n.inputs[i];
-    if (takesStrided(n, i)) return strided(x) as Strided;
-    return { source: x, offset: 0, strides: contiguousStrides(x.shape) };
   }
 
   // ---- attaching kernels to products --------------------------------------------------------------------------------
@@ -403,7 +392,7 @@ class Assembler {
   }
 
   private contract(group: Group, n: GNode, guest: Group | undefined, made: GroupKernel | undefined): void {
-    const [a, b] = [this.look(n, 0), this.look(n, 1)];
+    const [a, b] = [this.fuser.look(n, 0), this.fuser.look(n, 1)];
     const rank = n.shape.length;
     const K = n.inputs[0].shape[rank - 1];
     const plan = this.runtime.planContract({
@@ -477,7 +466,7 @@ class Assembler {
   }
 
   private template(group: Group, n: GNode): void {
-    const looks = n.inputs.map((_, i) => this.look(n, i));
+    const looks = n.inputs.map((_, i) => this.fuser.look(n, i));
     const base = this.errorBase(n.op, [{ kind: "index", extent: n.shape[(n.attrs["axis"] as number) ?? 0] }]);
     const planned: Commands = planOpaque(n, looks, this.runtime, base);
     const { fn, rows, grain } = planned.command;

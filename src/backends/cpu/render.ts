@@ -407,18 +407,30 @@ class Renderer {
     return this.storeOf.get(v) ?? null;
   }
 
-  /** The variable of a value, emitting what it needs at this point. Iterative in depth by emitting arguments first. */
-  private value(v: Value, level: number): string {
-    const known = this.find(v);
-    if (known !== undefined) return known;
-    const again = level === 2 ? this.reload(v) : null;
-    if (again) {
-      const dtype = this.k.buffers[again.buffer].dtype;
-      return this.define(v, this.loadLanes(dtype, again.buffer, again.index, [], level), level);
+  /** The variable of a value, emitting what it needs at this point: arguments first, without recursion. */
+  private value(root: Value, level: number): string {
+    const stack = [root];
+    while (stack.length) {
+      const v = stack[stack.length - 1];
+      if (this.find(v) !== undefined) {
+        stack.pop();
+        continue;
+      }
+      const again = level === 2 ? this.reload(v) : null;
+      if (again) {
+        const { dtype } = this.k.buffers[again.buffer];
+        this.define(v, this.loadLanes(dtype, again.buffer, again.index, [], level), level);
+        continue;
+      }
+      const missing = [...v.args, ...runtimeValues(v.index, v.valid)].filter((a) => this.find(a) === undefined);
+      if (missing.length) {
+        stack.push(...missing.reverse());
+        continue;
+      }
+      const args = v.args.map((a) => this.find(a) as string);
+      this.define(v, this.expression(v, args, level), level);
     }
-    const args = v.args.map((a) => this.value(a, level));
-    for (const x of runtimeValues(v.index, v.valid)) this.value(x, level);
-    return this.define(v, this.expression(v, args, level), level);
+    return this.find(root) as string;
   }
 
   private define(v: Value, text: string, _level: number): string {

@@ -1,6 +1,6 @@
 /**
  * Which composites and opaque primitives the native runtime runs by itself, and how: one row each, from a node of the
- * compiler's graph to commands. Everything else becomes kernels.
+ * compiler's graph to commands. Operations of a user's own with a kernel are own.ts's. Everything else becomes kernels.
  */
 
 import type { GNode } from "../../compiler/lower.ts";
@@ -11,6 +11,7 @@ import type { Node } from "../../graph/node.ts";
 import type { CommandDesc } from "./contract.ts";
 import { type Conv2dDesc, type ConvPlan, planConv2d, planConv2dInput, planConv2dWeight } from "./convolution.ts";
 import type { KernelShape } from "./native.ts";
+import { hasOwnKernel, isOwn, planOwn } from "./own.ts";
 import {
   type HeadStrides,
   planArgsort,
@@ -29,8 +30,14 @@ export interface Operand {
 
 export const TEMPORARY = 1000;
 
+/** A kernel whose source comes with the command, for the operation of this name. */
+export interface CommandSource {
+  readonly source: string;
+  readonly operation: string;
+}
+
 export interface Step {
-  readonly command: CommandDesc<string>;
+  readonly command: Omit<CommandDesc<string>, "fn"> & { readonly fn: CommandDesc<string>["fn"] | CommandSource };
   readonly buffers: readonly Operand[];
 }
 
@@ -348,13 +355,24 @@ export const templates: Readonly<Record<string, Template>> = {
   cummax: prefix("max"),
 };
 
-export const isOpaque = (n: GNode): boolean => n.op === "contract" || Object.hasOwn(templates, n.op);
-export const hasTemplate = (name: string, node: Node): boolean => templates[name]?.fits?.(node) ?? false;
+export const isOpaque = (n: GNode): boolean => n.op === "contract" || Object.hasOwn(templates, n.op) || isOwn(n);
+export const hasTemplate = (name: string, node: Node): boolean =>
+  (templates[name]?.fits?.(node) ?? false) || hasOwnKernel(node);
 
-export function takesStrided(n: GNode, operand: number): boolean {
-  const look = strided(n.inputs[operand]);
+export function takesStrided(n: GNode, operand: number, inMemory: (n: GNode) => boolean): boolean {
+  const look = strided(n.inputs[operand], inMemory);
   if (!look) return false;
-  return n.op === "contract" || templates[n.op].strided(n, operand, look);
+  return n.op === "contract" || (templates[n.op]?.strided(n, operand, look) ?? false);
+}
+
+/** The commands of an opaque node that is no product. */
+export function planOpaque(
+  n: GNode,
+  looks: readonly Strided[],
+  runtime: { readonly shape: KernelShape; readonly features: number },
+  errorOp: number,
+): Commands {
+  return templates[n.op]?.plan(n, looks, runtime.shape, errorOp) ?? planOwn(n, runtime.features);
 }
 
 export const ignores = (n: GNode, operand: number): boolean => templates[n.op]?.ignores?.(n, operand) ?? false;
