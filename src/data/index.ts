@@ -1,0 +1,38 @@
+/** What `import "nabla/data"` gives: data sets and their loader, text and tokenizers, IDX files. */
+export {
+  ArrayDataset,
+  type Batch,
+  type Dataset,
+  type HostArray,
+  hostArray,
+  LoaderError,
+  stackSamples,
+} from "./dataset.ts";
+export { FileError } from "./files.ts";
+export {
+  formatIdx,
+  type IdxArray,
+  type IdxClassification,
+  IdxError,
+  type LabelledImages,
+  loadIdxClassification,
+  parseIdx,
+  readIdx,
+} from "./idx.ts";
+export { DataLoader, type LoaderOptions, type LoaderState } from "./loader.ts";
+export { readTextCorpus, splitText, type TextCorpus, type TextCorpusOptions, TextError } from "./text.ts";
+export {
+  evaluationBatches,
+  type TextBatch,
+  TextBatches,
+  type TextBatchesOptions,
+  textBatches,
+} from "./text-batches.ts";
+export {
+  type BpeTrainingOptions,
+  ByteLevelBpe,
+  CharTokenizer,
+  loadTokenizer,
+  type Tokenizer,
+  TokenizerError,
+} from "./tokenizer.ts";
