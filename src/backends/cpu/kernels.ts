@@ -1,0 +1,70 @@
+/**
+ * Small things about kernels that the assembler asks: rows a tile, the kernel that adds parts, where a kernel stores and
+ * reads a node. Rendering is render.ts's affair.
+ */
+import { type GroupKernel, partDType } from "../../compiler/fuse.ts";
+import { add, axis, scale } from "../../compiler/index-expr.ts";
+import { type Kernel, type Reduction, runtimeValues, type Value, Values } from "../../compiler/kernel.ts";
+import type { GNode } from "../../compiler/lower.ts";
+import { chooseForm } from "./render.ts";
+
+/** Rows a tile of a row kernel: about 32,768 positions, at least 16 tiles where there are rows for them. */
+export function rowGrain(k: Kernel): number {
+  const columns = Math.max(1, k.columns);
+  const partial = k.stages.some((s) => s.columns.length);
+  let grain = Math.max(1, Math.min(Math.ceil(k.rows / 16), Math.ceil(32768 / columns)));
+  if (partial) grain = Math.max(grain, Math.ceil(k.rows / 32));
+  return chooseForm(k) === "rows" ? Math.ceil(grain / 16) * 16 : grain;
+}
+
+export function finishKernel(node: GNode, op: Reduction["op"], blocks: number, columns: number): Kernel {
+  const values = new Values();
+  const r = axis("r", columns);
+  const dtype = partDType(node.dtype);
+  const load = values.make({ kind: "load", dtype, slot: 0, index: add(scale(axis("c", blocks), columns), r) });
+  const sum = values.reduction(load, dtype);
+  const result = dtype === node.dtype ? sum : values.make({ kind: "op", dtype: node.dtype, name: "cast", args: [sum] });
+  return {
+    rows: columns,
+    columns: blocks,
+    buffers: [
+      { dtype, written: false },
+      { dtype: node.dtype, written: true },
+    ],
+    scalars: [],
+    stages: [
+      { stores: [], reductions: [{ op, value: load, dtype, slot: 0 }], columns: [], rowStores: [] },
+      { stores: [], reductions: [], columns: [], rowStores: [{ buffer: 1, index: r, value: result }] },
+    ],
+    canFail: false,
+    flops: blocks * columns,
+  };
+}
+
+/** The key of the position at which a kernel stores a node, or null where it stores it in parts or not. */
+export function storeOf(made: GroupKernel, node: GNode): string | null {
+  const buffer = made.reads.length + made.writes.findIndex((w) => w.node === node);
+  for (const s of made.kernel.stages)
+    for (const st of [...s.stores, ...s.rowStores]) if (st.buffer === buffer) return st.index.key;
+  return null;
+}
+
+export function readsOnlyAt(made: GroupKernel, buffer: number, key: string): boolean {
+  const seen = new Set<Value>();
+  let ok = true;
+  const visit = (v: Value): void => {
+    if (seen.has(v)) return;
+    seen.add(v);
+    if (v.kind === "load" && v.slot === buffer && v.index?.key !== key) ok = false;
+    for (const a of [...v.args, ...runtimeValues(v.index, v.valid)]) visit(a);
+  };
+  // a read in a later stage than the write would see the new value
+  const stages = made.kernel.stages.filter(
+    (s) => s.stores.length || s.reductions.length || s.columns.length || s.rowStores.length,
+  );
+  for (const s of stages) {
+    for (const x of [...s.stores, ...s.rowStores]) visit(x.value);
+    for (const x of [...s.reductions, ...s.columns]) visit(x.value);
+  }
+  return ok && stages.length <= 1;
+}
