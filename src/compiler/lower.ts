@@ -51,6 +51,22 @@ const rewrites: Readonly<Record<string, (node: Node) => Node | null>> = {
     // one axis at a time, the last first: every position of the kernel is one shifted, spread-out copy
     for (let k = axes.length - 1; k >= 0; k--) {
       const last = x.shape.length - 1;
+      const axis = axes[k];
+      if (stride[k] === size[k] && dilation[k] === 1 && x.shape[axis] > 0) {
+        // windows side by side: the axis and its positions are one axis again
+        const order = [...x.shape.keys()].filter((i) => i !== last);
+        order.splice(axis + 1, 0, last);
+        const joined = ops.permute(x, order);
+        const covered = x.shape[axis] * size[k];
+        const whole = [...joined.shape.slice(0, axis), covered, ...joined.shape.slice(axis + 2)];
+        const none = whole.map(() => 0);
+        x = ops.pad(
+          ops.reshape(joined, whole),
+          none,
+          none.map((_, i) => (i === axis ? length[k] - covered : 0)),
+        );
+        continue;
+      }
       let out: Node | null = null;
       for (let j = 0; j < size[k]; j++) {
         const tap = ops.squeeze(ops.narrow(x, last, j, 1), last);
@@ -138,10 +154,12 @@ function widen(n: Node): Node | null {
   }
   if (name === "cumsum" || name === "cumprod" || name === "cummax") {
     const wide = wider[x.dtype];
-    return wide ? ops.cast(ops[name](ops.cast(x, wide), n.attrs["axis"] as number), n.dtype) : null;
+    return wide ? ops.cast(scans[name](ops.cast(x, wide), n.attrs["axis"] as number), n.dtype) : null;
   }
   return null;
 }
+const scans = { cumsum: ops.cumsum, cumprod: ops.cumprod, cummax: ops.cummax };
+const reducers = { sum: ops.sum, prod: ops.prod, reduceMax: ops.reduceMax, reduceMin: ops.reduceMin };
 const wider: Partial<Record<DType, DType>> = {
   float16: "float32",
   bfloat16: "float32",
@@ -157,7 +175,7 @@ function applyLimit(n: Node): Node | null {
   const axis = (n.attrs["axes"] as number[])[0];
   const name = n.operation.name as keyof typeof identities;
   const inside = ops.lt(ops.iota(x.shape, axis), ops.expandTo(ops.cast(limit, "int32"), x.shape));
-  return ops[name](ops.where(inside, x, ops.full(x.shape, identities[name](x.dtype), x.dtype)), axis);
+  return reducers[name](ops.where(inside, x, ops.full(x.shape, identities[name](x.dtype), x.dtype)), axis);
 }
 const lowest = (dtype: DType): number =>
   isFloat(dtype) ? Number.NEGATIVE_INFINITY : dtype === "int32" ? -2147483648 : 0;
@@ -179,7 +197,7 @@ function splitLong(n: Node): Node | null {
   const axes = n.attrs["axes"] as number[];
   const long = axes.reduce((k, a) => k * x.shape[a], 1);
   if (long < 16384 || sizeOf(n.shape) >= 64) return null;
-  const reduce = ops[n.operation.name as "sum"];
+  const reduce = reducers[n.operation.name as "sum"];
   const real = axes.filter((a) => x.shape[a] > 1);
   if (real.length > 1) {
     const [first, ...rest] = real;
