@@ -212,6 +212,7 @@ export class Fuser {
     // a view that one operation needs in memory is where another's look at memory ends, so look until nothing changes
     for (let before = -1; before !== this.members.size; ) {
       before = this.members.size;
+      this.looks.clear();
       for (const n of nodes) if (this.rule.isOpaque(n)) for (const s of this.operandSources(n)) want(s);
     }
     // how often each node would be computed, and what that costs
@@ -254,10 +255,16 @@ export class Fuser {
 
   /** Operand i of an opaque operation as a look at memory: strided where the operation takes that, else contiguous. */
   look(n: GNode, i: number): Strided {
-    const x = n.inputs[i];
-    const look = this.rule.takesStrided(n, i, this.inMemory) ? strided(x, this.inMemory) : null;
-    return look ?? { source: x, offset: 0, strides: contiguousStrides(x.shape) };
+    let looks = this.looks.get(n);
+    if (!looks) this.looks.set(n, (looks = []));
+    if (!looks[i]) {
+      const x = n.inputs[i];
+      const look = this.rule.takesStrided(n, i, this.inMemory) ? strided(x, this.inMemory) : null;
+      looks[i] = look ?? { source: x, offset: 0, strides: contiguousStrides(x.shape) };
+    }
+    return looks[i];
   }
+  private readonly looks = new Map<GNode, Strided[]>();
 
   /** The nodes that an opaque operation reads from memory. */
   operandSources(n: GNode): GNode[] {
