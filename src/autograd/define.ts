@@ -1,12 +1,44 @@
 /**
  * Operations of a user's own: a composite like ours, with its row in the table and its gradient rule, in one call.
- * Without a decomposition, a backend must have a template for it.
+ * Without a decomposition, a backend must have a template or the operation a kernel for it.
  */
 import { AutogradError } from "../core/errors.ts";
-import { type Attrs, make, type Node, noAttrs, type Operation, registerOperation, type Spec } from "../graph/node.ts";
+import {
+  type Attrs,
+  type KernelRecipe,
+  make,
+  type Node,
+  noAttrs,
+  type Operation,
+  registerOperation,
+  type Spec,
+} from "../graph/node.ts";
 import { outputs } from "../graph/ops.ts";
 import { byDecomposition } from "./backward.ts";
 import { type Rule, setGradient } from "./table.ts";
+
+/**
+ * Kernels of one's own, by backend. A recipe gets shapes and dtypes of the inputs and outputs, and the attributes, whose
+ * values may be written into the text; it is a pure function, asked while a program is compiled. Where it gives null,
+ * the operation is decomposed instead.
+ *
+ * `cpu`: the body is C (gnu11, the statements of a function; no includes, libm as `__builtin_expf`) for rows r0 … r1 − 1,
+ * both of `nb_i64`; calls for different rows run at the same time. It sees
+ * - `in0`, `in1`, …: const pointers to the inputs, contiguous in row-major order, and `out0`, `out1`, …: the outputs, whose
+ *   every element it has to write. Element types: float, double, `nb_i32` (int32), `u32` (uint32), `u8` (uint8; bool as 0
+ *   and 1), `u16` (float16 and bfloat16, as bits). No input overlaps an output.
+ * - what generated kernels compute with, `L` lanes at a time (16, 8 or 4; half of that where doubles take part): vectors
+ *   `vf vd vi vu` of float, double, int32 and uint32, with C's operators. The first letter of a function is its type,
+ *   f d i u: `f_load(p)`, `f_loadn(p, n)` (the first n lanes), `f_store(p, x)`, `f_storen(p, x, n)`, `f_splat(s)`,
+ *   `f_fma(a, b, c)`, `f_max`, `f_min`, `f_abs`, `f_sqrt`, `f_floor`, `f_exp`, `f_log`, `f_tanh`, `f_erf`, `f_sin`, `f_cos`, `f_pow`,
+ *   `f_hsum`, `f_hmax` (over the lanes, a scalar), `f_lt(a, b)` (a mask), `f_sel(mask, a, b)`, `f_from_i(x)`, …; h b c m load and store
+ *   float16, bfloat16 and uint8 as vf, vf and vi, and bool as a mask: `h_load(in0 + i)`.
+ * Names that end in `_` are taken. The text is compiled once and kept in the kernel cache; what the compiler refuses is a
+ * CompilerError that names the operation.
+ */
+export interface Kernels<A extends Attrs = Attrs> {
+  readonly cpu?: KernelRecipe<A>;
+}
 
 export interface OperationDefinition<A extends Attrs = Attrs> {
   /** Unique over all operations; a prefix of your own ("acme.swish") keeps it so. */
@@ -25,6 +57,8 @@ export interface OperationDefinition<A extends Attrs = Attrs> {
         gradients: readonly (Node | null)[],
       ) => readonly (Node | null)[])
     | null;
+  /** Kernels of your own for some backends; the others decompose. */
+  readonly kernels?: Kernels<A>;
 }
 
 /** Records the operation; gives one node an output. */
@@ -35,7 +69,7 @@ export interface DefinedOperation<A extends Attrs = Attrs> {
 
 /** Adds an operation to the tables and gives the function that records it (torch.autograd.Function). */
 export function defineOperation<A extends Attrs = Attrs>(definition: OperationDefinition<A>): DefinedOperation<A> {
-  const { name, infer, decompose, gradient } = definition;
+  const { name, infer, decompose, gradient, kernels } = definition;
   const operation = registerOperation({
     group: "composite",
     name,
@@ -44,6 +78,7 @@ export function defineOperation<A extends Attrs = Attrs>(definition: OperationDe
       decompose: (inputs: readonly Node[], attrs: Attrs) =>
         checked(name, decompose(inputs, attrs as A), infer(inputs, attrs as A)),
     }),
+    ...(kernels && { kernels: kernels as Kernels }),
   });
   setGradient(name, ruleOf(gradient));
   const record = (inputs: readonly Node[], attrs?: A): Node[] => outputs(make(operation, inputs, attrs ?? noAttrs));

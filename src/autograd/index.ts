@@ -3,5 +3,5 @@ import "./rules.ts";
 
 export { type GradientOptions, gradientsOf, leavesOf, releaseGraph, withGrad } from "./backward.ts";
 export { checkpointed } from "./checkpoint.ts";
-export { type DefinedOperation, defineOperation, type OperationDefinition } from "./define.ts";
+export { type DefinedOperation, defineOperation, type Kernels, type OperationDefinition } from "./define.ts";
 export { gradients, type Rule } from "./table.ts";

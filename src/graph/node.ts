@@ -33,6 +33,25 @@ export type Group =
   | "state"
   | "composite";
 
+/** Source of a kernel for an operation of a user's own; the language is the backend's (cpu: C, see `autograd/define.ts`). */
+export interface KernelSource {
+  /** How many rows there are to share out among threads: any unit of work that the body can do in ranges. */
+  readonly rows: number;
+  /** Rows that one call gets at most, and at least but for the last; left out: chosen from `rows`. */
+  readonly grain?: number;
+  /** The statements that compute rows r0 … r1 − 1. */
+  readonly body: string;
+  /** Names that the source needs and that the backend does not see in it (`f_erf`, behind a macro). */
+  readonly needs?: readonly string[];
+}
+
+/** A kernel for these shapes and dtypes, or null: then the decomposition is used. A pure function. */
+export type KernelRecipe<A = Attrs> = (
+  inputs: readonly Spec[],
+  outputs: readonly Spec[],
+  attrs: A,
+) => KernelSource | null;
+
 /** A row of an operation table. `code` numbers the rows in order of registration. */
 export interface Operation {
   readonly name: string;
@@ -42,6 +61,8 @@ export interface Operation {
   readonly infer: (inputs: readonly Node[], attrs: Attrs) => Spec | readonly Spec[];
   /** Composites: the same meaning in primitives (or simpler composites), one node an output. */
   readonly decompose?: (inputs: readonly Node[], attrs: Attrs) => readonly Node[];
+  /** Composites of a user's own: kernels by the backend's name. The backend runs such a node whole, where the recipe fits. */
+  readonly kernels?: { readonly cpu?: KernelRecipe };
 }
 
 const registry = new Map<string, Operation>();

@@ -2,7 +2,7 @@
  * Operations of a user's own, in terms of tensors: a name, a meaning, a gradient. They are rows of the table of composites like
  * ours: recorded whole, decomposed where no backend knows better, differentiable to any order.
  */
-import { defineOperation as defineRow } from "../autograd/index.ts";
+import { defineOperation as defineRow, type Kernels } from "../autograd/index.ts";
 import { NablaError } from "../core/errors.ts";
 import { showShape } from "../core/shape.ts";
 import { type Attrs, type Node, noAttrs, type Spec, topologicalOrder } from "../graph/node.ts";
@@ -31,6 +31,8 @@ export interface TensorOperation<A extends Attrs> {
         gradients: readonly (Tensor | null)[],
       ) => readonly (Tensor | null)[])
     | null;
+  /** Kernels of one's own, by backend: see `Kernels`. They have to mean what `forward` means; the other backends use that. */
+  readonly kernels?: Kernels<A>;
 }
 
 /** Records the operation; gives a list if `forward` gives one. */
@@ -63,7 +65,7 @@ function sealed(name: string, outputs: readonly Node[], inputs: readonly Node[])
 
 /** Adds an operation and gives the function that records it (torch.autograd.Function). Throws where the name is taken. */
 export function defineOperation<A extends Attrs = Attrs>(definition: TensorOperation<A>): RecordOperation {
-  const { name, forward, backward } = definition;
+  const { name, forward, backward, kernels } = definition;
   let many = false;
   const specs = new Map<string, Spec | readonly Spec[]>();
   const run = (inputs: readonly Node[], attrs: A): Node[] => {
@@ -91,6 +93,7 @@ export function defineOperation<A extends Attrs = Attrs>(definition: TensorOpera
     name,
     infer,
     decompose: run,
+    ...(kernels && { kernels }),
     ...(backward === undefined
       ? {}
       : {

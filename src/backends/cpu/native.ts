@@ -9,7 +9,7 @@ import koffi from "koffi";
 import { BackendError } from "../../core/errors.ts";
 import type { ContractDesc, ContractPlan } from "./contract.ts";
 import { planContract } from "./contract.ts";
-import { buildLibrary, cpuFeatures, features, runtimeFolder } from "./toolchain.ts";
+import { buildLibrary, CompilerError, cpuFeatures, features, runtimeFolder } from "./toolchain.ts";
 
 /** The runtime's kernels by name; the order is the encoding (runtime/builtins.c). */
 export const builtins = [
@@ -116,6 +116,8 @@ export class ProgramBuilder {
 export interface KernelUnit {
   readonly symbol: string;
   readonly source: string;
+  /** The operation of a user's own that the kernel is for: what an error names. */
+  readonly of?: string | undefined;
 }
 
 /** The micro-kernel's shape in the loaded runtime. */
@@ -286,6 +288,9 @@ export class NativeRuntime {
       name: "kernel",
       sources: [{ name: "k", text: unit.source }],
       bits: this.features,
+    }).catch((error: unknown) => {
+      if (unit.of === undefined || !(error instanceof CompilerError)) throw error;
+      throw new CompilerError(`${unit.of}: its kernel (kernels.cpu) does not compile. ${error.message}`);
     });
     const address = this.#lib.open(path, unit.symbol) as number;
     if (!address) throw new BackendError(`cpu: ${path} has no symbol ${unit.symbol}: ${this.#lib.openError()}`);

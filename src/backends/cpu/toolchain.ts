@@ -228,6 +228,8 @@ function looksWhole(path: string): boolean {
 }
 
 const loadable = new Set<string>();
+/** Why the last library that could not be opened was refused. */
+let refusal = "";
 
 /** Whether the library can be opened here; one that can't is renamed, never deleted: it may be someone's evidence. */
 function usable(path: string): boolean {
@@ -239,6 +241,7 @@ function usable(path: string): boolean {
     loadable.add(path);
     return true;
   } catch (error) {
+    refusal = (error as Error).message;
     const aside = `${path}.bad-${process.pid}-${serial++}`;
     renameSync(path, aside);
     if (debug())
@@ -353,13 +356,13 @@ async function compileTo(path: string, spec: LibrarySpec, compiler: Compiler, fl
       );
     }
     renameSync(output, path);
+    if (!usable(path))
+      throw new CompilerError(
+        `cpu: ${compiler.command.join(" ")} built ${path}, but it can't be loaded: ${refusal}. A function that does not exist, or a compiler for another system? The source is kept at ${sources[0]!.path}`,
+      );
     for (const s of sources) rmSync(s.path, { force: true });
   } finally {
     for (const t of temporary) rmSync(t, { force: true });
   }
-  if (!usable(path))
-    throw new CompilerError(
-      `cpu: ${compiler.command.join(" ")} built ${path}, but it can't be loaded; is the compiler for another system?`,
-    );
   return path;
 }
