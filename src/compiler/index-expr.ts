@@ -61,12 +61,13 @@ function normal(constant: number, terms: readonly Term[]): Index {
   for (const { atom, coefficient } of [...sum.values()]) {
     if (atom.kind !== "mod" || coefficient === 0) continue;
     const quotient = div(atom.of, atom.by);
-    if (quotient.constant !== 0 || quotient.terms.length !== 1 || quotient.terms[0].coefficient !== 1) continue;
+    if (quotient.terms.length !== 1 || quotient.terms[0].coefficient !== 1) continue;
     const partner = sum.get(quotient.terms[0].atom.key);
     if (!partner || partner.coefficient !== coefficient * atom.by) continue;
     sum.delete(atom.key);
     sum.delete(partner.atom.key);
-    return normal(constant + coefficient * atom.of.constant, [
+    // by·(x div by − turns) + x mod by = x − turns·by
+    return normal(constant + coefficient * (atom.of.constant - quotient.constant * atom.by), [
       ...sum.values(),
       ...atom.of.terms.map((t) => ({ atom: t.atom, coefficient: t.coefficient * coefficient })),
     ]);
@@ -148,7 +149,15 @@ export function div(x: Index, by: number): Index {
   }
   const low = Math.floor(rest.min / by);
   if (low === Math.floor(rest.max / by)) return offset(quotient, low);
-  return add(quotient, build(0, [{ atom: { kind: "div", key: `(${rest.key})/${by}`, of: rest, by }, coefficient: 1 }]));
+  const { of, turns } = lifted(rest, by);
+  const atom: Atom = { kind: "div", key: `(${of.key})/${by}`, of, by };
+  return offset(add(quotient, build(0, [{ atom, coefficient: 1 }])), -turns);
+}
+
+/** x with so many multiples of `by` added that it is never negative: machines divide towards zero, we mean the floor. */
+function lifted(x: Index, by: number): { of: Index; turns: number } {
+  const turns = x.min < 0 ? Math.ceil(-x.min / by) : 0;
+  return { of: offset(x, turns * by), turns };
 }
 
 export function mod(x: Index, by: number): Index {
@@ -174,7 +183,8 @@ export function mod(x: Index, by: number): Index {
       by,
     );
   }
-  return build(0, [{ atom: { kind: "mod", key: `(${rest.key})%${by}`, of: rest, by }, coefficient: 1 }]);
+  const { of } = lifted(rest, by);
+  return build(0, [{ atom: { kind: "mod", key: `(${of.key})%${by}`, of, by }, coefficient: 1 }]);
 }
 
 /** The coefficients of the axes if the expression is affine in axes alone, else null. */
