@@ -9,6 +9,7 @@ import {
   add,
   affine,
   axis,
+  BLOCK,
   bounded,
   constantIndex,
   delinearize,
@@ -37,6 +38,8 @@ function meaningOf(x: Index, at: Place): number {
     else if (atom.kind === "value") throw new Error("no run-time values here");
     else {
       const of = meaningOf(atom.of, at);
+      // C and WGSL divide toward 0: what a kernel divides must not be negative
+      if (atom.kind !== "bounded" && atom.of.min < 0) throw new Error(`divides what may be negative: ${atom.key}`);
       if (atom.kind === "div") a = Math.floor(of / atom.by);
       else if (atom.kind === "mod") a = of - Math.floor(of / atom.by) * atom.by;
       else a = of;
@@ -152,6 +155,38 @@ describe("index expressions", () => {
       }),
       { numRuns },
     );
+  });
+
+  test("divided by a multiple of the block say how they move inside a block of lanes", () => {
+    // a kernel's lanes are part of a block of BLOCK positions that starts at a multiple of BLOCK
+    const choices = fc.record({
+      by: fc.constantFrom(16, 32, 48, 64),
+      wraps: fc.constantFrom(2, 16, 32),
+      rows: fc.constantFrom(1, 16, 32, 40, 96),
+      constant: fc.constantFrom(0, 1, 16, -16, 32),
+      isRest: fc.boolean(),
+    });
+    fc.assert(
+      fc.property(choices, ({ by, wraps, rows, constant, isRest }) => {
+        const x = offset(add(scale(axis("r", 3), rows), axis("c", 96)), constant);
+        const index = isRest ? mod(mod(x, by * wraps), by) : div(mod(x, by * wraps), by);
+        const step = stepAlong(index, "c");
+        if (step === null) return;
+        for (const at of places([
+          ["r", 3],
+          ["c", 96],
+        ])) {
+          const here = at.get("c") as number;
+          if (here % BLOCK === BLOCK - 1) continue;
+          const next = new Map(at).set("c", here + 1);
+          assert.ok(meaningOf(index, next) - meaningOf(index, at) === step, index.key);
+        }
+      }),
+      { numRuns: numRuns / 4 },
+    );
+    assert.equal(stepAlong(div(axis("c", 96), 32), "c"), 0);
+    assert.equal(stepAlong(mod(axis("c", 96), 32), "c"), 1);
+    assert.equal(stepAlong(div(axis("c", 96), 24), "c"), null);
   });
 
   test("that do not depend on an axis are the same all along it", () => {
@@ -272,6 +307,8 @@ describe("movements", () => {
     ["a multiple by its divisor", div(scale(c, 12), 4), "0+3*c"],
     ["a constant that carries", div(offset(scale(c, 4), 5), 4), "1+1*c"],
     ["the rest of a constant that carries", mod(offset(scale(c, 4), 5), 4), "1"],
+    ["a quotient of what falls", div(scale(c, -1), 3), "-3+1*(9+-1*c)/3"],
+    ["the rest of what falls", mod(offset(scale(c, -1), 7), 3), "0+1*(7+-1*c)%3"],
     ["an axis of one step", add(axis("one", 1), c), "0+1*c"],
     ["equal sums in another order", add(c, scale(r, 8)), position.key],
   ];
