@@ -43,6 +43,11 @@ function joined(pieces: readonly Piece[], length: number): Node | null {
 /** The sum of `parts` (at least one), in the order given; pieces of an axis count as one part, at the first one's place. */
 export function total(parts: readonly Node[]): Node {
   if (parts.length === 1) return parts[0];
+  if (parts.every((part) => part.operation !== p.pad)) {
+    let sum = parts[0];
+    for (let i = 1; i < parts.length; i++) sum = add(sum, parts[i]);
+    return sum;
+  }
   const pieces = parts.map(pieceOf);
   const first = pieces.findIndex((piece) => piece !== null);
   let rest: readonly Node[] = parts;

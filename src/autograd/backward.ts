@@ -5,12 +5,12 @@
  */
 import { AutogradError, ShapeError } from "../core/errors.ts";
 import { sameShape, showShape, sizeOf } from "../core/shape.ts";
-import { type Node, setGradEnabled, topologicalOrder } from "../graph/node.ts";
+import { type Node, type Spec, setGradEnabled, topologicalOrder } from "../graph/node.ts";
 import { onesLike } from "../graph/ops.ts";
 import { primitives as p } from "../graph/primitives.ts";
 import { total } from "./accumulate.ts";
 import { resetRegions } from "./region.ts";
-import { gradients, type Rule, savesValues } from "./table.ts";
+import { type Rule, ruleOf, savesValues } from "./table.ts";
 
 export interface GradientOptions {
   /** Record the gradient so that it can be differentiated again. */
@@ -19,50 +19,101 @@ export interface GradientOptions {
   readonly allowUnused?: boolean;
 }
 
-/** A node that gradients end at: data, or what a tensor declared its leaf. */
-const isAutogradLeaf = (node: Node): boolean => node.operation.group === "leaf" || node.owner !== null;
+/** Where a walk goes no further: data, what a tensor declared its leaf, and nodes of `stop`. */
+const endsAt = (node: Node, stop: ReadonlySet<Node> | null): boolean =>
+  node.owner !== null || node.operation.group === "leaf" || stop?.has(node) === true;
 
-/** Inputs through which a gradient can flow. */
-function sources(node: Node): readonly Node[] {
-  if (gradients.get(node.operation.name) === null) return [];
-  // the earlier version of a state has no part in the later one
-  return node.operation === p.assign ? node.inputs.slice(1) : node.inputs;
+/** The first input through which a gradient can flow: the earlier version of a state has no part in the later one. */
+const firstSource = (node: Node): number =>
+  node.operation === p.assign ? 1 : ruleOf(node.operation) === null ? node.inputs.length : 0;
+
+/** Counts walks. Nodes carry the number of the walk that last met them, so that a walk needs no sets. */
+let clock = 0;
+
+const byNumber: (Node | null)[] = [];
+
+/** Sorts by the time of recording, in place; without comparisons, as the numbers of one step's nodes lie close together. */
+function sortByTime(nodes: Node[]): Node[] {
+  const n = nodes.length;
+  let low = Infinity;
+  let high = 0;
+  for (let i = 0; i < n; i++) {
+    const { id } = nodes[i];
+    if (id < low) low = id;
+    if (id > high) high = id;
+  }
+  if (high - low > 16 * n + 64) return nodes.sort((x, y) => x.id - y.id);
+  while (byNumber.length <= high - low) byNumber.push(null);
+  for (let i = 0; i < n; i++) byNumber[nodes[i].id - low] = nodes[i];
+  for (let i = 0, k = 0; k < n; i++) {
+    const node = byNumber[i];
+    if (node === null) continue;
+    nodes[k++] = node;
+    byNumber[i] = null;
+  }
+  return nodes;
 }
 
 /**
- * Nodes that require a gradient and that `roots` depend on, every node behind its sources, in the order of recording
- * where that is one. Walks no further than `stop`.
+ * Nodes that require a gradient and that `roots` depend on, every node behind its sources: first those that gradients end
+ * at, then the others, both in the order of recording where that is an order.
  */
-function reachable(roots: readonly Node[], stop: (node: Node) => boolean): Node[] {
-  const seen = new Set<Node>();
-  const stack: Node[] = [];
-  const visit = (node: Node): void => {
-    if (!node.requiresGrad || seen.has(node)) return;
-    seen.add(node);
-    stack.push(node);
-  };
-  roots.forEach(visit);
-  for (let node = stack.pop(); node; node = stack.pop()) {
-    if (stop(node)) continue;
-    if (node.released && node.inputs.length === 0) throw freed(node);
-    sources(node).forEach(visit);
+export function reachable(roots: readonly Node[], stop: ReadonlySet<Node> | null = null): Node[] {
+  const walk = ++clock;
+  const ends: Node[] = [];
+  const inner: Node[] = [];
+  for (let i = 0; i < roots.length; i++) meet(roots[i], walk, stop, ends, inner);
+  for (let k = 0; k < inner.length; k++) {
+    const node = inner[k];
+    const { inputs } = node;
+    if (node.released && inputs.length === 0) throw freed(node);
+    for (let i = firstSource(node); i < inputs.length; i++) meet(inputs[i], walk, stop, ends, inner);
   }
-  const order = [...seen].sort((a, b) => a.id - b.id);
-  // execution may have put a younger node with the same value in the place of a source
-  const placed = new Set<Node>();
-  for (const node of order) {
-    if (!stop(node) && sources(node).some((x) => x.requiresGrad && !placed.has(x)))
-      return topologicalOrder(roots, (x) => !seen.has(x) || stop(x)).filter((x) => seen.has(x));
-    placed.add(node);
+  sortByTime(ends);
+  sortByTime(inner);
+  for (let k = 0; k < inner.length; k++) {
+    const node = inner[k];
+    const { inputs } = node;
+    for (let i = firstSource(node); i < inputs.length; i++) {
+      const input = inputs[i];
+      // execution may have put a younger node with the same value in the place of a source
+      if (input.walk === walk && input.place < 0)
+        return topologicalOrder(roots, (x) => x.walk !== walk || endsAt(x, stop)).filter((x) => x.walk === walk);
+    }
+    node.place = 0;
+    ends.push(node);
   }
-  return order;
+  return ends;
 }
 
-/** The leaves that require a gradient and that `outputs` depend on, in the order of recording. */
-export function leavesOf(outputs: readonly Node[]): Node[] {
-  return reachable(outputs, isAutogradLeaf).filter(
-    (node) => isAutogradLeaf(node) || !sources(node).some((input) => input.requiresGrad),
-  );
+function meet(node: Node, walk: number, stop: ReadonlySet<Node> | null, ends: Node[], inner: Node[]): void {
+  if (!node.requiresGrad || node.walk === walk) return;
+  node.walk = walk;
+  if (endsAt(node, stop)) {
+    node.place = 0;
+    ends.push(node);
+  } else {
+    node.place = -1;
+    inner.push(node);
+  }
+}
+
+/**
+ * The leaves that require a gradient and that `outputs` depend on, in the order of recording. `order`: what `reachable` gives
+ * for the outputs, where the caller has it.
+ */
+export function leavesOf(outputs: readonly Node[], order: readonly Node[] = reachable(outputs)): Node[] {
+  const leaves: Node[] = [];
+  for (let k = 0; k < order.length; k++) {
+    const node = order[k];
+    if (endsAt(node, null) || !hasSource(node)) leaves.push(node);
+  }
+  return sortByTime(leaves);
+}
+
+function hasSource(node: Node): boolean {
+  for (let i = firstSource(node); i < node.inputs.length; i++) if (node.inputs[i].requiresGrad) return true;
+  return false;
 }
 
 function freed(node: Node): AutogradError {
@@ -89,60 +140,117 @@ function seedOf(output: Node, seed: Node | null): Node {
   return seed;
 }
 
+/** The gradients that meet at one node: of its outputs, each a list that `total` adds up. */
+type Parts = Node[][];
+
+function give(parts: (Parts | null)[], node: Node, index: number, gradient: Node): void {
+  const { place } = node;
+  let slots = parts[place];
+  if (slots === null) {
+    slots = [];
+    const n = node.outputs === null ? 1 : node.outputs.length;
+    for (let i = 0; i < n; i++) slots.push([]);
+    parts[place] = slots;
+  }
+  slots[index].push(gradient);
+}
+
+/** Gives the nodes their places in a walk of its own number. */
+function mark(nodes: readonly Node[]): number {
+  const walk = ++clock;
+  for (let i = 0; i < nodes.length; i++) {
+    nodes[i].walk = walk;
+    nodes[i].place = i;
+  }
+  return walk;
+}
+
+/** The nodes of `order` that are `inputs` or through which an input is reached; all others' rules need not run. */
+function needed(order: readonly Node[], inputs: readonly Node[], stop: ReadonlySet<Node> | null): Node[] {
+  const present = mark(order);
+  for (let i = 0; i < inputs.length; i++) if (inputs[i].walk === present) inputs[i].place = -1;
+  const kept = ++clock;
+  const nodes: Node[] = [];
+  for (let k = 0; k < order.length; k++) {
+    const node = order[k];
+    if (node.place >= 0 && (endsAt(node, stop) || !reaches(node, kept))) continue;
+    node.walk = kept;
+    nodes.push(node);
+  }
+  return nodes;
+}
+
+/** Whether a gradient of the node has a source to go to in that walk. */
+function reaches(node: Node, walk: number): boolean {
+  const { inputs } = node;
+  for (let i = firstSource(node); i < inputs.length; i++) if (inputs[i].walk === walk) return true;
+  return false;
+}
+
+interface Seed {
+  readonly node: Node;
+  readonly gradient: Node;
+}
+
 /** Applies the rules from `seeds` down to `inputs`; at nodes of `stop` gradients are collected and go no further. */
-function walk(
-  seeds: readonly { readonly node: Node; readonly gradient: Node }[],
+function walkBack(
+  seeds: readonly Seed[],
   inputs: readonly Node[],
   stop: ReadonlySet<Node> | null,
+  order: readonly Node[],
 ): (Node | null)[] {
-  const order = reachable(
-    seeds.map(({ node }) => node),
-    stop ? (node) => stop.has(node) : isAutogradLeaf,
-  );
-  const asked = new Set(inputs);
-  // nodes through which an asked input is reached; all others' rules need not run
-  const needed = new Set<Node>();
-  for (const node of order)
-    if (asked.has(node) || (!stop?.has(node) && !isAutogradLeaf(node) && sources(node).some((x) => needed.has(x))))
-      needed.add(node);
-
-  const parts = new Map<Node, Node[][]>(); // by output
-  const give = (node: Node, index: number, gradient: Node): void => {
-    let slots = parts.get(node);
-    if (!slots) parts.set(node, (slots = Array.from({ length: node.outputs?.length ?? 1 }, () => [])));
-    slots[index].push(gradient);
-  };
-  for (const { node, gradient } of seeds) if (needed.has(node)) give(node, 0, gradient);
-
-  const found = new Map<Node, Node>();
-  for (let i = order.length - 1; i >= 0; i--) {
-    const node = order[i];
-    const slots = parts.get(node);
-    if (!slots) continue;
-    parts.delete(node);
-    const totals = slots.map((slot) => (slot.length ? total(slot) : null));
-    if (asked.has(node) && totals[0]) found.set(node, totals[0]);
-    if (stop?.has(node) || isAutogradLeaf(node) || !sources(node).some((x) => needed.has(x))) continue;
-    const rule = gradients.get(node.operation.name);
-    if (!rule)
-      throw new AutogradError(
-        `"${node.operation.name}" has no gradient rule; add one to autograd/rules (null where it has none)`,
-      );
-    if (node.released && savesValues(node)) throw freed(node);
-    const flow = rule(node, totals);
-    node.inputs.forEach((input, k) => {
-      const gradient = flow[k];
-      if (!gradient || !needed.has(input)) return;
-      const index = node.operation === p.output ? (node.attrs["index"] as number) : 0;
-      const spec = input.outputs?.[index] ?? input;
-      if (!sameShape(gradient.shape, spec.shape) || gradient.dtype !== spec.dtype)
-        throw new AutogradError(
-          `the rule of "${node.operation.name}" gave ${gradient.dtype}${showShape(gradient.shape)} for input ${k}, which is ${spec.dtype}${showShape(spec.shape)}`,
-        );
-      give(input, index, gradient);
-    });
+  const nodes = needed(order, inputs, stop);
+  let walk = mark(nodes);
+  const parts: (Parts | null)[] = new Array<Parts | null>(nodes.length).fill(null);
+  /** The gradient of each node's first output. */
+  const found: (Node | null)[] = new Array<Node | null>(nodes.length).fill(null);
+  for (let i = 0; i < seeds.length; i++) {
+    const { node, gradient } = seeds[i];
+    if (node.walk === walk) give(parts, node, 0, gradient);
   }
-  return inputs.map((input) => found.get(input) ?? null);
+  for (let k = nodes.length - 1; k >= 0; k--) {
+    const slots = parts[k];
+    if (slots === null) continue;
+    parts[k] = null;
+    const node = nodes[k];
+    const totals: (Node | null)[] = [];
+    for (let i = 0; i < slots.length; i++) totals.push(slots[i].length === 0 ? null : total(slots[i]));
+    found[k] = totals[0];
+    if (endsAt(node, stop) || !reaches(node, walk)) continue;
+    const flow = applyRule(node, totals);
+    if (clock !== walk) walk = mark(nodes); // the rule has walked itself
+    const sources = node.inputs;
+    const index = node.operation === p.output ? (node.attrs["index"] as number) : 0;
+    for (let i = 0; i < sources.length; i++) {
+      const gradient = flow[i];
+      if (gradient === null || gradient === undefined || sources[i].walk !== walk) continue;
+      check(node, i, index, gradient);
+      give(parts, sources[i], index, gradient);
+    }
+  }
+  const out: (Node | null)[] = [];
+  for (let i = 0; i < inputs.length; i++) out.push(inputs[i].walk === walk ? found[inputs[i].place] : null);
+  return out;
+}
+
+function applyRule(node: Node, totals: readonly (Node | null)[]): readonly (Node | null)[] {
+  const rule = ruleOf(node.operation);
+  if (!rule)
+    throw new AutogradError(
+      `"${node.operation.name}" has no gradient rule; add one to autograd/rules (null where it has none)`,
+    );
+  if (node.released && savesValues(node)) throw freed(node);
+  return rule(node, totals);
+}
+
+/** A rule's gradient has the shape and dtype of what it is the gradient of. */
+function check(node: Node, i: number, index: number, gradient: Node): void {
+  const input = node.inputs[i];
+  const spec = index === 0 ? input : (input.outputs as readonly Spec[])[index];
+  if (gradient.dtype !== spec.dtype || !sameShape(gradient.shape, spec.shape))
+    throw new AutogradError(
+      `the rule of "${node.operation.name}" gave ${gradient.dtype}${showShape(gradient.shape)} for input ${i}, which is ${spec.dtype}${showShape(spec.shape)}`,
+    );
 }
 
 /** Runs `record` with or without recording for differentiation, and puts the mode back. */
@@ -158,13 +266,14 @@ export function withGrad<T>(enabled: boolean, record: () => T): T {
 /**
  * The gradients of Σ seed · output with respect to each of `inputs` (torch.autograd.grad); a null seed is 1 for an
  * output of one element. AutogradError for an output without a graph, an unused input (unless `allowUnused`), and a
- * graph that was freed.
+ * graph that was freed. `order`: what `reachable` gives for the outputs, where the caller has it.
  */
 export function gradientsOf(
   outputs: readonly Node[],
   seeds: readonly (Node | null)[],
   inputs: readonly Node[],
   { createGraph = false, allowUnused = false }: GradientOptions = {},
+  order: readonly Node[] | null = null,
 ): (Node | null)[] {
   for (const output of outputs)
     if (!output.requiresGrad)
@@ -175,16 +284,21 @@ export function gradientsOf(
     if (!input.requiresGrad)
       throw new AutogradError(`backward: the input ${input} does not require a gradient; set its requiresGrad`);
   resetRegions();
-  return withGrad(createGraph, () => {
-    const starts = outputs.map((node, i) => ({ node, gradient: seedOf(node, seeds[i] ?? null) }));
-    const out = walk(starts, inputs, null);
+  const before = setGradEnabled(createGraph);
+  try {
+    const starts: Seed[] = [];
+    for (let i = 0; i < outputs.length; i++)
+      starts.push({ node: outputs[i], gradient: seedOf(outputs[i], seeds[i] ?? null) });
+    const out = walkBack(starts, inputs, null, order ?? reachable(outputs));
     const unused = out.indexOf(null);
     if (unused >= 0 && !allowUnused)
       throw new AutogradError(
         `backward: no gradient reaches the input ${inputs[unused]}: the outputs do not depend on it; pass { allowUnused: true } to get null for it`,
       );
     return out;
-  });
+  } finally {
+    setGradEnabled(before);
+  }
 }
 
 /**
@@ -201,7 +315,11 @@ export function gradientsWithin(
     return gradient && node.requiresGrad ? [{ node, gradient }] : [];
   });
   const stop = new Set(inputs);
-  const each = walk(starts, [...stop], stop);
+  const order = reachable(
+    starts.map(({ node }) => node),
+    stop,
+  );
+  const each = walkBack(starts, [...stop], stop, order);
   const left = new Map([...stop].map((node, i) => [node, each[i]]));
   return inputs.map((node) => {
     const gradient = left.get(node) ?? null;
@@ -222,11 +340,29 @@ export const byDecomposition: Rule = (node, grads) => {
 /**
  * Gives up the graph behind `outputs`: going through it again is an error (as PyTorch's after a backward pass without
  * retain_graph), and values that are already there let go of their sources. Work still to be computed is not touched.
+ * `order`: what `reachable` gives for the outputs, where the caller has it.
  */
-export function releaseGraph(outputs: readonly Node[]): void {
-  for (const node of reachable(outputs, (n) => n.released || isAutogradLeaf(n))) {
-    if (isAutogradLeaf(node) || node.released) continue;
+export function releaseGraph(outputs: readonly Node[], order: readonly Node[] = unreleased(outputs)): void {
+  for (let k = 0; k < order.length; k++) {
+    const node = order[k];
+    if (node.released || endsAt(node, null)) continue;
     node.released = true;
-    if (node.storage) node.inputs = [];
+    if (node.storage !== null) node.inputs = none;
   }
+}
+
+const none: readonly Node[] = [];
+
+/** Nodes that were not given up before; what lies behind one that was, was given up with it. */
+function unreleased(outputs: readonly Node[]): Node[] {
+  const walk = ++clock;
+  const nodes: Node[] = [];
+  const add = (node: Node): void => {
+    if (!node.requiresGrad || node.walk === walk || node.released || endsAt(node, null)) return;
+    node.walk = walk;
+    nodes.push(node);
+  };
+  outputs.forEach(add);
+  for (let k = 0; k < nodes.length; k++) nodes[k].inputs.slice(firstSource(nodes[k])).forEach(add);
+  return nodes;
 }

@@ -156,6 +156,9 @@ export class Node {
   /** Scratch of the capture: the capture that last met this node, and its index there. */
   mark = 0;
   slot = 0;
+  /** Scratch of autograd: the walk that last met this node, and its place there. */
+  walk = 0;
+  place = 0;
 
   constructor(
     operation: Operation,

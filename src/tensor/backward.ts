@@ -2,7 +2,7 @@
  * Gradients for tensors: `backward()` into `.grad`, `autograd.grad`, the functional forms, and the modes. The walk over the
  * graph is in `autograd/`; here is what belongs to tensors.
  */
-import { checkpointed, gradientsOf, leavesOf, releaseGraph } from "../autograd/index.ts";
+import { checkpointed, gradientsOf, leavesOf, reachable, releaseGraph } from "../autograd/index.ts";
 import { AutogradError } from "../core/errors.ts";
 import { enqueue, keep, stepsOf } from "../execution/index.ts";
 import { isGradEnabled, make, type Node, setGradEnabled } from "../graph/node.ts";
@@ -40,19 +40,21 @@ export function pendingGradients(device: string): Node[] {
 export function backward(root: Tensor, gradient: Tensor | null, options: BackwardOptions = {}): void {
   const { createGraph = false, retainGraph = createGraph, inputs } = options;
   const { node } = root;
+  const roots = [node];
+  let order = reachable(roots);
   const leaves = inputs
     ? inputs.map((t) => t.node)
-    : node.requiresGrad
-      ? leavesOf([node]).filter((leaf) => leaf.owner instanceof Tensor)
-      : [];
+    : leavesOf(roots, order).filter((leaf) => leaf.owner instanceof Tensor);
   const { device } = root;
   if (!lastRetained && leaves.some((leaf) => hasPendingGradient(leaf.owner as Tensor | null))) {
     // the graph of the earlier pass will not be gone through again: compute it now, or steps of accumulation would
     // grow into one program
     const room = enqueue(device, pendingOf(recorded.device === device ? recorded.tensors : []));
     if (room) room.catch(() => {}); // an error is told by the next flush
+    order = reachable(roots); // a flush may have put other nodes in the place of some
   }
-  const gradients = gradientsOf([node], [gradient ? gradient.node : null], leaves, { createGraph, allowUnused: true });
+  const seeds = [gradient ? gradient.node : null];
+  const gradients = gradientsOf(roots, seeds, leaves, { createGraph, allowUnused: true }, order);
   const before = setGradEnabled(createGraph);
   const touched: Tensor[] = [];
   try {
@@ -68,7 +70,7 @@ export function backward(root: Tensor, gradient: Tensor | null, options: Backwar
     setGradEnabled(before);
   }
   keep(node);
-  if (!retainGraph) releaseGraph([node]);
+  if (!retainGraph) releaseGraph(roots, order);
   lastRetained = retainGraph;
   const steps = stepsOf(device);
   if (recorded.device === device && recorded.steps === steps)

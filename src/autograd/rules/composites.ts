@@ -223,24 +223,26 @@ const mseRule: Rule = single((y, g) => {
 
 const bceRule: Rule = (y, grads) => {
   const [g] = grads;
-  if (!g || y.inputs.some((x, i) => i > 1 && x.requiresGrad)) return byDecomposition(y, grads);
+  if (!g || y.inputs[2]?.requiresGrad || y.inputs[3]?.requiresGrad) return byDecomposition(y, grads);
   const a = attrsOf<BceAttrs>(y.attrs);
   const [x, t] = [wide(y.inputs[0]), wide(y.inputs[1])];
   const { weight, posWeight } = bceExtras(y.inputs, a);
   let each = eachElement(g, x, a.reduction);
   if (weight) each = mul(each, weight);
-  // (1 − t) · x + (1 + (p − 1) · t) · log(1 + e^−x)
-  const dx = (): Node => {
-    if (!posWeight) return sub(sigmoid(x), t);
-    return sub(sub(1, t), mul(sigmoid(neg(x)), add(mul(sub(posWeight, 1), t), 1)));
-  };
-  const dt = (): Node => (posWeight ? sub(mul(sub(posWeight, 1), softplusOfNegative(x)), x) : neg(x));
   return [
-    needs(y, 0) ? cast(mul(each, dx()), y.inputs[0].dtype) : null,
-    needs(y, 1) ? cast(mul(each, dt()), y.inputs[1].dtype) : null,
-    ...y.inputs.slice(2).map(() => null),
+    needs(y, 0) ? cast(mul(each, bceByInput(x, t, posWeight)), y.inputs[0].dtype) : null,
+    needs(y, 1) ? cast(mul(each, bceByTarget(x, posWeight)), y.inputs[1].dtype) : null,
+    null,
+    null,
   ];
 };
+// the derivatives of (1 − t) · x + (1 + (p − 1) · t) · log(1 + e^−x)
+function bceByInput(x: Node, t: Node, posWeight: Node | null): Node {
+  if (!posWeight) return sub(sigmoid(x), t);
+  return sub(sub(1, t), mul(sigmoid(neg(x)), add(mul(sub(posWeight, 1), t), 1)));
+}
+const bceByTarget = (x: Node, posWeight: Node | null): Node =>
+  posWeight ? sub(mul(sub(posWeight, 1), softplusOfNegative(x)), x) : neg(x);
 
 const linearCrossEntropyRule: Rule = single((y, g) => {
   const { dhidden, dweight } = linearCrossEntropyBackward(y.inputs, g, attrsOf<LinearCrossEntropyAttrs>(y.attrs));

@@ -23,8 +23,7 @@ import { declareKeepsNothing, needs, type Rule, setGradients, single } from "../
 const ints = (attrs: Attrs, name: string): readonly number[] => attrs[name] as readonly number[];
 
 /** For rows with one operand. */
-const moved = (f: (g: Node, x: Node, attrs: Attrs) => Node): Rule =>
-  single((y, g) => [f(g, y.inputs[0], y.attrs), ...y.inputs.slice(1).map(() => null)]);
+const moved = (f: (g: Node, x: Node, attrs: Attrs) => Node): Rule => single((y, g) => [f(g, y.inputs[0], y.attrs)]);
 
 /** Zeros where nothing was taken; a step of more than 1 leaves gaps, one below 0 turns the axis. */
 function unslice(g: Node, x: Node, attrs: Attrs): Node {
@@ -45,30 +44,33 @@ const isTurned = (x: Node): boolean => {
   if (x.operation !== p.permute || x.storage) return false;
   const axes = ints(x.attrs, "axes");
   const n = axes.length;
-  return axes[n - 1] === n - 2 && axes[n - 2] === n - 1 && axes.every((a, i) => i >= n - 2 || a === i);
+  for (let i = 0; i < n - 2; i++) if (axes[i] !== i) return false;
+  return axes[n - 1] === n - 2 && axes[n - 2] === n - 1;
 };
 const turn = (x: Node): Node => transpose(x, -1, -2);
 
 /** a · b → A of [m, k], B of [k, n]; for an operand that is a turned view, the product of the turned operands. */
 const contraction: Rule = single((y, g) => {
-  const [a, b] = y.inputs;
-  const da = (): Node => (isTurned(a) ? turn(contract(b, turn(g))) : contract(g, turn(b)));
-  const db = (): Node => (isTurned(b) ? turn(contract(turn(g), a)) : contract(turn(a), g));
-  return [needs(y, 0) ? da() : null, needs(y, 1) ? db() : null];
+  const a = y.inputs[0];
+  const b = y.inputs[1];
+  return [needs(y, 0) ? gradientOfLeft(a, b, g) : null, needs(y, 1) ? gradientOfRight(a, b, g) : null];
 });
+const gradientOfLeft = (a: Node, b: Node, g: Node): Node =>
+  isTurned(a) ? turn(contract(b, turn(g))) : contract(g, turn(b));
+const gradientOfRight = (a: Node, b: Node, g: Node): Node =>
+  isTurned(b) ? turn(contract(turn(g), a)) : contract(turn(a), g);
 
 setGradients({
   reshape: moved((g, x) => reshape(g, x.shape)),
   permute: moved((g, _, attrs) => {
     const axes = ints(attrs, "axes");
     const inverse = new Array<number>(axes.length);
-    axes.forEach((a, i) => {
-      inverse[a] = i;
-    });
+    for (let i = 0; i < axes.length; i++) inverse[axes[i]] = i;
     return permute(g, inverse);
   }),
   expand: moved((g, x) => {
-    const grown = x.shape.flatMap((n, i) => (n !== g.shape[i] ? [i] : []));
+    const grown: number[] = [];
+    for (let i = 0; i < x.shape.length; i++) if (x.shape[i] !== g.shape[i]) grown.push(i);
     return sum(g, grown, { keepdim: true });
   }),
   slice: moved(unslice),

@@ -36,14 +36,11 @@ import { declareKeepsNothing, type Rule, setGradients, single } from "../table.t
 const axesOf = (y: Node): readonly number[] => y.attrs["axes"] as readonly number[];
 
 /** A reduction's result (or its gradient) at every position that it was made from. */
-const spread = (reduced: Node, shape: Shape, axes: readonly number[]): Node =>
-  expandTo(
-    reshape(
-      reduced,
-      shape.map((n, i) => (axes.includes(i) ? 1 : n)),
-    ),
-    shape,
-  );
+function spread(reduced: Node, shape: Shape, axes: readonly number[]): Node {
+  const kept = shape.slice();
+  for (let i = 0; i < axes.length; i++) kept[axes[i]] = 1;
+  return expandTo(reshape(reduced, kept), shape);
+}
 
 /** Where the optional runtime limit lets positions count; null where all do. */
 function counted(y: Node): Node | null {
@@ -52,8 +49,7 @@ function counted(y: Node): Node | null {
 }
 
 /** Rules of reductions: `f` gives the gradient of the operand, the limit has none. */
-const reduced = (f: (y: Node, g: Node, x: Node) => Node): Rule =>
-  single((y, g) => [f(y, g, y.inputs[0]), ...y.inputs.slice(1).map(() => null)]);
+const reduced = (f: (y: Node, g: Node, x: Node) => Node): Rule => single((y, g) => [f(y, g, y.inputs[0])]);
 
 function extreme(y: Node, g: Node, x: Node): Node {
   const axes = axesOf(y);
