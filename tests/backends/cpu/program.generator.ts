@@ -547,6 +547,13 @@ export function randomProgram(
     b.all.push(b.fresh(b.shape(), i === 3 ? dice.pick<DType>(["int32", "bool", "uint8"]) : options.dtype));
   // the last two leaves of the main dtype have one shape, so that they can be each other's next value
   b.all.push(b.fresh(b.all[0].node.shape));
+  // a loose state may become anything; the others keep what is known of them from run to run
+  const loose = new Set<Node>();
+  b.all.forEach((leaf, i) => {
+    if (!isFloat(leaf.node.dtype) || dice.chance(0.4)) return;
+    loose.add(leaf.node);
+    b.all[i] = { node: leaf.node, ...inexact };
+  });
   const leaves = b.all.slice();
   const count = leaves.length + (options.steps ?? 4 + dice.below(16));
   for (let tries = 0; b.all.length < count && tries < 400; tries++) {
@@ -565,14 +572,19 @@ export function randomProgram(
   for (const { node: target } of leaves) {
     if (!dice.chance(0.6)) continue;
     const values = b.all.filter(
-      ({ node }) => node !== target && node.dtype === target.dtype && node.shape.join() === target.shape.join(),
+      ({ node, fraction, magnitude }) =>
+        node !== target &&
+        node.dtype === target.dtype &&
+        node.shape.join() === target.shape.join() &&
+        (loose.has(target) || (fraction <= 3 && magnitude <= 2 && !loose.has(node))),
     );
     const own: Node[] = [];
-    if (isFloat(target.dtype) && sizeOf(target.shape)) {
-      own.push(o.mul(target, 0.5), o.add(o.mul(target, 0.5), o.sum(o.tanh(target))));
-      const wide = target.shape.findIndex((n) => n > 1);
-      if (wide >= 0) own.push(o.flip(target, [wide]), o.add(target, o.flip(target, [wide])));
+    const wide = target.shape.findIndex((n) => n > 1);
+    if (wide >= 0 && sizeOf(target.shape)) {
+      own.push(o.flip(target, [wide]));
+      if (loose.has(target)) own.push(o.add(o.mul(target, 0.5), o.flip(target, [wide])));
     }
+    if (loose.has(target)) own.push(o.mul(target, 0.5), o.add(o.mul(target, 0.5), o.sum(o.tanh(target))));
     const value = dice.chance(0.5) && values.length ? dice.pick(values).node : own.length ? dice.pick(own) : null;
     if (!value) continue;
     assigns.push({ target, value });
