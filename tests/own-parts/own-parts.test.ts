@@ -1,6 +1,6 @@
 /**
- * What a user adds: an operation with a gradient, a layer, a loss, an optimiser. Written as a user would write it, with the
- * public exports alone; then trained on every device present.
+ * What a user adds: an operation with a gradient, a layer, an optimiser. Written as a user would write it, with the public
+ * exports alone; then trained on every device present. Kernels of one's own: kernels.test.ts.
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -14,9 +14,9 @@ import {
   setDevice,
   type Tensor,
   tensor,
-  zerosLike,
 } from "../../src/index.ts";
 import { backendsUnderTest } from "../support/backends.ts";
+import { Lion } from "./package/index.ts";
 
 // ---- an operation: squared ReLU, with the gradient written down -------------------------------------------------------------
 
@@ -58,36 +58,16 @@ class SquaredReLU extends nn.Module {
   }
 }
 
-// ---- an optimiser: Lion (Chen et al. 2023) ------------------------------------------------------------------------------------------
-
-interface LionOptions {
-  readonly lr?: number;
-  readonly maximize?: boolean;
-  readonly betas?: readonly [number, number];
-}
-
-class Lion extends optim.Optimizer<LionOptions> {
-  constructor(params: optim.Params<LionOptions>, options: LionOptions = {}) {
-    super(params, { lr: 1e-3, maximize: false, betas: [0.9, 0.99], ...options });
-  }
-  protected update(p: Tensor, gradient: Tensor, { lr, betas }: optim.Group<LionOptions>): void {
-    const { mean } = this.stateOf(p, () => ({ mean: zerosLike(p) }));
-    p.sub_(
-      mean
-        .lerp(gradient, 1 - betas[0])
-        .sign()
-        .mul(lr),
-    );
-    mean.lerp_(gradient, 1 - betas[1]);
-  }
-}
-
 // ---- misuse is caught by types ---------------------------------------------------------------------------------------------------------
 
 /** Never called: what must not compile. */
 export function misuse(): void {
   // @ts-expect-error an operation needs a meaning
   defineOperation({ name: "own.nothing" });
+  // @ts-expect-error a kernel says how many rows there are
+  defineOperation({ name: "own.rowless", forward: ([x]) => x, kernels: { cpu: () => ({ body: "" }) } });
+  // @ts-expect-error kernels are for backends that take them
+  defineOperation({ name: "own.elsewhere", forward: ([x]) => x, kernels: { gpu: () => null } });
   // @ts-expect-error inputs are tensors
   squaredRelu([1]);
   // @ts-expect-error a layer needs a forward method
