@@ -524,10 +524,16 @@ export class Fuser {
     return later.before.has(earlier);
   }
 
-  /** Makes `later` run after `earlier`. */
-  order(earlier: Group, later: Group): void {
-    for (const b of [earlier, ...earlier.before]) later.before.add(b);
-    for (const g of this.groups) if (g.before.has(later)) for (const b of later.before) g.before.add(b);
+  /** Makes `later` run after each of `earlier`. */
+  order(earlier: Iterable<Group>, later: Group): void {
+    const added: Group[] = [];
+    for (const e of earlier)
+      for (const b of [e, ...e.before])
+        if (!later.before.has(b)) {
+          later.before.add(b);
+          added.push(b);
+        }
+    if (added.length) for (const g of this.groups) if (g.before.has(later)) for (const b of added) g.before.add(b);
   }
 
   /** Whether a group reads `n` only where it computes: at row r, column c. */

@@ -201,11 +201,9 @@ export class Assembler {
       for (const x of [g, this.host.get(g) ?? g])
         if (this.fuser.follows(x, group) || this.fuser.follows(x, host)) return false;
     }
-    for (const g of readers)
-      for (const x of [g, this.host.get(g) ?? g]) {
-        this.fuser.order(x, group);
-        if (host !== group) this.fuser.order(x, host);
-      }
+    const first = new Set(readers.flatMap((g) => [g, this.host.get(g) ?? g]));
+    this.fuser.order(first, group);
+    if (host !== group) this.fuser.order(first, host);
     this.inPlaceGroups.add(group);
     this.extra.set(group, [...(this.extra.get(group) ?? []), ...readers]);
     return true;
@@ -248,7 +246,10 @@ export class Assembler {
       if (!this.fuser.rebuild(g, rows, columns)) continue;
       if (!this.fuser.readsAtOwnPosition(g, n)) continue;
       this.host.set(g, product);
-      for (const b of g.before) if (b !== product) this.fuser.order(b, product);
+      this.fuser.order(
+        [...g.before].filter((b) => b !== product),
+        product,
+      );
       return;
     }
   }
