@@ -14,3 +14,4 @@ export {
 export { enqueue, flush, programCounts, read, stepsOf, synchronize } from "./flush.ts";
 export { leafFrom, transfer } from "./leaves.ts";
 export { assign, cut, deviceOf, isState, keep, maxDepth, resolve, toState } from "./pending.ts";
+export { turn } from "./turn.ts";

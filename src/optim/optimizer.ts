@@ -6,7 +6,7 @@
 import { accumulator, type DType } from "../core/dtype.ts";
 import { NablaError, ShapeError } from "../core/errors.ts";
 import { sameShape, showShape } from "../core/shape.ts";
-import { assign, enqueue } from "../execution/index.ts";
+import { assign, enqueue, turn } from "../execution/index.ts";
 import { type Node, setGradEnabled } from "../graph/node.ts";
 import { cast, detach, scalar } from "../graph/ops.ts";
 import { asState, Tensor } from "../tensor/tensor.ts";
@@ -92,7 +92,7 @@ export abstract class Optimizer<O extends BaseOptions = BaseOptions> {
   async step(closure?: () => Tensor | Promise<Tensor>): Promise<Tensor | undefined> {
     // without a closure everything is recorded before the first await: what follows the call comes after the step
     const loss = closure === undefined ? undefined : await closure();
-    const room = this.record();
+    const room = this.record() ?? turn();
     if (room) await room;
     return loss;
   }

@@ -6,7 +6,7 @@
 import { type DType, decode, isFloat, type TypedArray } from "../core/dtype.ts";
 import { AutogradError, DTypeError, NablaError, ShapeError } from "../core/errors.ts";
 import { type Shape, showShape, sizeOf } from "../core/shape.ts";
-import { assign, cut, defaultDevice, flush, keep, maxDepth, read, resolve, toState } from "../execution/index.ts";
+import { assign, cut, defaultDevice, flush, keep, maxDepth, read, resolve, toState, turn } from "../execution/index.ts";
 import { isGradEnabled, type Node } from "../graph/node.ts";
 import { detach, expandTo, leaf } from "../graph/ops.ts";
 import { type BackwardOptions, backward, pendingGradients } from "./backward.ts";
@@ -122,8 +122,12 @@ export class Tensor {
 
   /** The elements in row-major order, computed if need be: a copy; 16-bit floats come as Float32Array, bool as 0 and 1. */
   async data(): Promise<TypedArray> {
+    const { dtype } = this.node;
     const raw = this.raw();
-    return decode(this.node.dtype, raw instanceof Promise ? await raw : raw);
+    if (raw instanceof Promise) return decode(dtype, await raw);
+    const pause = turn();
+    if (pause) await pause;
+    return decode(dtype, raw);
   }
 
   /** The raw elements (16-bit floats as bits); at once where the device answers at once. Throws StaleReadError. */
