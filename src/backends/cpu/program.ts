@@ -8,8 +8,12 @@ import { Assembler, type Parts, SYMBOL } from "./assemble.ts";
 import type { Arena, Memory } from "./memory.ts";
 import type { KernelUnit, Program as NativeProgram, NativeRuntime } from "./native.ts";
 
-/** Programs estimated to take less run in the calling thread: a thread hop costs more. */
-const SMALL_FLOPS = 2e6;
+/**
+ * Programs of less work (about a millisecond) run in the calling thread: the hop to another and back costs 0.1 ms, and the
+ * two cores would have three threads to carry.
+ */
+const SMALL_FLOPS = 1e8;
+const SMALL_BYTES = 1e7;
 /** Programs of less work than this run on one thread: a barrier a phase costs more than a second thread gives. */
 const SERIAL_FLOPS = 2e5;
 
@@ -51,7 +55,7 @@ export class CpuProgram implements Program {
     this.scalars.set(parts.constants, parts.numScalars);
     this.profiled = Number(process.env["NABLA_DEBUG"] ?? 0) >= 2;
     if (this.profiled) native.profile(true);
-    this.small = parts.stats.flops < SMALL_FLOPS && parts.stats.bytes < SMALL_FLOPS;
+    this.small = parts.stats.flops < SMALL_FLOPS && parts.stats.bytes < SMALL_BYTES;
   }
 
   run(run: Run): void | Promise<void> {
