@@ -85,6 +85,11 @@ export class Emitter {
     return this.options.sharedWith?.[buffer] ?? buffer;
   }
 
+  /** Whether another of the kernel's buffers is the same memory. */
+  protected isShared(buffer: number): boolean {
+    return this.k.buffers.some((_, i) => i !== buffer && this.used.has(i) && this.home(i) === this.home(buffer));
+  }
+
   protected dtypeOf(buffer: number): DType {
     return this.k.buffers[buffer].dtype;
   }
@@ -253,17 +258,15 @@ export class Emitter {
     const outside = `bitcast<u32>(${source}) >= ${extent}u`;
     this.line(`let ${name} = clamp(${source}, 0, ${Math.max(0, extent - 1)});`);
     this.line(
-      `if (${guard ? `${guard} && ` : ""}${outside}) { fail(${this.check({ kind: "index", extent })}, ${source}); }`,
+      `if (${guard ? `${guard} & (${outside})` : outside}) { fail(${this.check({ kind: "index", extent })}, ${source}); }`,
     );
     this.scopes[this.scopes.length - 1].set(key, name);
     return name;
   }
 
   protected checkDivision(v: Value, divisor: string): void {
-    const guard = v.valid.length ? `${this.conditions(v.valid)} && ` : "";
-    this.line(
-      `if (${guard}${divisor} == ${laneOf(v.dtype) === "u" ? "0u" : "0"}) { fail(${this.check({ kind: "division", extent: 0 })}, 0); }`,
-    );
+    const zero = laneOf(v.dtype) === "u" ? "0u" : "0";
+    this.line(`if (${divisor} == ${zero}) { fail(${this.check({ kind: "division", extent: 0 })}, 0); }`);
   }
 
   protected check(check: Check): string {
@@ -289,7 +292,7 @@ export class Emitter {
         c.index.min < c.lo ? `${name} >= ${c.lo}` : "",
         c.index.max >= c.hi ? `${name} < ${c.hi}` : "",
       ])
-        if (part) all = all ? `${all} && ${part}` : part;
+        if (part) all = all ? `${all} & (${part})` : `(${part})`;
     }
     return all ? `(${all})` : "true";
   }

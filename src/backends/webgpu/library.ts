@@ -20,7 +20,7 @@ const functions: Readonly<Record<string, string>> = {
 
   f_max: "fn f_max(a: f32, b: f32) -> f32 { return select(select(max(a, b), b, is_nan(b)), a, is_nan(a)); }",
   f_min: "fn f_min(a: f32, b: f32) -> f32 { return select(select(min(a, b), b, is_nan(b)), a, is_nan(a)); }",
-  f_sign: "fn f_sign(x: f32) -> f32 { return select(x, like(1f, x), abs(x) > 0f && !is_nan(x)); }",
+  f_sign: "fn f_sign(x: f32) -> f32 { return select(x, like(1f, x), (abs(x) > 0f) & !is_nan(x)); }",
 
   /** 2^n of a whole n in −126 … 127. */
   exp2i: "fn exp2i(n: i32) -> f32 { return bitcast<f32>((n + 127) << 23u); }",
@@ -49,7 +49,7 @@ const functions: Readonly<Record<string, string>> = {
   let n = round(a * 1.44269504f);
   let h = exp2i(i32(n) - 1);
   let y = fma(h, exp_core(exp_rest(a, n)), h - 0.5f) * 2f;
-  return select(y, x, is_nan(x) || abs(x) < 5e-8f);
+  return select(y, x, is_nan(x) | (abs(x) < 5e-8f));
 }`,
   /** tanh|x| = t / (t + 2) with t = e^(2|x|) − 1. */
   f_tanh: `fn f_tanh(x: f32) -> f32 {
@@ -88,7 +88,7 @@ const functions: Readonly<Record<string, string>> = {
   /** Near 0 the polynomial at x itself; elsewhere log(1 + x), where the rounding of 1 + x does not show. */
   f_log1p: `fn f_log1p(x: f32) -> f32 {
   let near = log_core(x, 0f);
-  return select(f_log(1f + x), select(near, x, abs(x) < 1e-8f), x > -0.292f && x < 0.414f);
+  return select(f_log(1f + x), select(near, x, abs(x) < 1e-8f), (x > -0.292f) & (x < 0.414f));
 }`,
 
   /** Below 0.93 a polynomial of erf(x) / x; above 1 − e^p, p a polynomial of log erfc. */
@@ -205,7 +205,7 @@ const functions: Readonly<Record<string, string>> = {
   let bits = bitcast<u32>(select(a_, a_ * 33554432f, small));
   var n = i32(bits >> 23u) - 127 - select(0, 25, small);
   let j = bits & 0x7fffffu;
-  let half = j > 0x1cc471u && j < 0x5db3d7u;
+  let half = (j > 0x1cc471u) & (j < 0x5db3d7u);
   let top = j >= 0x5db3d7u;
   n += select(0, 1, top);
   let b = select(1f, 1.5f, half);
@@ -295,12 +295,12 @@ const functions: Readonly<Record<string, string>> = {
   i_idiv: `fn i_idiv(a: i32, b: i32) -> i32 {
   if (b == 0) { return 0; }
   let q = a / b;
-  return select(q, q - 1, q * b != a && (a ^ b) < 0);
+  return select(q, q - 1, (q * b != a) & ((a ^ b) < 0));
 }`,
   i_mod: `fn i_mod(a: i32, b: i32) -> i32 {
   if (b == 0) { return 0; }
   let r = a % b;
-  return select(r, r + b, r != 0 && (r ^ b) < 0);
+  return select(r, r + b, (r != 0) & ((r ^ b) < 0));
 }`,
   u_idiv: "fn u_idiv(a: u32, b: u32) -> u32 { return select(a / max(b, 1u), 0u, b == 0u); }",
   u_mod: "fn u_mod(a: u32, b: u32) -> u32 { return select(a % max(b, 1u), 0u, b == 0u); }",
@@ -319,7 +319,7 @@ const functions: Readonly<Record<string, string>> = {
   /** A negative exponent gives 0 but of 1 and −1. */
   i_pow: `fn i_pow(a: i32, n: i32) -> i32 {
   let r = bitcast<i32>(u_pow(bitcast<u32>(a), bitcast<u32>(select(n, n & 1, n < 0))));
-  return select(r, 0, n < 0 && a != 1 && a != -1);
+  return select(r, 0, (n < 0) & (a != 1) & (a != -1));
 }`,
   i_shl: "fn i_shl(a: i32, s: i32) -> i32 { return select(0, a << (bitcast<u32>(s) & 31u), bitcast<u32>(s) < 32u); }",
   u_shl: "fn u_shl(a: u32, s: u32) -> u32 { return select(0u, a << (s & 31u), s < 32u); }",

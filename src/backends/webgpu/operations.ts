@@ -37,14 +37,17 @@ function mayBeNan(v: Value): boolean {
   return !(v.kind === "op" && v.name === "cast" && laneOf(v.args[0].dtype) !== "f");
 }
 
-/** WGSL may take NaN to be absent and turn comparisons around, so each operand is asked by its bits. */
+/**
+ * WGSL may take NaN to be absent and turn comparisons around, so each operand is asked by its bits. Truths are joined by
+ * & and |: && and || are branches.
+ */
 const comparison =
   (operator: string): Emit =>
   (t, [a, b], v) => {
     const compared = `${a} ${operator} ${b}`;
     if (t !== "f") return compared;
     const names = [...new Set([mayBeNan(v.args[0]) ? a : "", mayBeNan(v.args[1]) ? b : ""])].filter(Boolean);
-    return [`(${compared})`, ...names.map((x) => `!is_nan(${x})`)].join(" && ");
+    return [`(${compared})`, ...names.map((x) => `!is_nan(${x})`)].join(" & ");
   };
 
 /** Powers by literals, where a product is as good. */
@@ -76,24 +79,24 @@ const operations: Readonly<Record<string, Emit>> = {
     return simple ? simple(args[0]) : own("pow")(t, args, v);
   },
   max: orTruth(
-    (a, b) => `${a} || ${b}`,
+    (a, b) => `${a} | ${b}`,
     (t, args) => `${t === "f" ? "f_max" : "max"}(${args.join(", ")})`,
   ),
   min: orTruth(
-    (a, b) => `${a} && ${b}`,
+    (a, b) => `${a} & ${b}`,
     (t, args) => `${t === "f" ? "f_min" : "min"}(${args.join(", ")})`,
   ),
-  and: orTruth((a, b) => `${a} && ${b}`, infix("&")),
-  or: orTruth((a, b) => `${a} || ${b}`, infix("|")),
+  and: infix("&"),
+  or: infix("|"),
   xor: orTruth((a, b) => `${a} != ${b}`, infix("^")),
-  lt: orTruth((a, b) => `!${a} && ${b}`, comparison("<")),
-  le: orTruth((a, b) => `!${a} || ${b}`, comparison("<=")),
+  lt: orTruth((a, b) => `!${a} & ${b}`, comparison("<")),
+  le: orTruth((a, b) => `!${a} | ${b}`, comparison("<=")),
   eq: comparison("=="),
   where: (_, [c, a, b]) => `select(${b}, ${a}, ${c})`,
 };
 
 const fromTo: Readonly<Record<Lane, Readonly<Record<Lane, (a: string) => string>>>> = {
-  f: { f: (a) => a, i: (a) => `i_from_f(${a})`, u: (a) => `u_from_f(${a})`, m: (a) => `${a} != 0f || is_nan(${a})` },
+  f: { f: (a) => a, i: (a) => `i_from_f(${a})`, u: (a) => `u_from_f(${a})`, m: (a) => `(${a} != 0f) | is_nan(${a})` },
   i: { f: (a) => `f32(${a})`, i: (a) => a, u: (a) => `bitcast<u32>(${a})`, m: (a) => `${a} != 0` },
   u: { f: (a) => `f32(${a})`, i: (a) => `bitcast<i32>(${a})`, u: (a) => a, m: (a) => `${a} != 0u` },
   m: {

@@ -82,6 +82,8 @@ class Renderer extends Emitter {
 
   run(): RenderedWgsl {
     const { k, plan, options } = this;
+    if (!k.buffers.some((b) => b.written))
+      throw new BackendError("webgpu: a kernel that writes nothing has no text; leave it out");
     const bindings = this.bindings();
     if (plan.form === "flat") this.flat();
     else if (plan.form === "sums") this.sums();
@@ -204,7 +206,7 @@ class Renderer extends Emitter {
     if (g === 1) {
       this.line("let i = g;");
       positions();
-      for (const st of stage.stores) this.store(st.buffer, this.index(st.index), this.value(st.value));
+      this.storeAll(stage.stores);
     } else {
       this.words(
         stage,
@@ -232,6 +234,7 @@ class Renderer extends Emitter {
     for (const st of narrow) this.line(`var w${st.buffer} = array<u32, ${granule / per(st)}>();`);
     this.open(`for (var j = 0; j < ${count}; j++)`);
     position(stage, "j");
+    this.readAll(stage);
     for (const st of stage.stores) {
       const v = this.value(st.value);
       if (!narrow.includes(st)) {
@@ -306,7 +309,8 @@ class Renderer extends Emitter {
         this.open(`for (var s = lane; s * ${granule} < select(0, ${k.columns}, live); s += ${lanes})`);
         if (granule === 1) {
           this.line("let c = s;");
-          for (const st of stage.stores) this.store(st.buffer, this.index(st.index), this.value(st.value));
+          this.readAll(stage);
+          this.storeAll(stage.stores);
           this.accumulate(stage);
           for (const x of stage.columns) this.addPartial(x.buffer, x.op, this.value(x.value));
         } else {
@@ -321,10 +325,24 @@ class Renderer extends Emitter {
       }
       this.reduce(stage.reductions.map((x) => ({ op: x.op, dtype: x.dtype, from: `a${x.slot}`, to: `x${x.slot}` })));
       if (stage.rowStores.length) {
+        // a state of a number a row: every lane has read the old one before lane 0 writes the new
+        if (lanes > 1 && stage.rowStores.some((st) => this.isShared(st.buffer))) this.line("workgroupBarrier();");
         this.open("if (live && lane == 0)");
-        for (const st of stage.rowStores) this.store(st.buffer, this.index(st.index), this.value(st.value));
+        this.storeAll(stage.rowStores);
         this.close();
       }
+    });
+  }
+
+  /** Names every value of a pass: all is read before anything is written, as a state may be written over the old one. */
+  private readAll(stage: Stage): void {
+    for (const x of [...stage.stores, ...stage.reductions, ...stage.columns]) this.value(x.value);
+  }
+
+  private storeAll(stores: readonly Store[]): void {
+    const names = stores.map((st) => this.value(st.value));
+    stores.forEach((st, i) => {
+      this.store(st.buffer, this.index(st.index), names[i]);
     });
   }
 
@@ -353,7 +371,8 @@ class Renderer extends Emitter {
       for (const x of stage.columns) this.line(`var a${x.buffer} = ${identity(x.op, this.dtypeOf(x.buffer))};`);
       this.uniforms(stage, 1);
       this.open(`for (var r = block * ${rowsPerBlock} + lane; r < select(0, last, live); r += ${lanes})`);
-      for (const st of stage.stores) this.store(st.buffer, this.index(st.index), this.value(st.value));
+      this.readAll(stage);
+      this.storeAll(stage.stores);
       for (const x of stage.columns)
         this.line(`a${x.buffer} = ${combine(x.op, this.dtypeOf(x.buffer), `a${x.buffer}`, this.value(x.value))};`);
       this.close();

@@ -4,14 +4,15 @@
  * backend that runs kernels one by one and leaves opaque operations to the reference rows. Not the WebGPU backend:
  * no arena, no schedule, no queue of its own.
  */
+
 import type { Backend, Capture, Program, Run } from "../../../src/backends/backend.ts";
+import { finishKernel } from "../../../src/backends/cpu/kernels.ts";
 import { rows as referenceRows } from "../../../src/backends/reference/program.ts";
 import { fromRaw, heldAs, hold, toRaw } from "../../../src/backends/reference/values.ts";
 import { storageBytes, TooManyBindings } from "../../../src/backends/webgpu/layout.ts";
 import { type RenderedWgsl, renderWgsl, type WgslOptions } from "../../../src/backends/webgpu/render.ts";
-import { Fuser, type Group, type GroupKernel } from "../../../src/compiler/fuse.ts";
-import { add, axis, scale } from "../../../src/compiler/index-expr.ts";
-import { type Kernel, type Reduction, Values } from "../../../src/compiler/kernel.ts";
+import { Fuser, type Group, type GroupKernel, partDType } from "../../../src/compiler/fuse.ts";
+import type { Kernel } from "../../../src/compiler/kernel.ts";
 import { type GNode, lower } from "../../../src/compiler/lower.ts";
 import { allocateRaw, type DType, dtypes, type TypedArray } from "../../../src/core/dtype.ts";
 import { BackendError, IndexError } from "../../../src/core/errors.ts";
@@ -115,28 +116,8 @@ export function unitsOf(
   return { units, roots: lowered.roots, assigns: lowered.assigns };
 }
 
-/** The kernel that puts the parts of a sum over rows together. */
-export function finishKernel(dtype: DType, op: Reduction["op"], blocks: number, columns: number): Kernel {
-  const values = new Values();
-  const r = axis("r", columns);
-  const value = values.make({ kind: "load", dtype, slot: 0, index: add(scale(axis("c", blocks), columns), r) });
-  const result = values.reduction(value, dtype);
-  return {
-    rows: columns,
-    columns: blocks,
-    buffers: [
-      { dtype, written: false },
-      { dtype, written: true },
-    ],
-    scalars: [],
-    stages: [
-      { stores: [], reductions: [{ op, value, dtype, slot: 0 }], columns: [], rowStores: [] },
-      { stores: [], reductions: [], columns: [], rowStores: [{ buffer: 1, index: r, value: result }] },
-    ],
-    canFail: false,
-    flops: 0,
-  };
-}
+/** Whether a sum over rows is left in parts that a kernel of its own puts together. */
+const needsFinish = (n: GNode, blocks: number): boolean => blocks > 1 || partDType(n.dtype) !== n.dtype;
 
 /** Every kernel of a capture, with the finishing ones. */
 export function kernelsOf(
@@ -151,10 +132,10 @@ export function kernelsOf(
     return rendered;
   };
   for (const { made } of unitsOf(capture, fuse).units) {
-    if (!made || made.kernel.rows === 0) continue;
+    if (!made || made.kernel.rows === 0 || made.writes.length === 0) continue;
     const { blocks } = push(made.kernel);
     for (const { node, partial } of made.writes)
-      if (partial && blocks > 1) push(finishKernel(node.dtype, partial, blocks, made.kernel.columns));
+      if (partial && needsFinish(node, blocks)) push(finishKernel(node, partial, blocks, made.kernel.columns));
   }
   return out;
 }
@@ -292,16 +273,16 @@ export class KernelBackend implements Backend {
     const steps = units.map(({ made, opaque: node }): Step | GNode => {
       if (!made) return node as GNode;
       const { rows, columns } = made.kernel;
-      if (rows === 0) return { made, rendered: null as never, finishes: [] };
+      if (rows === 0 || made.writes.length === 0) return { made, rendered: null as never, finishes: [] };
       const rendered = renderWgsl(made.kernel, runner.options);
       const finishes = made.writes.flatMap(({ node: n, partial }) =>
-        partial && rendered.blocks > 1
+        partial && needsFinish(n, rendered.blocks)
           ? [
               {
                 node: n,
                 blocks: rendered.blocks,
                 columns,
-                rendered: renderWgsl(finishKernel(n.dtype, partial, rendered.blocks, columns), runner.options),
+                rendered: renderWgsl(finishKernel(n, partial, rendered.blocks, columns), runner.options),
               },
             ]
           : [],
@@ -329,7 +310,9 @@ export class KernelBackend implements Backend {
         if ("op" in step) await this.runOpaque(step, bufferOf);
         else if (step.rendered) {
           const { made, rendered, finishes } = step;
-          const parts = new Map(finishes.map((f) => [f.node, fresh(storageBytes(f.node.dtype, f.blocks * f.columns))]));
+          const parts = new Map(
+            finishes.map((f) => [f.node, fresh(storageBytes(partDType(f.node.dtype), f.blocks * f.columns))]),
+          );
           const buffers = [
             ...made.reads.map(bufferOf),
             ...made.writes.map((w) => (w.partial && parts.get(w.node)) || bufferOf(w.node)),
