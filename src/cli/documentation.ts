@@ -1,7 +1,9 @@
 /**
  * The text that `nabla start` trains on: the documentation comments of @types/node, which every checkout installs. Comments only: it is
- * mostly English, and about the size of a small book.
+ * mostly English, and about the size of a small book. The comments are put in a mixed order that is the same everywhere, so that the
+ * held-out end of the text is of the same kind as the rest.
  */
+import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
@@ -18,7 +20,7 @@ function commentsOf(source: string): string[] {
   );
 }
 
-/** The text, in an order that is the same everywhere. Throws RunError where @types/node is not installed. */
+/** The text. Throws RunError where @types/node is not installed. */
 export function readDocumentation(): string {
   let folder: string;
   try {
@@ -41,5 +43,7 @@ export function readDocumentation(): string {
       seen.add(comment);
       parts.push(comment);
     }
-  return `${parts.join("\n\n")}\n`;
+  const key = (comment: string): string => createHash("sha256").update(comment).digest("hex");
+  const order = parts.map((comment) => ({ comment, key: key(comment) })).sort((a, b) => (a.key < b.key ? -1 : 1));
+  return `${order.map(({ comment }) => comment).join("\n\n")}\n`;
 }

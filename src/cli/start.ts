@@ -19,7 +19,7 @@ export const declare: Declare = (parent: Command, done) => {
   parent
     .command("start")
     .description("train a small GPT on real text, from nothing, in about two minutes")
-    .option("--minutes <x>", "time for the training itself", positive, 2)
+    .option("--minutes <x>", "time for the training itself", positive, 1.5)
     .option("--seed <n>", "of the weights and the order of the data", seed, 1337)
     .option("--out <dir>", "the run's folder; by default a new one in runs")
     .option("--device <name>", "cpu or reference; cpu where it works")
@@ -35,18 +35,18 @@ type Shape = Pick<
 const plans: Readonly<Record<"cpu" | "reference", { shape: Shape; least: number; most: number }>> = {
   cpu: {
     shape: {
-      layers: 4,
+      layers: 2,
       width: 128,
       heads: 4,
       context: 64,
-      batch: 16,
-      tokenizer: "bpe",
-      vocab: 512,
-      lr: 2e-3,
+      batch: 8,
+      tokenizer: "characters",
+      vocab: 0,
+      lr: 5e-3,
       beta2: 0.99,
     },
-    least: 200,
-    most: 3000,
+    least: 1200,
+    most: 4000,
   },
   reference: {
     shape: {
@@ -57,7 +57,7 @@ const plans: Readonly<Record<"cpu" | "reference", { shape: Shape; least: number;
       batch: 8,
       tokenizer: "characters",
       vocab: 0,
-      lr: 4e-3,
+      lr: 6e-3,
       beta2: 0.99,
     },
     least: 50,
@@ -103,7 +103,7 @@ async function start(flags: Flags): Outcome {
     accumulate: 1,
     steps: most,
     minLr: shape.lr / 20,
-    warmup: 50,
+    warmup: 40,
     weightDecay: 0.1,
     clip: 1,
     validationShare: 0.1,
