@@ -73,12 +73,6 @@ function contiguousAlongRows(k: Kernel): boolean {
   return alongR < alongC;
 }
 
-/** Blocks of rows of a kernel that reduces over r; the caller gives each partial buffer blocks × columns elements. */
-export function rowBlocks(k: Kernel): { blocks: number; rowsPerBlock: number } {
-  const { blocks, rowsPerBlock } = planKernel(k);
-  return { blocks, rowsPerBlock };
-}
-
 const split = (rows: number, blocks: number): { blocks: number; rowsPerBlock: number } => {
   const rowsPerBlock = Math.ceil(rows / Math.max(1, blocks));
   return { blocks: Math.max(1, Math.ceil(rows / Math.max(1, rowsPerBlock))), rowsPerBlock };

@@ -7,7 +7,7 @@ import { test } from "node:test";
 import { referenceBackend } from "../../../src/backends/reference/index.ts";
 import { packUniforms, storageBytes, TooManyBindings } from "../../../src/backends/webgpu/layout.ts";
 import { renderWgsl, type WgslOptions } from "../../../src/backends/webgpu/render.ts";
-import { axis, constantIndex } from "../../../src/compiler/index-expr.ts";
+import { add, axis, constantIndex, scale } from "../../../src/compiler/index-expr.ts";
 import { type Kernel, Values } from "../../../src/compiler/kernel.ts";
 import type { DType } from "../../../src/core/dtype.ts";
 import { BackendError } from "../../../src/core/errors.ts";
@@ -141,6 +141,38 @@ test("buffers that share memory are one binding, and a buffer that is not read i
     () => renderWgsl({ ...mixed, buffers }, { ...plain, sharedWith: [0, 0] }),
     /share memory as float32 and int32/,
   );
+});
+
+test("a number a row that is written in place is read by all lanes first", { skip }, async () => {
+  if (typeof device === "string") return;
+  const values = new Values();
+  const [r, c] = [axis("r", 20), axis("c", 300)];
+  const load = (slot: number, index: typeof r) => values.make({ kind: "load", dtype: "float32", slot, index });
+  const state = load(1, r);
+  const stretched = values.make({
+    kind: "op",
+    dtype: "float32",
+    name: "mul",
+    args: [load(0, add(scale(r, 300), c)), state],
+  });
+  const next = values.make({ kind: "op", dtype: "float32", name: "neg", args: [state] });
+  const kernel: Kernel = {
+    ...sumOfLoads(3),
+    rows: 20,
+    columns: 300,
+    stages: [
+      {
+        stores: [{ buffer: 2, index: add(scale(r, 300), c), value: stretched }],
+        reductions: [],
+        columns: [],
+        rowStores: [{ buffer: 3, index: r, value: next }],
+      },
+    ],
+  };
+  const shared = renderWgsl(kernel, { ...plain, sharedWith: [0, 1, 2, 1] });
+  assert.match(shared.source, /workgroupBarrier\(\);\n +if \(live && lane == 0\)/);
+  assert.ok(!renderWgsl(kernel, plain).source.includes("workgroupBarrier"));
+  await check(device, shared);
 });
 
 test("float64 is refused, and so are positions that int32 does not hold", () => {
