@@ -59,9 +59,19 @@ export function normalizeAxis(operation: string, axis: number, dims: number): nu
 
 /** Axes normalised, sorted and checked for repeats; undefined means all. */
 export function normalizeAxes(operation: string, axes: number | readonly number[] | undefined, dims: number): number[] {
-  if (axes === undefined) return Array.from({ length: dims }, (_, i) => i);
+  if (axes === undefined) {
+    const all: number[] = [];
+    for (let i = 0; i < dims; i++) all.push(i);
+    return all;
+  }
   const list = typeof axes === "number" ? [axes] : axes;
-  const out = list.map((a) => normalizeAxis(operation, a, dims)).sort((a, b) => a - b);
+  const out: number[] = [];
+  let sorted = true;
+  for (let i = 0; i < list.length; i++) {
+    out.push(normalizeAxis(operation, list[i], dims));
+    if (i > 0 && out[i] < out[i - 1]) sorted = false;
+  }
+  if (!sorted) out.sort((a, b) => a - b);
   for (let i = 1; i < out.length; i++)
     if (out[i] === out[i - 1])
       throw new ShapeError(`${operation}: axis ${out[i]} is named twice in ${showShape(list)}`);

@@ -83,20 +83,23 @@ export function reshape(x: Node, shape: Shape): Node {
 }
 
 export function permute(x: Node, axes: readonly number[]): Node {
-  if (axes.every((a, i) => a === i)) return x;
+  let moves = false;
+  for (let i = 0; i < axes.length; i++) if (axes[i] !== i) moves = true;
+  if (!moves) return x;
   if (x.operation === p.permute && skippable(x)) {
     const inner = x.attrs["axes"] as readonly number[];
-    return permute(
-      x.inputs[0],
-      axes.map((a) => inner[a]),
-    );
+    const through: number[] = [];
+    for (let i = 0; i < axes.length; i++) through.push(inner[axes[i]]);
+    return permute(x.inputs[0], through);
   }
   return make(p.permute, [x], { axes });
 }
 
 export function transpose(x: Node, a: number, b: number): Node {
-  const axes = x.shape.map((_, i) => i);
-  const [i, j] = [normalizeAxis("transpose", a, axes.length), normalizeAxis("transpose", b, axes.length)];
+  const axes: number[] = [];
+  for (let k = 0; k < x.shape.length; k++) axes.push(k);
+  const i = normalizeAxis("transpose", a, axes.length);
+  const j = normalizeAxis("transpose", b, axes.length);
   axes[i] = j;
   axes[j] = i;
   return permute(x, axes);
@@ -226,6 +229,8 @@ export function not(x: Node): Node {
 
 /** Two operands promoted and broadcast; a literal takes the other's dtype where its category allows. */
 export function operands(name: string, a: Operand, b: Operand): [Node, Node] {
+  if (typeof a === "object" && typeof b === "object" && a.dtype === b.dtype && sameShape(a.shape, b.shape))
+    return [a, b];
   if (typeof a !== "object" && typeof b !== "object") throw new DTypeError(`${name}: one operand must be a tensor`);
   if (typeof a !== "object") {
     const dtype = scalarResultType((b as Node).dtype, a);
@@ -255,13 +260,13 @@ type Bool = "keep" | "error" | Operation;
 
 function binary(op: Operation, onBool: Bool, name = op.name): (a: Operand, b: Operand) => Node {
   return (a, b) => {
-    const [x, y] = operands(name, a, b);
-    if (x.dtype === "bool" && onBool !== "keep") {
+    const pair = operands(name, a, b); // becomes the node's inputs
+    if (pair[0].dtype === "bool" && onBool !== "keep") {
       if (onBool === "error")
         throw new DTypeError(`${name}: does not take two bool operands; cast one with .to("int32")`);
-      return make(onBool, [x, y]);
+      return make(onBool, pair);
     }
-    return make(op, [x, y]);
+    return make(op, pair);
   };
 }
 
@@ -279,8 +284,10 @@ export const mul = (a: Operand, b: Operand): Node => {
 /** True division: integers become float32. */
 export function div(a: Operand, b: Operand): Node {
   if (b === 1 && typeof a === "object" && isFloat(a.dtype)) return a;
-  const [x, y] = operands("div", a, b);
-  return make(p.div, [toFloat(x), toFloat(y)]);
+  const pair = operands("div", a, b);
+  pair[0] = toFloat(pair[0]);
+  pair[1] = toFloat(pair[1]);
+  return make(p.div, pair);
 }
 export const pow = binary(p.pow, "error");
 export const maximum = binary(p.max, "keep", "maximum");
@@ -314,11 +321,9 @@ export const ne = (a: Operand, b: Operand): Node => not(eq(a, b));
 export const isNan = (x: Node): Node => ne(x, x);
 
 export function where(condition: Node, a: Operand, b: Operand): Node {
-  let [x, y] = operands("where", a, b);
-  const shape = broadcastShapes("where", condition.shape, x.shape);
-  x = expandTo(x, shape);
-  y = expandTo(y, shape);
-  return make(p.where, [expandTo(condition, shape), x, y]);
+  const pair = operands("where", a, b);
+  const shape = broadcastShapes("where", condition.shape, pair[0].shape);
+  return make(p.where, [expandTo(condition, shape), expandTo(pair[0], shape), expandTo(pair[1], shape)]);
 }
 
 // ---- reduction --------------------------------------------------------------------------------------------------------
@@ -333,20 +338,25 @@ function reduce(
   op: Operation,
   x: Node,
   dim: number | readonly number[] | undefined,
-  { keepdim = false, limit }: ReduceOptions = {},
+  { keepdim = false, limit }: ReduceOptions = plainReduction,
 ): Node {
-  const axes = normalizeAxes(op.name, dim, x.shape.length).filter((a) => a < x.shape.length);
+  const axes = axesOf(op.name, x, dim);
   let y = x;
   if (axes.length || limit) {
     if (limit && axes.length !== 1) throw new ShapeError(`${op.name}: a limit needs exactly one axis`);
     y = make(op, limit ? [x, limit] : [x], { axes });
   }
-  return keepdim
-    ? reshape(
-        y,
-        x.shape.map((n, i) => (axes.includes(i) ? 1 : n)),
-      )
-    : y;
+  if (!keepdim) return y;
+  const shape = x.shape.slice();
+  for (let i = 0; i < axes.length; i++) shape[axes[i]] = 1;
+  return reshape(y, shape);
+}
+const plainReduction: ReduceOptions = {};
+
+/** The axes that `dim` names, sorted. A tensor without axes has none, though axis 0 may be named. */
+function axesOf(name: string, x: Node, dim: number | readonly number[] | undefined): readonly number[] {
+  const axes = normalizeAxes(name, dim, x.shape.length);
+  return x.shape.length === 0 ? [] : axes;
 }
 
 /** Integers and bool are summed as int32, as PyTorch sums them as its widest integer. */
@@ -362,11 +372,12 @@ export const reduceMin = (x: Node, dim?: number | readonly number[], o?: ReduceO
   reduce(p.reduceMin, x, dim, o);
 
 /** mean in the accumulation type's precision. */
-export function mean(x: Node, dim?: number | readonly number[], o: ReduceOptions = {}): Node {
+export function mean(x: Node, dim?: number | readonly number[], o: ReduceOptions = plainReduction): Node {
   if (!isFloat(x.dtype))
     throw new DTypeError(`mean: takes a floating dtype, got ${x.dtype}; cast it with .to("float32")`);
-  const axes = normalizeAxes("mean", dim, x.shape.length).filter((a) => a < x.shape.length);
-  const n = axes.reduce((k, a) => k * x.shape[a], 1);
+  const axes = axesOf("mean", x, dim);
+  let n = 1;
+  for (let i = 0; i < axes.length; i++) n *= x.shape[axes[i]];
   const wide = accumulator(x.dtype);
   return cast(div(sum(cast(x, wide), axes, o), n), x.dtype);
 }

@@ -33,12 +33,12 @@ function expectDType(name: string, dtype: DType, kind: Kind): void {
     throw new DTypeError(`${name}: takes ${dtypesOf[kind].join(", ")}, got ${dtype}; cast it with .to(dtype)`);
 }
 
-const same = (x: Node): Spec => ({ shape: x.shape, dtype: x.dtype });
+// Rules run for every recorded node: where an output is like an input, the input itself is the specification.
 
 function unary(name: string, kind: Kind): Operation {
-  return row("unary", name, kind, ([x]) => {
-    expectDType(name, x.dtype, kind);
-    return same(x);
+  return row("unary", name, kind, (inputs) => {
+    expectDType(name, inputs[0].dtype, kind);
+    return inputs[0];
   });
 }
 
@@ -49,23 +49,29 @@ function expectPair(name: string, a: Node, b: Node): void {
 }
 
 function binary(name: string, kind: Kind, out?: DType): Operation {
-  return row("binary", name, kind, ([a, b]) => {
-    expectPair(name, a, b);
+  return row("binary", name, kind, (inputs) => {
+    const a = inputs[0];
+    expectPair(name, a, inputs[1]);
     expectDType(name, a.dtype, kind);
-    return { shape: a.shape, dtype: out ?? a.dtype };
+    return out === undefined ? a : { shape: a.shape, dtype: out };
   });
 }
 
 /** The shape without `axes`. */
-export const withoutAxes = (shape: Shape, axes: readonly number[]): number[] =>
-  shape.filter((_, i) => !axes.includes(i));
+export function withoutAxes(shape: Shape, axes: readonly number[]): number[] {
+  const kept: number[] = [];
+  for (let i = 0; i < shape.length; i++) if (!axes.includes(i)) kept.push(shape[i]);
+  return kept;
+}
 
 /** sum prod max min over `axes` (removed). A second input is the runtime `limit`: positions at or after it on the one axis do not count. */
 function reduction(name: string, kind: Kind): Operation {
-  return row("reduction", name, kind, ([x], { axes }) => {
+  const extreme = name === "reduceMax" || name === "reduceMin";
+  return row("reduction", name, kind, (inputs, attrs) => {
+    const x = inputs[0];
     expectDType(name, x.dtype, kind);
-    const list = axes as readonly number[];
-    if ((name === "reduceMax" || name === "reduceMin") && sizeOf(x.shape) === 0 && list.some((a) => x.shape[a] === 0))
+    const list = ints(attrs, "axes");
+    if (extreme && sizeOf(x.shape) === 0 && list.some((a) => x.shape[a] === 0))
       throw new ShapeError(
         `${name}: the ${name === "reduceMax" ? "maximum" : "minimum"} of no elements does not exist: ${showShape(x.shape)} over axes ${showShape(list)}`,
       );
@@ -81,7 +87,7 @@ function argReduction(name: string): Operation {
   });
 }
 
-const prefix = (name: string): Operation => row("prefix", name, "number", ([x]) => same(x));
+const prefix = (name: string): Operation => row("prefix", name, "number", ([x]) => x);
 
 const ints = (attrs: Attrs, name: string): readonly number[] => attrs[name] as readonly number[];
 
@@ -143,18 +149,19 @@ export const primitives = {
     if (c.dtype !== "bool") throw new DTypeError(`where: the condition must be bool, got ${c.dtype}`);
     if (!sameShape(c.shape, a.shape))
       throw new ShapeError(`where: condition ${showShape(c.shape)} and values ${showShape(a.shape)} differ in shape`);
-    return same(a);
+    return a;
   }),
-  cast: row("choice", "cast", "any", ([x], { dtype }) => ({ shape: x.shape, dtype: dtype as DType })),
+  cast: row("choice", "cast", "any", (inputs, attrs) => ({ shape: inputs[0].shape, dtype: attrs["dtype"] as DType })),
   bitcast: row("choice", "bitcast", "any", ([x], { dtype }) => {
     if (dtypes[x.dtype].bytes !== dtypes[dtype as DType].bytes)
       throw new DTypeError(`bitcast: ${x.dtype} and ${dtype} differ in size`);
     return { shape: x.shape, dtype: dtype as DType };
   }),
-  detach: row("choice", "detach", "any", ([x]) => same(x)),
+  detach: row("choice", "detach", "any", ([x]) => x),
 
   // movement
-  reshape: row("movement", "reshape", "any", ([x], attrs) => {
+  reshape: row("movement", "reshape", "any", (inputs, attrs) => {
+    const x = inputs[0];
     const shape = ints(attrs, "shape");
     if (sizeOf(shape) !== sizeOf(x.shape))
       throw new ShapeError(
@@ -162,14 +169,20 @@ export const primitives = {
       );
     return { shape, dtype: x.dtype };
   }),
-  permute: row("movement", "permute", "any", ([x], attrs) => ({
-    shape: ints(attrs, "axes").map((a) => x.shape[a]),
-    dtype: x.dtype,
-  })),
+  permute: row("movement", "permute", "any", (inputs, attrs) => {
+    const x = inputs[0];
+    const axes = ints(attrs, "axes");
+    const shape: number[] = [];
+    for (let i = 0; i < axes.length; i++) shape.push(x.shape[axes[i]]);
+    return { shape, dtype: x.dtype };
+  }),
   /** Axes of size 1 grow to the size asked for; the number of axes stays. */
-  expand: row("movement", "expand", "any", ([x], attrs) => {
+  expand: row("movement", "expand", "any", (inputs, attrs) => {
+    const x = inputs[0];
     const shape = ints(attrs, "shape");
-    if (shape.length !== x.shape.length || shape.some((n, i) => x.shape[i] !== n && x.shape[i] !== 1))
+    let grows = shape.length === x.shape.length;
+    for (let i = 0; grows && i < shape.length; i++) grows = x.shape[i] === shape[i] || x.shape[i] === 1;
+    if (!grows)
       throw new ShapeError(
         `expand: ${showShape(x.shape)} can't grow to ${showShape(shape)} (only axes of size 1 grow)`,
       );
@@ -231,14 +244,21 @@ export const primitives = {
   cummax: prefix("cummax"),
 
   // contraction: a [batch…, m, k] · b [batch…, k, n] → [batch…, m, n], accumulated in accumulator(dtype)
-  contract: row("contraction", "contract", "number", ([a, b]) => {
-    const [sa, sb] = [a.shape, b.shape];
+  contract: row("contraction", "contract", "number", (inputs) => {
+    const a = inputs[0];
+    const b = inputs[1];
+    const sa = a.shape;
+    const sb = b.shape;
     const n = sa.length;
     expectDType("contract", a.dtype, "number");
     if (a.dtype !== b.dtype) throw new DTypeError(`contract: operands differ in dtype: ${a.dtype} and ${b.dtype}`);
-    if (n < 2 || sb.length !== n || sa[n - 1] !== sb[n - 2] || sa.slice(0, n - 2).some((s, i) => s !== sb[i]))
+    let fits = n >= 2 && sb.length === n && sa[n - 1] === sb[n - 2];
+    for (let i = 0; fits && i < n - 2; i++) fits = sa[i] === sb[i];
+    if (!fits)
       throw new ShapeError(`contract: ${showShape(sa)} × ${showShape(sb)} do not fit [batch…, m, k] × [batch…, k, n]`);
-    return { shape: [...sa.slice(0, n - 1), sb[n - 1]], dtype: a.dtype };
+    const shape = sa.slice();
+    shape[n - 1] = sb[n - 1];
+    return { shape, dtype: a.dtype };
   }),
 
   // indexed
@@ -263,7 +283,7 @@ export const primitives = {
       throw new ShapeError(
         `scatter: index ${showShape(index.shape)} and source ${showShape(source.shape)} must be equal, and fit ${showShape(x.shape)} at every axis but ${axis}`,
       );
-    return same(x);
+    return x;
   }),
   /** `shape` elements of x from the runtime offsets given as scalars, one an axis. */
   dynamicSlice: row("indexed", "dynamicSlice", "any", ([x], attrs) => ({
@@ -271,7 +291,7 @@ export const primitives = {
     dtype: x.dtype,
   })),
   /** x with `update` written at the runtime offsets given as scalars, one an axis. */
-  dynamicUpdate: row("indexed", "dynamicUpdate", "any", ([x]) => same(x)),
+  dynamicUpdate: row("indexed", "dynamicUpdate", "any", ([x]) => x),
   /** The stable order of an axis, as indices; NaN counts as larger than everything. */
   argsort: row("indexed", "argsort", "any", ([x]) => ({ shape: x.shape, dtype: "int32" })),
 
@@ -280,9 +300,9 @@ export const primitives = {
 
   // state and plumbing
   /** Version k+1 of the state that input 0 reads: the value of input 1. */
-  assign: row("state", "assign", "any", ([target, value]) => {
-    expectPair("assign", target, value);
-    return same(value);
+  assign: row("state", "assign", "any", (inputs) => {
+    expectPair("assign", inputs[0], inputs[1]);
+    return inputs[1];
   }),
   /** Output `index` (≥ 1) of an operation with several. */
   output: row("state", "output", "any", ([x], { index }) => (x.outputs as readonly Spec[])[index as number]),
