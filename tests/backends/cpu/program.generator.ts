@@ -28,13 +28,17 @@ const isExact = ({ node, fraction, magnitude }: Known): boolean =>
   !isFloat(node.dtype) || fraction + magnitude < mantissa[node.dtype];
 const inexact = { fraction: Number.POSITIVE_INFINITY, magnitude: 8 };
 
-const lengths = [1, 2, 3, 5, 7, 17, 33];
-const LIMIT = 2000;
+/** Lengths of axes and the most elements: small odd ones, and ones that several tiles of a kernel share. */
+const sizes = {
+  small: { lengths: [1, 2, 3, 5, 7, 17, 33], most: 2000 },
+  large: { lengths: [1, 2, 3, 16, 31, 64, 130, 257], most: 40000 },
+};
 
 export interface Options {
   readonly dtype: DType;
   /** Axes of no elements among the lengths. */
   readonly empty?: boolean;
+  readonly size?: keyof typeof sizes;
   readonly steps?: number;
 }
 
@@ -75,24 +79,28 @@ class Builder {
   readonly dice: Dice;
   readonly dtype: DType;
   readonly empty: boolean;
+  readonly lengths: readonly number[];
+  readonly most: number;
   readonly all: Known[] = [];
   readonly scalars: Node[] = [];
 
-  constructor(backend: Backend, seed: number, { dtype, empty = false }: Options) {
+  constructor(backend: Backend, seed: number, { dtype, empty = false, size = "small" }: Options) {
     this.backend = backend;
     this.dice = new Dice(seed);
     this.dtype = dtype;
     this.empty = empty;
+    this.lengths = sizes[size].lengths;
+    this.most = sizes[size].most;
   }
 
   length(): number {
-    return this.empty && this.dice.chance(0.06) ? 0 : this.dice.pick(lengths);
+    return this.empty && this.dice.chance(0.06) ? 0 : this.dice.pick(this.lengths);
   }
 
   shape(): number[] {
     for (;;) {
       const shape = Array.from({ length: this.dice.below(5) }, () => this.length());
-      if (sizeOf(shape) <= LIMIT) return shape;
+      if (sizeOf(shape) <= this.most) return shape;
     }
   }
 
@@ -412,12 +420,15 @@ const steps: Readonly<Record<string, Step>> = {
   argsort: exactly(
     axes((b, x) => ({ node: o.argsort(x.node, b.axis(x), b.dice.chance(0.5)), fraction: 0, magnitude: 6 })),
   ),
-  cumsum: axes((b, x) => ({ node: o.cumsum(x.node, b.axis(x)), fraction: x.fraction, magnitude: x.magnitude + 6 })),
+  cumsum: axes((b, x) => {
+    const a = b.axis(x);
+    return { node: o.cumsum(x.node, a), fraction: x.fraction, magnitude: x.magnitude + bits(x.node.shape[a]) };
+  }),
   cummax: axes((b, x) => (x.node.dtype === "bool" ? null : { ...x, node: o.cummax(x.node, b.axis(x)) })),
   matmul: axes((b, x) => {
     const k = x.node.shape[x.node.shape.length - 1];
     if (x.node.dtype === "bool") return null;
-    const y = b.fresh([k, b.dice.pick(lengths)], x.node.dtype);
+    const y = b.fresh([k, b.dice.pick(b.lengths)], x.node.dtype);
     return { node: o.matmul(x.node, y.node), fraction: x.fraction + 3, magnitude: x.magnitude + 2 + bits(k) };
   }),
   gram: axes((b, x) => {
@@ -559,7 +570,7 @@ export function randomProgram(
   for (let tries = 0; b.all.length < count && tries < 400; tries++) {
     const x = dice.chance(0.6) ? b.all[b.all.length - 1] : dice.pick(b.all);
     const y = steps[dice.pick(only)](b, x);
-    if (!y || y.node === x.node || sizeOf(y.node.shape) > LIMIT || y.node.shape.length > 6 || y.magnitude > 40)
+    if (!y || y.node === x.node || sizeOf(y.node.shape) > b.most || y.node.shape.length > 6 || y.magnitude > 40)
       continue;
     if (mantissa[y.node.dtype] < 24 && !isExact(y)) continue; // 16-bit floats round at every step, or after several
     b.all.push(y);
