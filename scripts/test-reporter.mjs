@@ -52,8 +52,8 @@ export default async function* report(source) {
     const file = of(data);
     if (current !== null && file !== current) yield* finish(current);
     current = file;
-    if (data.details?.type === "suite" && type === "test:pass") continue;
     if (data.nesting === 0) file.ms += data.details?.duration_ms ?? 0;
+    if (data.details?.type === "suite" && type === "test:pass") continue;
     if (data.skip !== undefined) {
       file.skipped++;
       skipped.push({ file: file.name, test: data.name, reason: typeof data.skip === "string" ? data.skip : "" });

@@ -1,9 +1,9 @@
 /** Loading the trained model of a run: its latest published weights, checked against its configuration. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { load } from "../formats/tensors.ts";
 import { GPT2 } from "../models/index.ts";
 import type { Module } from "../nn/index.ts";
-import { readTensorFile } from "../train/state.ts";
 import { buildClassifier, readClassifierConfig } from "./classifier-run.ts";
 import { readModelConfig } from "./gpt-run.ts";
 import { RunError } from "./run-folder.ts";
@@ -16,7 +16,7 @@ async function loadWeights<M extends Module>(folder: string, model: M): Promise<
       `${folder} has no weights yet (model.safetensors): the run was stopped before its first checkpoint; go on with --resume`,
     );
   try {
-    model.loadStateDict(await readTensorFile(path), { assign: true });
+    model.loadStateDict(await load(path), { assign: true });
   } catch (error) {
     if (error instanceof Error && error.name === "ShapeError")
       error.message = `${path} does not fit ${join(folder, "config.json")}: ${error.message}`;

@@ -32,18 +32,26 @@ export async function save(
   options: { readonly metadata?: Readonly<Record<string, string>> } = {},
 ): Promise<void> {
   const tensors = source instanceof Module ? source.stateDict() : source;
-  const list = [...new Set(Object.values(tensors))];
-  await realize(...list);
   const written = new Set<Tensor>();
-  const entries: Record<string, SafetensorsEntry> = {};
+  const once: StateDict = {};
   for (const [name, x] of Object.entries(tensors)) {
     if (written.has(x)) continue;
     written.add(x);
+    once[name] = x;
+  }
+  await writeSafetensors(path, await tensorEntries(once), options.metadata ?? { format: "pt" });
+}
+
+/** Tensors as safetensors' entries, each under all of its names; computed in one program, then read from their device. */
+export async function tensorEntries(tensors: Readonly<StateDict>): Promise<Record<string, SafetensorsEntry>> {
+  await realize(...new Set(Object.values(tensors)));
+  const entries: Record<string, SafetensorsEntry> = {};
+  for (const [name, x] of Object.entries(tensors)) {
     const raw = await x.raw();
     const bytes = new Uint8Array(raw.buffer, raw.byteOffset, raw.byteLength);
     entries[name] = { dtype: theirs.get(x.dtype) as SafetensorsDType, shape: x.shape, bytes };
   }
-  await writeSafetensors(path, entries, options.metadata ?? { format: "pt" });
+  return entries;
 }
 
 /** int64 elements as int32; throws where one does not fit. */

@@ -5,9 +5,11 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileError } from "../formats/atomic.ts";
+import { safetensorsChunks } from "../formats/safetensors.ts";
+import { load, tensorEntries } from "../formats/tensors.ts";
 import type { GeneratorState } from "../tensor/random.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { putTogether, readTensorFile, StateError, takeApart, tensorFile } from "./state.ts";
+import { putTogether, StateError, takeApart } from "./state.ts";
 
 /** Everything beside the weights that decides how training goes on. */
 export interface SavedState {
@@ -27,6 +29,9 @@ export interface SavedState {
 export type CheckpointFiles = Readonly<Record<"model.safetensors" | "state.safetensors" | "state.json", Uint8Array[]>>;
 
 const format = 1;
+
+const tensorFile = async (tensors: Readonly<Record<string, Tensor>>): Promise<Uint8Array[]> =>
+  safetensorsChunks(await tensorEntries(tensors), { format: "pt" });
 
 /** The files of a checkpoint; the tensors are read from their device now. */
 export async function packCheckpoint(
@@ -57,7 +62,7 @@ export async function readCheckpoint(
   }
   if (json["format"] !== format)
     throw new StateError(`${path}: a checkpoint of format ${json["format"]}, this version reads format ${format}`);
-  const model = await readTensorFile(join(folder, "model.safetensors"));
-  const state = putTogether(json, await readTensorFile(join(folder, "state.safetensors"))) as SavedState;
+  const model = await load(join(folder, "model.safetensors"));
+  const state = putTogether(json, await load(join(folder, "state.safetensors"))) as SavedState;
   return { model, state };
 }
