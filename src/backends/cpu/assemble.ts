@@ -193,7 +193,7 @@ export class Assembler {
         continue;
       }
       if (g === group) {
-        if (!mine.every((n) => readsOnlyAt(made, made.reads.indexOf(n), store))) return false;
+        if (!mine.every((n) => readsOnlyAt(made, made.reads.indexOf(n), store, value))) return false;
       } else readers.push(g);
     }
     for (const g of readers) {

@@ -49,22 +49,33 @@ export function storeOf(made: GroupKernel, node: GNode): string | null {
   return null;
 }
 
-export function readsOnlyAt(made: GroupKernel, buffer: number, key: string): boolean {
+/**
+ * Whether a kernel may store `node`, at the position `key`, over the memory that it reads as `buffer`: it reads it there
+ * only, and not after the pass that stores. (Within a pass, everything is read before anything is written.)
+ */
+export function readsOnlyAt(made: GroupKernel, buffer: number, key: string, node: GNode): boolean {
+  const stored = made.reads.length + made.writes.findIndex((w) => w.node === node);
+  let written = false;
+  for (const s of made.kernel.stages)
+    for (const [stores, others] of [
+      [s.stores, [...s.reductions, ...s.columns]],
+      [s.rowStores, []],
+    ] as const) {
+      const loads = loadsOf([...stores, ...others].map((x) => x.value)).filter((v) => v.slot === buffer);
+      if (loads.some((v) => written || v.index?.key !== key)) return false;
+      written ||= stores.some((st) => st.buffer === stored);
+    }
+  return true;
+}
+
+function loadsOf(values: readonly Value[]): Value[] {
   const seen = new Set<Value>();
-  let ok = true;
-  const visit = (v: Value): void => {
-    if (seen.has(v)) return;
+  const stack = values.slice();
+  while (stack.length) {
+    const v = stack.pop() as Value;
+    if (seen.has(v)) continue;
     seen.add(v);
-    if (v.kind === "load" && v.slot === buffer && v.index?.key !== key) ok = false;
-    for (const a of [...v.args, ...runtimeValues(v.index, v.valid)]) visit(a);
-  };
-  // a read in a later stage than the write would see the new value
-  const stages = made.kernel.stages.filter(
-    (s) => s.stores.length || s.reductions.length || s.columns.length || s.rowStores.length,
-  );
-  for (const s of stages) {
-    for (const x of [...s.stores, ...s.rowStores]) visit(x.value);
-    for (const x of [...s.reductions, ...s.columns]) visit(x.value);
+    stack.push(...v.args, ...runtimeValues(v.index, v.valid));
   }
-  return ok && stages.length <= 1;
+  return [...seen].filter((v) => v.kind === "load");
 }

@@ -294,10 +294,11 @@ class Renderer {
         const h = { sum: "hsum", prod: "hprod", max: "hmax", min: "hmin" }[x.op];
         this.line(`const ${vector[t]} x${x.slot} = ${splatOf[t]}(${t}_${h}(a${x.slot}));`);
       }
-      for (const st of stage.rowStores) {
-        const v = this.value(st.value, 1);
-        this.line(`${this.storeLanes(st, v, "1")}`);
-      }
+      // here too, everything is read before anything is written
+      const values = stage.rowStores.map((st) => this.value(st.value, 1));
+      stage.rowStores.forEach((st, i) => {
+        this.line(this.storeLanes(st, values[i], "1"));
+      });
     });
     this.close();
   }
@@ -329,6 +330,7 @@ class Renderer {
         this.uniforms(stage, 1);
         this.open(`for (nb_i64 c = 0; c < ${k.columns}; c++)`);
         const values = stage.stores.map((st) => this.value(st.value, 2));
+        for (const x of stage.reductions) this.value(x.value, 2);
         for (const [i, st] of stage.stores.entries()) this.line(this.store(st, values[i]));
         for (const x of stage.reductions) {
           const v = this.value(x.value, 2);
@@ -337,7 +339,10 @@ class Renderer {
         }
         this.close();
       }
-      for (const st of stage.rowStores) this.line(this.store(st, this.value(st.value, 1)));
+      const values = stage.rowStores.map((st) => this.value(st.value, 1));
+      stage.rowStores.forEach((st, i) => {
+        this.line(this.store(st, values[i]));
+      });
     });
   }
 
