@@ -78,10 +78,7 @@ async function inspectCpu(): Promise<{ works: boolean; lines: string[] }> {
     };
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
-    return {
-      works: false,
-      lines: [row("cpu", `does not work: ${reason}`), row("", `a C compiler is needed: ${advice}`)],
-    };
+    return { works: false, lines: [row("cpu", `does not work: ${reason}`)] };
   }
 }
 
