@@ -5,6 +5,7 @@
  */
 import { isFloat } from "../core/dtype.ts";
 import { BackendError } from "../core/errors.ts";
+import { sizeOf } from "../core/shape.ts";
 import {
   add,
   affine,
@@ -63,8 +64,35 @@ function sourceIndex(n: GNode, at: readonly Index[]): Index[] {
 const always = (c: Condition): boolean => c.index.min >= c.lo && c.index.max < c.hi;
 const never = (c: Condition): boolean => c.index.max < c.lo || c.index.min >= c.hi;
 
-/** The check of an index, the same for all views of the same numbers. */
-export const checkOf = (index: GNode, extent: number): string => `${strided(index)?.source.id ?? index.id} < ${extent}`;
+/** The check of all numbers of an index; the same for every shape in which the same ones are read. */
+export function checkOf(index: GNode, extent: number): string {
+  const look = strided(index);
+  if (!look) return `${index.id} < ${extent}`;
+  const axes: (readonly [size: number, stride: number])[] = [];
+  index.shape.forEach((size, i) => {
+    const stride = look.strides[i];
+    if (size === 1 || stride === 0) return;
+    const last = axes[axes.length - 1];
+    if (last && last[1] === stride * size) axes[axes.length - 1] = [last[0] * size, stride];
+    else axes.push([size, stride]);
+  });
+  return `${look.source.id}+${look.offset}:${axes.map(([size, stride]) => `${size}*${stride}`)} < ${extent}`;
+}
+
+/** Whether a kernel that computes at this position of a tensor of `size` elements comes to all of them. */
+function isWhole(position: Index, size: number): boolean {
+  const steps: (readonly [step: number, extent: number])[] = [];
+  for (const { atom, coefficient } of position.terms) {
+    if (atom.kind !== "axis") return false;
+    steps.push([Math.abs(coefficient), atom.extent]);
+  }
+  let seen = 1;
+  for (const [step, extent] of steps.sort((a, b) => a[0] - b[0])) {
+    if (step !== seen) return false;
+    seen *= extent;
+  }
+  return seen === size && position.min === 0;
+}
 
 /** Thrown (and caught by the fuser) where a kernel would need a value of itself from another position. */
 export const misaligned = Symbol("misaligned");
@@ -154,7 +182,9 @@ export class Body {
         const [x, index] = n.inputs;
         const a = n.attrs["axis"] as number;
         const found = this.guarded(this.at(index, at, valid), valid, "0");
-        this.checked.add(checkOf(index, x.shape[a]));
+        const position = linearize(at, n.shape);
+        const whole = valid.length === 0 && isWhole(position, sizeOf(n.shape));
+        this.checked.add(whole ? checkOf(index, x.shape[a]) : `part ${position.key} of ${n.id}`);
         const where = at.slice();
         where[a] = valueIndex(found, `v${found.id}`, x.shape[a]);
         return this.at(x, where, valid);

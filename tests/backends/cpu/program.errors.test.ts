@@ -119,6 +119,31 @@ describe("other checks", () => {
     assert.deepEqual([...(await backend.read(s.storage?.memory, "float32", 3))], [6, 2, 9]);
   });
 
+  // the write of the state could come as soon as the gather is done; the rest of the index is looked at much later
+  const parts: Readonly<Record<string, (index: Node, table: Node) => Node>> = {
+    "of which a gather reads the first half": (index, table) => o.take(table, 0, o.narrow(index, 0, 0, 2)),
+    "of whose gathered values half is used": (index, table) => o.narrow(o.take(table, 0, index), 0, 0, 2),
+    "that a concat reads in part": (index, table) => {
+      const found = o.take(table, 0, index);
+      return o.concat([o.narrow(found, 0, 0, 1), o.narrow(found, 0, 1, 1)], 0);
+    },
+  };
+  for (const [name, part] of Object.entries(parts))
+    test(`an index ${name}, and a scatter all`, async () => {
+      const s = nodeFrom(backend, [1, 2, 3], [3], "float32");
+      const table = nodeFrom(backend, [1, 2, 3], [3], "float32");
+      const index = nodeFrom(backend, [0, 1, 2, 0], [4], "int32");
+      const w = nodeFrom(backend, new Float64Array(16), [4, 4], "float32");
+      const late = o.matmul(o.matmul(o.matmul(w, w), w), nodeFrom(backend, [5, 6, 7, 8], [4, 1], "float32"));
+      const all = o.scatter(table, 0, index, o.reshape(late, [4]), "add");
+      const { run } = await compileNodes(backend, [part(index, table), all], [{ target: s, value: o.add(s, 1) }]);
+      backend.write(index.storage?.memory, Int32Array.of(0, 1, 2, 3));
+      await failsWithoutTrace(run, [s], /out of range/);
+      backend.write(index.storage?.memory, Int32Array.of(0, 1, 2, 2));
+      await run();
+      assert.deepEqual([...(await backend.read(s.storage?.memory, "float32", 3))], [2, 3, 4]);
+    });
+
   test("an integer division by zero", async () => {
     const s = nodeFrom(backend, [8, 9], [2], "int32");
     const by = nodeFrom(backend, [2, 0], [2], "int32");
