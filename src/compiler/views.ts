@@ -182,9 +182,7 @@ export class Body {
         const [x, index] = n.inputs;
         const a = n.attrs["axis"] as number;
         const found = this.guarded(this.at(index, at, valid), valid, "0");
-        const position = linearize(at, n.shape);
-        const whole = valid.length === 0 && isWhole(position, sizeOf(n.shape));
-        this.checked.add(whole ? checkOf(index, x.shape[a]) : `part ${position.key} of ${n.id}`);
+        this.check(n, at, valid, checkOf(index, x.shape[a]));
         const where = at.slice();
         where[a] = valueIndex(found, `v${found.id}`, x.shape[a]);
         return this.at(x, where, valid);
@@ -193,10 +191,17 @@ export class Body {
     if (isView(n)) return this.at(n.inputs[0], sourceIndex(n, at), valid);
     const args = n.inputs.map((i) => this.at(i, at, valid));
     if (n.op === "idiv" || (n.op === "mod" && !isFloat(n.dtype))) {
-      this.checked.add(`divisor of ${n.id}`);
+      this.check(n, at, valid, `divisor of ${n.id}`);
       args[1] = this.guarded(args[1], valid, "1");
     }
     return v.make({ kind: "op", dtype: n.dtype, name: n.op, args });
+  }
+
+  /** Notes a check that the computation of `n` makes; one of its positions in part is like no other. */
+  private check(n: GNode, at: readonly Index[], valid: readonly Condition[], name: string): void {
+    const position = linearize(at, n.shape);
+    const whole = valid.length === 0 && isWhole(position, sizeOf(n.shape));
+    this.checked.add(whole ? name : `${name}, in part: ${n.id} at ${position.key}`);
   }
 
   /** A value that is checked: where the position is outside `valid` and the value means nothing, one that passes. */
