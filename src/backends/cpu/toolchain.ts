@@ -119,7 +119,7 @@ export function requireCompiler(): Compiler {
 }
 
 /** Flags of every unit: numerics without surprises (no contraction, no errno, wrapping integers), never -ffast-math. */
-const commonFlags = [
+export const commonFlags: readonly string[] = [
   "-O2",
   "-std=gnu11",
   "-fPIC",
