@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { openCpuBackend } from "../../../src/backends/cpu/index.ts";
+import { builtins } from "../../../src/backends/cpu/native.ts";
 import { cpuFeatures, features, findCompiler } from "../../../src/backends/cpu/toolchain.ts";
 import { type DType, decode, dtypes } from "../../../src/core/dtype.ts";
 import {
@@ -29,7 +30,7 @@ import {
   zeros,
 } from "../../../src/index.ts";
 import { ConvNet, GPT2 } from "../../../src/models/index.ts";
-import { isPresent, type Raw, Recorder, type Result, Target, type TargetSpec } from "./cross.harness.ts";
+import { builtinsOf, isPresent, type Raw, Recorder, type Result, Target, type TargetSpec } from "./cross.harness.ts";
 
 const F = nn.functional;
 const long = process.env["NABLA_LONG"] === "1";
@@ -385,6 +386,12 @@ test("what is recorded has kernels of every form, and every builtin", { skip }, 
   const parts = recordings.flatMap((r) => [...r.parts.values()]);
   const kernels = parts.map((p) => p.texts.kernels).join("\n");
   for (const form of ["flat", "columns", "rows"]) assert.match(kernels, new RegExp(`^${form} \\d+ rows`, "m"));
+  const met = new Set(parts.flatMap((p) => builtinsOf(p.table)));
+  assert.deepEqual(
+    builtins.filter((name) => !met.has(name)),
+    ["fill"],
+    "fill is for poisoning alone",
+  );
   assert.deepEqual([...new Set(recordings.map((r) => r.label))].sort(), Object.keys(bodies).sort());
 });
 

@@ -11,7 +11,7 @@ import type { Backend, Capture, Program, Run } from "../../../src/backends/backe
 import { Assembler, type Parts, SYMBOL } from "../../../src/backends/cpu/assemble.ts";
 import { type ContractDesc, planContract } from "../../../src/backends/cpu/contract.ts";
 import type { Memory } from "../../../src/backends/cpu/memory.ts";
-import type { KernelShape, NativeRuntime } from "../../../src/backends/cpu/native.ts";
+import { type BuiltinName, builtins, type KernelShape, type NativeRuntime } from "../../../src/backends/cpu/native.ts";
 import { commonFlags, runtimeFolder, targetFlags } from "../../../src/backends/cpu/toolchain.ts";
 import { type DType, dtypes } from "../../../src/core/dtype.ts";
 import { sizeOf } from "../../../src/core/shape.ts";
@@ -187,6 +187,22 @@ function link(spec: TargetSpec, name: string, objects: string, folder: string): 
     `${objects}\n${[...runtimeSources, "cross"].map((s) => `${s}.o`).join("\n")}\n`,
   );
   return command(spec.compiler, ["-static", "-o", name, `@${name}.list`, "-lm", "-lpthread"], folder);
+}
+
+/** The runtime's own kernels that a command table names; the words are described in runtime/program.c. */
+export function builtinsOf(table: Int32Array): BuiltinName[] {
+  let at = 7;
+  for (let i = 0; i < table[3]; i++) at += 1 + table[at];
+  const names: BuiltinName[] = [];
+  for (let i = 0; i < table[2]; i++) {
+    if (table[at] < 0) names.push(builtins[-1 - table[at]]);
+    at += 7;
+    at += 1 + 3 * table[at];
+    at += 1 + table[at];
+    at += 1 + 2 * table[at];
+  }
+  if (at !== table.length) throw new Error("the command table has another form than builtinsOf knows");
+  return names;
 }
 
 export interface Raw {
