@@ -108,7 +108,8 @@ function parseHeader(header: Uint8Array, dataBytes: number, file: string) {
         fail("__metadata__ must map strings to strings");
       for (const [key, item] of Object.entries(value as object)) {
         if (typeof item !== "string") fail(`__metadata__[${quote(key)}] must be a string`);
-        metadata[key] = item;
+        // not by assignment, which a key "__proto__" would turn into something else
+        Object.defineProperty(metadata, key, { value: item, enumerable: true, writable: true, configurable: true });
       }
       continue;
     }

@@ -200,6 +200,10 @@ describe("safetensors", () => {
   test("a name like __proto__ is a name", () => {
     const tensors = new Map([["__proto__", { dtype: "U8" as const, shape: [1], bytes: Uint8Array.of(7) }]]);
     assert.deepEqual([...parseSafetensors(formatSafetensors(tensors)).tensors.get("__proto__")!.bytes], [7]);
+    const metadata = JSON.parse('{"__proto__":"x"}') as Record<string, string>;
+    assert.deepEqual(Object.entries(parseSafetensors(formatSafetensors(tensors, metadata)).metadata), [
+      ["__proto__", "x"],
+    ]);
   });
 
   test("a file goes through the disk; a truncated one and a missing one are clear errors", async () => {
