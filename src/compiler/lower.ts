@@ -289,7 +289,7 @@ class Lowering {
     if (group !== "composite") return rewrite(node);
     if (!node.operation.decompose)
       throw new BackendError(
-        `${name}: this backend has no kernel for it, and it has no decomposition; give defineOperation a decompose`,
+        `${name}: this backend has no kernel for it, and it has no decomposition; give defineOperation a decompose, or a kernel that fits these shapes and dtypes`,
       );
     return node.operation.decompose(node.inputs, node.attrs);
   }
