@@ -33,7 +33,7 @@ test("the tutorial runs as it stands, and says what it says it says", () => {
     const { status, stdout, stderr } = spawnSync(process.execPath, ["--import", "tsx", file], {
       cwd: root,
       encoding: "utf8",
-      env: { ...process.env, NABLA_DEVICE: "reference" },
+      env: { ...process.env, NABLA_DEVICE: "reference", TMPDIR: room, TEMP: room },
     });
     assert.equal(status, 0, stderr);
     assert.match(stdout, /ShapeError: matmul: inner sizes differ/);
