@@ -23,7 +23,7 @@ async function measure(side: Side, times: number): Promise<{ title: string; mb: 
 export const benchmark: Benchmark = {
   name: "memory",
   title: `Memory of ${steps} GPT steps, 10.8 M parameters`,
-  ours: () => serveGpt(largeGpt),
+  ours: () => serveGpt(largeGpt, true),
   run: async ({ rounds }) => {
     const times = Math.min(rounds, 3);
     const mine = await measure(ours("memory"), times);

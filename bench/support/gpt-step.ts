@@ -31,9 +31,10 @@ export const largeGpt: GptStep = {
 export const gptArguments = (g: GptStep): string[] =>
   [g.vocabSize, g.contextLength, g.numLayers, g.numHeads, g.hiddenSize, g.batch, g.steps].map(String);
 
-export async function serveGpt(g: GptStep): Promise<Served> {
+/** `own`: the model keeps the weights it was made with; setting others would count as memory of ours. */
+export async function serveGpt(g: GptStep, own = false): Promise<Served> {
   const model = new GPT2(g);
-  fill(model, (name) => /\.c_.*weight$/.test(name));
+  if (!own) fill(model, (name) => /\.c_.*weight$/.test(name));
   const optimizer = new optim.AdamW(model.parameters(), { lr: 1e-3, weightDecay: 0.01 });
   const tokens = (seed: number) =>
     tensor(integers(seed, g.batch * g.contextLength, g.vocabSize), { shape: [g.batch, g.contextLength] });
