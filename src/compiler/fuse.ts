@@ -41,6 +41,8 @@ export interface OpaqueRule {
   readonly takesStrided: (n: GNode, operand: number, inMemory: (n: GNode) => boolean) => boolean;
   /** Whether operand i is not read at all. */
   readonly ignores: (n: GNode, operand: number) => boolean;
+  /** Buffers that a kernel can have, if few: reads and writes together. */
+  readonly maxBuffers?: number;
 }
 
 const reductions: Readonly<Record<string, Reduction["op"]>> = {
@@ -50,6 +52,7 @@ const reductions: Readonly<Record<string, Reduction["op"]>> = {
   reduceMin: "min",
 };
 
+/** Where the rule names no limit; every member counts as written. */
 const MAX_BUFFERS = 28;
 /** A value with several readers is stored if computing it again costs more than this: as a write and a read of it. */
 const EXPENSIVE = 32;
@@ -181,6 +184,7 @@ export class Fuser {
 
   run(): void {
     this.chooseMembers();
+    if (this.rule.maxBuffers !== undefined) this.findReaders();
     for (const n of this.lowered.nodes) {
       if (this.rule.isOpaque(n)) this.addOpaque(n);
       else if (this.members.has(n)) this.place(n);
@@ -224,6 +228,15 @@ export class Fuser {
     }
     // what computing a node takes from memory on: its operations and reads, each once, by the part of an element they cost
     const cones = new Map<GNode, ReadonlyMap<GNode, number>>();
+    const coneOf = (n: GNode): ReadonlyMap<GNode, number> => {
+      const cone = new Map<GNode, number>([[n, 1]]);
+      // what is the same for many elements costs each of them a part
+      const share = n.op === "expand" ? sizeOf(n.inputs[0].shape) / Math.max(1, sizeOf(n.shape)) : 1;
+      for (const input of n.inputs)
+        for (const [part, weight] of cones.get(input) as ReadonlyMap<GNode, number>)
+          cone.set(part, Math.max(cone.get(part) ?? 0, weight * share));
+      return cone;
+    };
     for (const n of nodes) {
       if (n.op === "const" || n.op === "scalar" || n.op === "iota") {
         cones.set(n, new Map());
@@ -233,12 +246,7 @@ export class Fuser {
         cones.set(n, new Map([[n, 1]]));
         continue;
       }
-      const cone = new Map<GNode, number>([[n, 1]]);
-      // what is the same for many elements costs each of them a part
-      const share = n.op === "expand" ? sizeOf(n.inputs[0].shape) / Math.max(1, sizeOf(n.shape)) : 1;
-      for (const input of n.inputs)
-        for (const [part, weight] of cones.get(input) as ReadonlyMap<GNode, number>)
-          cone.set(part, Math.max(cone.get(part) ?? 0, weight * share));
+      const cone = this.readFew(n, cones, coneOf);
       let cost = 0;
       let reads = n.op === "gather" ? 1 : 0;
       for (const [part, weight] of cone) {
@@ -248,6 +256,40 @@ export class Fuser {
       const again = (uses.get(n) ?? 0) > 1 && reads > 0 && (cost > EXPENSIVE || reads > 2.5);
       if ((again || cost > WHOLE) && !isView(n)) this.members.add(n);
       cones.set(n, this.members.has(n) ? new Map([[n, 1]]) : cone);
+    }
+  }
+
+  /**
+   * What computing `n` takes, by `coneOf`; where that would read more buffers than a kernel can have, inputs are put into
+   * memory until it does not, the one that reads most first.
+   */
+  private readFew(
+    n: GNode,
+    cones: Map<GNode, ReadonlyMap<GNode, number>>,
+    coneOf: (n: GNode) => ReadonlyMap<GNode, number>,
+  ): ReadonlyMap<GNode, number> {
+    const most = (this.rule.maxBuffers ?? Number.POSITIVE_INFINITY) - 1;
+    const reads = (cone: ReadonlyMap<GNode, number>, self: GNode): number => {
+      let count = 0;
+      for (const part of cone.keys()) if (part !== self && this.isBoundary(part)) count++;
+      return count;
+    };
+    for (;;) {
+      const cone = coneOf(n);
+      if (most === Number.POSITIVE_INFINITY || reads(cone, n) <= most) return cone;
+      const [heavy] = n.inputs
+        .map((x) => [x, reads(cones.get(x) as ReadonlyMap<GNode, number>, x)] as const)
+        .sort((a, b) => b[1] - a[1])[0];
+      const views: GNode[] = [];
+      let x = heavy;
+      while (isView(x) && x.op !== "pad" && x.op !== "concat" && !this.members.has(x)) {
+        views.unshift(x);
+        x = x.inputs[0];
+      }
+      if (this.isBoundary(x)) return cone; // nothing left to take apart
+      this.members.add(x);
+      cones.set(x, new Map([[x, 1]]));
+      for (const v of views) cones.set(v, coneOf(v));
     }
   }
 
@@ -327,6 +369,31 @@ export class Fuser {
     this.add(fresh, sources);
   }
 
+  /** Whether a kernel of these members has few enough buffers. */
+  private fits(built: Built, members: readonly GNode[]): boolean {
+    const { maxBuffers } = this.rule;
+    const reads = built.body.buffers.length;
+    if (maxBuffers === undefined) return reads + members.length - 1 <= MAX_BUFFERS;
+    const own = new Set(members);
+    const isWritten = ({ node, kind }: Entry): boolean =>
+      kind === "column" || this.requested.has(node) || (this.readers.get(node) ?? []).some((r) => !own.has(r));
+    return reads + built.entries.filter(isWritten).length <= maxBuffers;
+  }
+
+  /** Who reads a member from memory, unless they share its kernel. */
+  private readonly readers = new Map<GNode, GNode[]>();
+
+  private findReaders(): void {
+    for (const n of this.lowered.nodes) {
+      if (!this.members.has(n) && !this.rule.isOpaque(n)) continue;
+      for (const s of this.sources(n)) {
+        const list = this.readers.get(s);
+        if (list) list.push(n);
+        else this.readers.set(s, [n]);
+      }
+    }
+  }
+
   private join(n: GNode, sources: ReadonlySet<GNode>): Group | null {
     const tried = new Set<Group>();
     const attempt = (g: Group): Group | null => {
@@ -337,7 +404,7 @@ export class Fuser {
         if (owner !== g && owner.before.has(g)) return null;
       }
       const built = this.build([...g.members, n]);
-      if (!built || built.body.buffers.length + g.members.length > MAX_BUFFERS) return null;
+      if (!built || !this.fits(built, [...g.members, n])) return null;
       g.built = built;
       return g;
     };
@@ -374,7 +441,7 @@ export class Fuser {
     if (together.size < 2 || outside.some((x) => [...together].some((g) => x.before.has(g)))) return null;
     const members = [...together].flatMap((g) => g.members).sort((a, b) => a.id - b.id);
     const built = this.build([...members, n]);
-    if (!built || built.body.buffers.length + members.length > MAX_BUFFERS) return null;
+    if (!built || !this.fits(built, [...members, n])) return null;
     last.members = members;
     last.built = built;
     for (const m of members) this.groupOf.set(m, last);

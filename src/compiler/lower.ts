@@ -35,6 +35,14 @@ export interface Lowered {
 /** Which composites (and opaque rows) a backend runs itself. */
 export type HasTemplate = (name: string, node: Node) => boolean;
 
+/** What a backend wants lowered in its own way. */
+export interface LowerRule {
+  /** The type in whose place scatter, argsort and the running reductions work, where they do not take one themselves. */
+  readonly wider?: Partial<Record<DType, DType>>;
+  /** Parts of a concat that one kernel can read; longer ones become a tree. */
+  readonly maxParts?: number;
+}
+
 /** Rows rewritten in terms of others, or null to leave the node as it is. */
 const rewrites: Readonly<Record<string, (node: Node) => Node | null>> = {
   contract: (n) => {
@@ -123,7 +131,7 @@ function firstWhere(n: Node, extreme: typeof ops.reduceMax): Node {
 }
 
 /** The 16-bit floats and the small integers go through a wider type where a row accumulates. */
-function widen(n: Node): Node | null {
+function widen(n: Node, wider: Partial<Record<DType, DType>>): Node | null {
   const name = n.operation.name;
   const [x] = n.inputs;
   if (name === "reduceMax" || name === "reduceMin") {
@@ -160,7 +168,7 @@ function widen(n: Node): Node | null {
 }
 const scans = { cumsum: ops.cumsum, cumprod: ops.cumprod, cummax: ops.cummax };
 const reducers = { sum: ops.sum, prod: ops.prod, reduceMax: ops.reduceMax, reduceMin: ops.reduceMin };
-const wider: Partial<Record<DType, DType>> = {
+const defaultWider: Partial<Record<DType, DType>> = {
   float16: "float32",
   bfloat16: "float32",
   uint8: "int32",
@@ -220,23 +228,36 @@ function splitLong(n: Node): Node | null {
   return null;
 }
 
-function rewrite(n: Node): Node | null {
+/** A concat of more parts than a kernel can read is a concat of concats. */
+function splitConcat(n: Node, maxParts: number): Node | null {
+  const { inputs } = n;
+  if (inputs.length <= maxParts) return null;
+  const axis = n.attrs["axis"] as number;
+  const each = Math.ceil(inputs.length / maxParts);
+  const parts: Node[] = [];
+  for (let i = 0; i < inputs.length; i += each) parts.push(ops.concat(inputs.slice(i, i + each), axis));
+  return ops.concat(parts, axis);
+}
+
+function rewrite(n: Node, rule: LowerRule): Node | null {
   const name = n.operation.name;
+  const wider = rule.wider ?? defaultWider;
   if (n.operation.group === "reduction" && name in identities) {
     const [x] = n.inputs;
     const op = name as keyof typeof identities;
     if ((n.attrs["axes"] as number[]).some((a) => x.shape[a] === 0))
       return ops.full(n.shape, identities[op](x.dtype), n.dtype);
-    return applyLimit(n) ?? widen(n) ?? splitLong(n);
+    return applyLimit(n) ?? widen(n, wider) ?? splitLong(n);
   }
-  return rewrites[name]?.(n) ?? widen(n);
+  if (name === "concat" && rule.maxParts !== undefined) return splitConcat(n, rule.maxParts);
+  return rewrites[name]?.(n) ?? widen(n, wider);
 }
 
 /** Lowers a capture. `fuse` false keeps big reductions whole, so that the graph is as recorded. */
-export function lower(capture: Capture, hasTemplate: HasTemplate): Lowered {
+export function lower(capture: Capture, hasTemplate: HasTemplate, rule: LowerRule = {}): Lowered {
   const gradients = setGradEnabled(false);
   try {
-    return new Lowering(capture, hasTemplate).run();
+    return new Lowering(capture, hasTemplate, rule).run();
   } finally {
     setGradEnabled(gradients);
   }
@@ -245,6 +266,7 @@ export function lower(capture: Capture, hasTemplate: HasTemplate): Lowered {
 class Lowering {
   private readonly capture: Capture;
   private readonly hasTemplate: HasTemplate;
+  private readonly rule: LowerRule;
   private readonly nodes: GNode[] = [];
   private readonly byKey = new Map<string, GNode>();
   /** A node's meaning; several outputs are a list. */
@@ -253,9 +275,10 @@ class Lowering {
   private readonly slotIndex: ReadonlyMap<Node, number>;
   private readonly aliases = new Map<Node, Node | readonly Node[]>();
 
-  constructor(capture: Capture, hasTemplate: HasTemplate) {
+  constructor(capture: Capture, hasTemplate: HasTemplate, rule: LowerRule) {
     this.capture = capture;
     this.hasTemplate = hasTemplate;
+    this.rule = rule;
     this.storageIndex = new Map(capture.storages.map((s, i) => [s, i]));
     this.slotIndex = new Map(capture.scalars.map((s, i) => [s, i]));
   }
@@ -286,7 +309,7 @@ class Lowering {
   private replacement(node: Node): Node | readonly Node[] | null {
     const { name, group } = node.operation;
     if (this.hasTemplate(name, node)) return null;
-    if (group !== "composite") return rewrite(node);
+    if (group !== "composite") return rewrite(node, this.rule);
     if (!node.operation.decompose)
       throw new BackendError(
         `${name}: this backend has no kernel for it, and it has no decomposition; give defineOperation a decompose, or a kernel that fits these shapes and dtypes`,

@@ -3,6 +3,7 @@
  * plan memory, render, and write the command table. Nothing runs here (program.ts), and what stays of the capture is
  * plain data.
  */
+import { finishKernel, readsOnlyAt, storeOf } from "../../compiler/finish.ts";
 import { Fuser, type Group, type GroupKernel, partDType } from "../../compiler/fuse.ts";
 import { type Kernel, showKernel } from "../../compiler/kernel.ts";
 import { type GNode, type Lowered, lower } from "../../compiler/lower.ts";
@@ -11,7 +12,7 @@ import { checkOf, isView } from "../../compiler/views.ts";
 import { dtypes } from "../../core/dtype.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
 import type { Capture, ProgramStats } from "../backend.ts";
-import { finishKernel, readsOnlyAt, rowGrain, storeOf } from "./kernels.ts";
+import { rowGrain } from "./kernels.ts";
 import { lanesFor, lanesPrelude } from "./lanes.ts";
 import { type Command, type NativeRuntime, ProgramBuilder } from "./native.ts";
 import { planCopy, planFill } from "./plans.ts";

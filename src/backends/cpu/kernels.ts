@@ -1,11 +1,5 @@
-/**
- * Small things about kernels that the assembler asks: rows a tile, the kernel that adds parts, where a kernel stores and
- * reads a node. Rendering is render.ts's affair.
- */
-import { type GroupKernel, partDType } from "../../compiler/fuse.ts";
-import { add, axis, scale } from "../../compiler/index-expr.ts";
-import { type Kernel, type Reduction, runtimeValues, type Value, Values } from "../../compiler/kernel.ts";
-import type { GNode } from "../../compiler/lower.ts";
+/** How many rows of a kernel the threads take at a time. What kernels are is compiler/, how they are rendered render.ts. */
+import type { Kernel } from "../../compiler/kernel.ts";
 import { chooseForm } from "./render.ts";
 
 /** Rows a tile of a row kernel: about 32,768 positions, at least 16 tiles where there are rows for them. */
@@ -15,67 +9,4 @@ export function rowGrain(k: Kernel): number {
   let grain = Math.max(1, Math.min(Math.ceil(k.rows / 16), Math.ceil(32768 / columns)));
   if (partial) grain = Math.max(grain, Math.ceil(k.rows / 32));
   return chooseForm(k) === "rows" ? Math.ceil(grain / 16) * 16 : grain;
-}
-
-export function finishKernel(node: GNode, op: Reduction["op"], blocks: number, columns: number): Kernel {
-  const values = new Values();
-  const r = axis("r", columns);
-  const dtype = partDType(node.dtype);
-  const load = values.make({ kind: "load", dtype, slot: 0, index: add(scale(axis("c", blocks), columns), r) });
-  const sum = values.reduction(load, dtype);
-  const result = dtype === node.dtype ? sum : values.make({ kind: "op", dtype: node.dtype, name: "cast", args: [sum] });
-  return {
-    rows: columns,
-    columns: blocks,
-    buffers: [
-      { dtype, written: false },
-      { dtype: node.dtype, written: true },
-    ],
-    scalars: [],
-    stages: [
-      { stores: [], reductions: [{ op, value: load, dtype, slot: 0 }], columns: [], rowStores: [] },
-      { stores: [], reductions: [], columns: [], rowStores: [{ buffer: 1, index: r, value: result }] },
-    ],
-    canFail: false,
-    flops: blocks * columns,
-  };
-}
-
-/** The key of the position at which a kernel stores a node, or null where it stores it in parts or not. */
-export function storeOf(made: GroupKernel, node: GNode): string | null {
-  const buffer = made.reads.length + made.writes.findIndex((w) => w.node === node);
-  for (const s of made.kernel.stages)
-    for (const st of [...s.stores, ...s.rowStores]) if (st.buffer === buffer) return st.index.key;
-  return null;
-}
-
-/**
- * Whether a kernel may store `node`, at the position `key`, over the memory that it reads as `buffer`: it reads it there
- * only, and not after the pass that stores. (Within a pass, everything is read before anything is written.)
- */
-export function readsOnlyAt(made: GroupKernel, buffer: number, key: string, node: GNode): boolean {
-  const stored = made.reads.length + made.writes.findIndex((w) => w.node === node);
-  let written = false;
-  for (const s of made.kernel.stages)
-    for (const [stores, others] of [
-      [s.stores, [...s.reductions, ...s.columns]],
-      [s.rowStores, []],
-    ] as const) {
-      const loads = loadsOf([...stores, ...others].map((x) => x.value)).filter((v) => v.slot === buffer);
-      if (loads.some((v) => written || v.index?.key !== key)) return false;
-      written ||= stores.some((st) => st.buffer === stored);
-    }
-  return true;
-}
-
-function loadsOf(values: readonly Value[]): Value[] {
-  const seen = new Set<Value>();
-  const stack = values.slice();
-  while (stack.length) {
-    const v = stack.pop() as Value;
-    if (seen.has(v)) continue;
-    seen.add(v);
-    stack.push(...v.args, ...runtimeValues(v.index, v.valid));
-  }
-  return [...seen].filter((v) => v.kind === "load");
 }

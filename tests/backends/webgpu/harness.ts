@@ -6,11 +6,11 @@
  */
 
 import type { Backend, Capture, Program, Run } from "../../../src/backends/backend.ts";
-import { finishKernel } from "../../../src/backends/cpu/kernels.ts";
 import { rows as referenceRows } from "../../../src/backends/reference/program.ts";
 import { fromRaw, heldAs, hold, toRaw } from "../../../src/backends/reference/values.ts";
 import { storageBytes, TooManyBindings } from "../../../src/backends/webgpu/layout.ts";
 import { type RenderedWgsl, renderWgsl, type WgslOptions } from "../../../src/backends/webgpu/render.ts";
+import { finishKernel } from "../../../src/compiler/finish.ts";
 import { Fuser, type Group, type GroupKernel, partDType } from "../../../src/compiler/fuse.ts";
 import type { Kernel } from "../../../src/compiler/kernel.ts";
 import { type GNode, lower } from "../../../src/compiler/lower.ts";
