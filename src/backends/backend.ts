@@ -37,6 +37,11 @@ export interface ProgramStats {
 export interface Program {
   readonly stats: ProgramStats;
   run(run: Run): void | Promise<void>;
+  /**
+   * Lets other threads begin a run and returns at once what takes part in it until its end, and throws what `run` would
+   * throw. It must be called before anything else is run or read. Null: `run` is the better way.
+   */
+  start?(run: Run): (() => void) | null;
   /** Text of every stage, for NABLA_DEBUG and `nabla graph`. */
   describe(stage: "graph" | "kernels" | "memory" | "source"): string;
 }

@@ -44,6 +44,8 @@ interface Line {
   readonly jobs: Job[];
   /** Flushes that wrote to states. */
   steps: number;
+  /** A job that other threads have begun and this one must end before anything else is run or read; then `tail` is null. */
+  started: { readonly job: Job; readonly end: () => void } | null;
   /** Settles (never rejects) when everything queued so far is done; null when idle. */
   tail: Promise<void> | null;
   /** A failure of an enqueued step that nobody has been told of. */
@@ -65,6 +67,7 @@ function lineOf(device: string): Line {
       pending: pendingOf(device),
       jobs: [],
       steps: 0,
+      started: null,
       tail: null,
       failure: null,
       told: null,
@@ -91,20 +94,38 @@ function throwFailure(line: Line): void {
   throw failure.error;
 }
 
+/** Ends what was started. Where it fails, it is taken back with `behind`, which was captured meanwhile, and this throws. */
+function settle(line: Line, behind: Job | null): void {
+  const { started } = line;
+  if (started === null) return;
+  line.started = null;
+  try {
+    started.end();
+  } catch (error) {
+    takeBack(line, behind === null ? [started.job] : [started.job, behind]);
+    throw error;
+  }
+  letGo(started.job);
+}
+
 /**
  * Computes `roots`, what was kept and what was assigned on `device`. Returns nothing if it was done at once, else a promise
  * of its completion. Throws (or rejects with) StaleReadError, IndexError and what else a program finds; then no state
  * has changed.
  */
 export function flush(device: string, roots: readonly Node[] = none): void | Promise<void> {
-  const line = lineOf(device);
+  return flushLine(lineOf(device), roots, false);
+}
+
+/** As `flush`; where `early`, the work may also have been begun only, on other threads. */
+function flushLine(line: Line, roots: readonly Node[], early: boolean): void | Promise<void> {
   throwFailure(line);
   const { pending } = line;
   if (pending.inits.length > 0) {
     const inits = pending.inits;
     pending.inits = [];
-    const started = submit(line, none, none, inits, true);
-    if (started) started.catch(() => {}); // the job below is cancelled with the same error
+    const submitted = submit(line, none, none, inits, true, false);
+    if (submitted) submitted.catch(() => {}); // the job below is cancelled with the same error
   }
   let wanted = roots;
   for (let i = 0; i < roots.length; i++)
@@ -118,7 +139,7 @@ export function flush(device: string, roots: readonly Node[] = none): void | Pro
     pending.assigns = [];
     line.steps++;
   }
-  return submit(line, wanted, kept.length > 0 ? prepareRoots(line, kept) : kept, assigns, false);
+  return submit(line, wanted, kept.length > 0 ? prepareRoots(line, kept) : kept, assigns, false, early);
 }
 
 /** Roots as a capture wants them: superseded assigns stand for their value, leaves that need no program get it here. */
@@ -158,6 +179,7 @@ function submit(
   kept: readonly Node[],
   assigns: readonly Node[],
   init: boolean,
+  early: boolean,
 ): void | Promise<void> {
   let captured: Capture;
   try {
@@ -166,8 +188,12 @@ function submit(
     forget(line, kept, assigns, init);
     throw error;
   }
-  if (captured.roots.length === 0 && captured.assigns.length === 0) return line.tail ?? undefined;
+  if (captured.roots.length === 0 && captured.assigns.length === 0) {
+    settle(line, null);
+    return line.tail?.then(() => throwFailure(line));
+  }
   const job = promise(line, captured, assigns, init);
+  settle(line, job);
   if (line.tail === null) {
     let backend: Backend | null;
     let program: Program | Promise<Program> | null = null;
@@ -178,7 +204,7 @@ function submit(
       takeBack(line, [job]);
       throw error;
     }
-    if (backend !== null && !(program instanceof Promise)) return runNow(line, backend, job);
+    if (backend !== null && !(program instanceof Promise)) return runNow(line, backend, job, early);
   }
   return runLater(line, job);
 }
@@ -336,10 +362,18 @@ function start(line: Line, backend: Backend, job: Job, run: Run): void | Promise
 }
 
 /** The short way: the line is idle, backend and program are at hand. */
-function runNow(line: Line, backend: Backend, job: Job): void | Promise<void> {
+function runNow(line: Line, backend: Backend, job: Job, early: boolean): void | Promise<void> {
   let result: void | Promise<void>;
   try {
     const run = bind(backend, job);
+    if (early && !(run instanceof Promise) && debugLevel === 0 && !detectsAnomalies()) {
+      const end = job.entry.program?.start?.(run);
+      if (end) {
+        job.capture = null;
+        line.started = { job, end };
+        return;
+      }
+    }
     result = run instanceof Promise ? run.then((r) => start(line, backend, job, r)) : start(line, backend, job, run);
   } catch (error) {
     takeBack(line, [job]);
@@ -402,7 +436,7 @@ function follow(line: Line, done: Promise<unknown>): void {
  */
 export function enqueue(device: string, roots: readonly Node[] = none): void | Promise<void> {
   const line = lineOf(device);
-  const done = flush(device, roots);
+  const done = flushLine(line, roots, true);
   if (!done) return;
   const told = done.catch((error: unknown) => {
     // Jobs cancelled by one failure share its error; it is told once.
@@ -429,7 +463,10 @@ export function read(node: Node): TypedArray | Promise<TypedArray> {
   if (node.storage === null) {
     const done = flush(device, [node]);
     if (done) return done.then(() => readStorage(line, resolve(node)));
-  } else throwFailure(line);
+  } else {
+    settle(line, null);
+    throwFailure(line);
+  }
   return readStorage(line, resolve(node));
 }
 

@@ -151,6 +151,8 @@ const declarations = {
   programFree: "void nabla_program_free(uintptr_t program)",
   serial: "void nabla_serial(uintptr_t program)",
   run: "int64_t nabla_run(uintptr_t program, uintptr_t bufs, uintptr_t scalars)",
+  start: "int32_t nabla_start(uintptr_t program, uintptr_t bufs, uintptr_t scalars, int32_t wait)",
+  finish: "int64_t nabla_finish(uintptr_t program)",
   profile: "int32_t nabla_profile(uintptr_t program, int32_t on)",
   profileRead: "void nabla_profile_read(uintptr_t program, uintptr_t out)",
   error: "const char *nabla_error()",
@@ -391,21 +393,41 @@ export class Program {
     );
   }
 
-  /** Runs off the JavaScript thread; the arguments are copied before this returns. */
+  /** Lets the other workers begin a run; the arguments are copied. `finish` must follow before the program's next run. */
+  start(bufs: Float64Array, scalars: Float64Array): void {
+    const slot = (this.#sync ??= this.#slot());
+    this.#fill(slot, bufs, scalars);
+    this.#lib.start(this.#handle, slot.pointer, slot.pointer + 8 * this.numBuffers, 1);
+    this.#started = true;
+  }
+
+  /** Takes part in a started run until its end; what `run` returns. */
+  finish(): number {
+    this.#started = false;
+    return this.#result(this.#lib.finish(this.#handle) as number | bigint);
+  }
+
+  /**
+   * Runs off the JavaScript thread; the arguments are copied before this returns. Until the event loop turns, the calling
+   * thread has work of its own (it records the next step, say), so a thread in its stead joins the workers only then.
+   */
   runAsync(bufs: Float64Array, scalars: Float64Array): Promise<number> {
     const go = (): Promise<number> =>
       new Promise((resolve, reject) => {
         const slot = (this.#async ??= this.#slot());
         this.#fill(slot, bufs, scalars);
-        const at = slot.pointer;
-        this.#lib.run.async(this.#handle, at, at + 8 * this.numBuffers, (error: unknown, word: number | bigint) => {
-          if (error) return reject(error);
+        const args = [this.#handle, slot.pointer, slot.pointer + 8 * this.numBuffers];
+        const done = (error: unknown, word: number | bigint): void => {
           try {
+            if (error) throw error;
             resolve(this.#result(word));
           } catch (e) {
             reject(e);
           }
-        });
+        };
+        const busy = this.#lib.start(...args, 0) !== 0;
+        if (busy) this.#lib.run.async(...args, done);
+        else setImmediate(() => this.#lib.finish.async(args[0], done));
       });
     if (this.#busy) {
       bufs = bufs.slice();
@@ -422,6 +444,7 @@ export class Program {
     return result;
   }
   #busy = 0;
+  #started = false;
 
   /** Turns the profile on (from zero) or off. */
   profile(on: boolean): void {
@@ -439,6 +462,7 @@ export class Program {
 
   /** Frees the program once its runs have ended. */
   dispose(): void {
+    if (this.#started) this.finish();
     const handle = this.#handle;
     this.#handle = 0;
     if (!handle) return;

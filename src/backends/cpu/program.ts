@@ -29,7 +29,7 @@ export async function compileProgram(
   const functions = await runtime.compileKernels(units);
   const { flops, bytes } = parts.stats;
   const serial = flops < SERIAL_FLOPS && bytes < SERIAL_FLOPS;
-  return new CpuProgram(runtime.createProgram(parts.table, functions, { serial }), arena, parts);
+  return new CpuProgram(runtime.createProgram(parts.table, functions, { serial }), arena, parts, serial);
 }
 
 /** A program as data: what is compiled, the command table, and what a run has to bring. */
@@ -42,13 +42,15 @@ export class CpuProgram implements Program {
   private readonly pointers: Float64Array;
   private readonly scalars: Float64Array;
   private readonly small: boolean;
+  private readonly serial: boolean;
   /** NABLA_DEBUG=2: what each command of a run took is printed. */
   private readonly profiled: boolean;
 
-  constructor(native: NativeProgram, arena: Arena, parts: Parts) {
+  constructor(native: NativeProgram, arena: Arena, parts: Parts, serial: boolean) {
     this.native = native;
     this.arena = arena;
     this.parts = parts;
+    this.serial = serial;
     this.stats = parts.stats;
     this.pointers = new Float64Array(1 + parts.numStorages + parts.numOutputs);
     this.scalars = new Float64Array(parts.numScalars + parts.constants.length);
@@ -59,23 +61,38 @@ export class CpuProgram implements Program {
   }
 
   run(run: Run): void | Promise<void> {
+    this.bind(run);
+    const { pointers, scalars } = this;
+    if (this.small) return this.ended(this.native.run(pointers, scalars));
+    // the closure keeps the run's buffers alive until it is done
+    return this.native.runAsync(pointers, scalars).then((word) => {
+      void run;
+      this.ended(word);
+    });
+  }
+
+  start(run: Run): (() => void) | null {
+    if (!this.small || this.serial) return null;
+    this.bind(run);
+    this.native.start(this.pointers, this.scalars);
+    return () => {
+      void run;
+      this.ended(this.native.finish());
+    };
+  }
+
+  private bind(run: Run): void {
     const { pointers, scalars } = this;
     pointers[0] = this.arena.reserve(this.parts.arenaBytes);
     let k = 1;
     for (let i = 0; i < run.buffers.length; i++) pointers[k++] = (run.buffers[i] as Memory).pointer;
     for (let i = 0; i < run.outputs.length; i++) pointers[k++] = (run.outputs[i] as Memory).pointer;
     scalars.set(run.scalars);
-    if (this.small) {
-      if (this.native.run(pointers, scalars) !== 0) throw this.failure();
-      if (this.profiled) this.printProfile();
-      return;
-    }
-    // the run keeps its buffers alive until it is done
-    return this.native.runAsync(pointers, scalars).then((word) => {
-      void run;
-      if (word !== 0) throw this.failure();
-      if (this.profiled) this.printProfile();
-    });
+  }
+
+  private ended(word: number): void {
+    if (word !== 0) throw this.failure();
+    if (this.profiled) this.printProfile();
   }
 
   /** Thread time of the run's commands, longest first. */

@@ -1,6 +1,8 @@
 /*
- * The thread pool: threads, barrier, spinning that turns into sleep, denormals off, scratch. It knows nothing of
- * programs (program.c); a run is one function called on every worker, the calling thread being worker 0.
+ * The thread pool: threads, phases, spinning that turns into sleep, denormals off, scratch. It knows nothing of programs
+ * (program.c). A job is one function that every member of its team calls. Members join when they come: a phase ends when
+ * all who have joined have arrived, so nobody waits for a thread that is still asleep, and the thread that began a job
+ * may do something else first and join at the end, as worker 0.
  */
 #include "runtime.h"
 #include <pthread.h>
@@ -52,6 +54,16 @@ static void wake_all(Word *w) {
 }
 #endif
 
+/*
+ * The word of a job: phase, members, arrived. CLOSED with members: the last to arrive ends the phase, nobody may join or
+ * arrive; CLOSED without members: there is no job.
+ */
+#define ARRIVED 0xffffull
+#define MEMBER 0x10000ull
+#define MEMBERS 0xffff0000ull
+#define PHASE (1ull << 32)
+#define CLOSED (1ull << 63)
+
 static struct {
   atomic_int wanted;
   int alive, cores;
@@ -59,11 +71,15 @@ static struct {
   char *scratch[MAX_THREADS];
   int64_t scratch_bytes;
   Word start, gate;
-  _Alignas(64) atomic_int arrived;
+  _Alignas(64) _Atomic uint64_t job; /* who is in it and where it is: see below */
   atomic_int quit;
-  void (*body)(void *, int);
+  Job body;
   void *arg;
-} pool;
+  pthread_mutex_t lock;
+  pthread_cond_t freed;
+  int busy;
+  atomic_int *running;
+} pool = {.job = CLOSED, .lock = PTHREAD_MUTEX_INITIALIZER, .freed = PTHREAD_COND_INITIALIZER};
 
 static void await_change(Word *w, unsigned old) {
   const int64_t limit = pool.alive > pool.cores ? SPIN_CROWDED_NS : SPIN_NS;
@@ -85,15 +101,44 @@ static void change(Word *w) {
   if (atomic_load(&w->sleepers)) wake_all(w);
 }
 
-/* Waits for all of the team; the last to arrive calls `last` while the others still wait. */
-void team_barrier(int team, void (*last)(void *), void *arg) {
-  if (team == 1) { last(arg); return; }
-  const unsigned old = atomic_load_explicit(&pool.gate.value, memory_order_relaxed);
-  if (atomic_fetch_add(&pool.arrived, 1) == team - 1) {
-    last(arg);
-    atomic_store_explicit(&pool.arrived, 0, memory_order_relaxed);
-    change(&pool.gate);
-  } else await_change(&pool.gate, old);
+/* Joins the job there is; its phase, or -1 where there is none (any more). */
+static int32_t join(void) {
+  uint64_t word = atomic_load(&pool.job);
+  for (;;) {
+    if (!(word & CLOSED)) {
+      if (atomic_compare_exchange_weak(&pool.job, &word, word + MEMBER)) return (int32_t)(word / PHASE);
+    } else if (word & MEMBERS) {
+      relax();
+      word = atomic_load(&pool.job);
+    } else return -1;
+  }
+}
+
+/* Ends a phase for one member: waits for the others; the last to arrive calls `done` first. */
+void pool_phase_end(int final, void (*done)(void *), void *arg) {
+  const unsigned old = atomic_load(&pool.gate.value);
+  uint64_t word = atomic_load(&pool.job);
+  for (;;) {
+    if (word & CLOSED) { /* who ended the phase before is about to open this one */
+      relax();
+      word = atomic_load(&pool.job);
+    } else if ((word & ARRIVED) + 1 < (word & MEMBERS) / MEMBER) {
+      if (!atomic_compare_exchange_weak(&pool.job, &word, word + 1)) continue;
+      await_change(&pool.gate, old);
+      return;
+    } else if (atomic_compare_exchange_weak(&pool.job, &word, word | CLOSED)) break;
+  }
+  done(arg);
+  /* the gate first: who joins the open job must wait for the next change, not for this one */
+  atomic_fetch_add(&pool.gate.value, 1);
+  atomic_store(&pool.job, final ? CLOSED : (word & MEMBERS) + (word / PHASE + 1) * PHASE);
+  if (atomic_load(&pool.gate.sleepers)) wake_all(&pool.gate);
+  if (!final) return;
+  pthread_mutex_lock(&pool.lock);
+  atomic_store(pool.running, 0);
+  pool.busy = 0;
+  pthread_cond_broadcast(&pool.freed);
+  pthread_mutex_unlock(&pool.lock);
 }
 
 /* Denormals count as zero while kernels run; returns the former state. */
@@ -129,9 +174,10 @@ static void *worker(void *x) {
   denormals_off();
   for (;;) {
     await_change(&pool.start, seen);
-    seen++; /* every run ends in a barrier of the whole team, so `start` is never two ahead */
+    seen = atomic_load(&pool.start.value);
     if (atomic_load(&pool.quit)) return 0;
-    pool.body(pool.arg, birth.tid);
+    const int32_t phase = join(); /* who comes too late finds none: the others have done it */
+    if (phase >= 0) pool.body(pool.arg, birth.tid, phase);
   }
 }
 
@@ -143,7 +189,10 @@ static void stop_workers(void) {
   atomic_store(&pool.quit, 0);
   pool.alive = 1;
 }
-/* Makes the pool `n` threads strong, the caller included; returns how many there are (fewer where the system refuses). */
+/*
+ * Makes the pool `n` threads strong, the caller included; returns how many there are (fewer where the system refuses).
+ * The caller holds the pool.
+ */
 int pool_team(int n) {
   if (pool.alive == n) return n;
   stop_workers();
@@ -209,19 +258,47 @@ char **pool_scratch(int n, int64_t bytes) {
   return pool.scratch;
 }
 
+/* Takes the pool: one job at a time. Where it is taken, waits, or returns 0 if not `wait`. */
+int pool_acquire(int wait) {
+  pthread_mutex_lock(&pool.lock);
+  while (pool.busy && wait) pthread_cond_wait(&pool.freed, &pool.lock);
+  const int free = !pool.busy;
+  pool.busy = 1;
+  pthread_mutex_unlock(&pool.lock);
+  return free;
+}
+/* Gives back a pool on which no job was begun. */
+void pool_release(void) {
+  pthread_mutex_lock(&pool.lock);
+  pool.busy = 0;
+  pthread_cond_broadcast(&pool.freed);
+  pthread_mutex_unlock(&pool.lock);
+}
 /*
- * Runs body(arg, tid) for tid 0..team-1; the caller is worker 0. `team` is 1 or what pool_team returned, and a body of a
- * team ends in a barrier. One run at a time: program.c holds the lock.
+ * Begins a job on a pool that the caller holds: the workers, if they are to be woken, call body(arg, tid, phase) with the
+ * phase at which they join. The end of the last phase clears `running` and gives the pool back.
  */
-void pool_run(int team, void (*body)(void *, int), void *arg) {
-  const uint64_t old = denormals_off();
-  if (team > 1) {
-    pool.body = body;
-    pool.arg = arg;
-    change(&pool.start);
+void pool_begin(int wake, Job body, void *arg, atomic_int *running) {
+  pool.body = body;
+  pool.arg = arg;
+  pool.running = running;
+  atomic_store(running, 1);
+  atomic_store(&pool.job, 0);
+  if (wake) change(&pool.start);
+}
+/* Joins the job of `running` as worker 0, if it is not done, and returns when it is. */
+void pool_finish(atomic_int *running) {
+  pthread_mutex_lock(&pool.lock);
+  const int32_t phase = atomic_load(running) ? join() : -1; /* the pool can't get another job meanwhile */
+  pthread_mutex_unlock(&pool.lock);
+  if (phase >= 0) {
+    const uint64_t old = denormals_off();
+    pool.body(pool.arg, 0, phase);
+    denormals_restore(old);
   }
-  body(arg, 0);
-  denormals_restore(old);
+  pthread_mutex_lock(&pool.lock);
+  while (atomic_load(running)) pthread_cond_wait(&pool.freed, &pool.lock);
+  pthread_mutex_unlock(&pool.lock);
 }
 
 EXPORT int32_t nabla_threads(void) { return pool_threads(); }

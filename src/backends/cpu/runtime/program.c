@@ -14,7 +14,6 @@
  * only attached stands in no phase. A buffer is bufs[slot] + offset bytes.
  */
 #include "runtime.h"
-#include <pthread.h>
 
 enum { MAGIC = 0x4e42504c, HEADER = 7, WRITES_STATE = 1 };
 
@@ -32,14 +31,16 @@ typedef struct {
   BufferRef *refs;
   char **pointers; /* one for each ref */
   int64_t *params;
+  double *scalars; /* this run's */
   int32_t *scalar_index;
   atomic_llong error;
   int skip; /* the error word as it stood when this phase began: all tiles of a command are skipped, or none */
-  int team, profiling;
+  int profiling;
+  int deferred; /* started, but not begun: nobody but the caller would run it */
+  atomic_int running;
   int64_t *ns; /* [MAX_THREADS][num_commands] while profiling */
 } Program;
 
-static pthread_mutex_t run_lock = PTHREAD_MUTEX_INITIALIZER;
 static const char *create_error = "";
 EXPORT const char *nabla_error(void) { return create_error; }
 
@@ -53,7 +54,7 @@ static void record_failure(Run *run, int64_t op, int64_t position) {
 EXPORT void nabla_program_free(Program *p) {
   if (!p) return;
   free(p->commands); free(p->flags); free(p->phases); free(p->order); free(p->refs); free(p->pointers);
-  free(p->params); free(p->scalar_index); free(p->ns);
+  free(p->params); free(p->scalars); free(p->scalar_index); free(p->ns);
   free(p);
 }
 
@@ -101,8 +102,9 @@ EXPORT Program *nabla_program(const int32_t *table, int64_t words, const double 
   p->refs = calloc(words, sizeof(BufferRef));
   p->pointers = calloc(words, sizeof(char *));
   p->params = calloc(words, 8);
+  p->scalars = calloc(p->num_scalars + 1, 8);
   p->scalar_index = calloc(words, 4);
-  if (!p->commands || !p->flags || !p->phases || !p->order || !p->refs || !p->pointers || !p->params || !p->scalar_index)
+  if (!p->commands || !p->flags || !p->phases || !p->order || !p->refs || !p->pointers || !p->params || !p->scalars || !p->scalar_index)
     return refuse(p, "out of memory");
   memset(p->phases, 0, (p->num_phases + 1) * sizeof(Phase));
 
@@ -133,6 +135,7 @@ EXPORT Program *nabla_program(const int32_t *table, int64_t words, const double 
     c->epi = epi < 0 ? 0 : &p->commands[epi];
     c->post = post < 0 ? 0 : &p->commands[post];
     c->run = &p->run;
+    c->s = p->scalars;
     c->b = p->pointers + p->num_refs;
     for (int64_t k = count(&r, 3); k > 0; k--) {
       BufferRef *ref = &p->refs[p->num_refs++];
@@ -166,12 +169,12 @@ static void phase_done(void *x) {
   p->skip = atomic_load_explicit(&p->error, memory_order_relaxed) != 0;
 }
 
-static void interpret(void *x, int tid) {
+/* The work of one member, from the phase at which it joined. */
+static void interpret(void *x, int tid, int32_t i) {
   Program *p = x;
-  const int team = p->team, profiling = p->profiling;
-  /* after the last barrier the caller may free the program: nothing of it is read from there on */
-  const int32_t num_phases = p->num_phases;
-  for (int32_t i = 0; i < num_phases; i++) {
+  const int profiling = p->profiling;
+  /* once the last phase has ended the caller may free the program: nothing of it is read from there on */
+  for (const int32_t num_phases = p->num_phases; i < num_phases; i++) {
     Phase *phase = &p->phases[i];
     const int32_t *order = p->order + phase->first;
     int64_t base = 0, tiles = 0, t;
@@ -188,29 +191,58 @@ static void interpret(void *x, int tid) {
       c->fn(c, r0, r1, tid);
       if (profiling) p->ns[(int64_t)tid * p->num_commands + order[k]] += now_ns() - t0;
     }
-    team_barrier(team, phase_done, p);
+    pool_phase_end(i + 1 == num_phases, phase_done, p);
   }
 }
 
-/* Runs a program; 0, or the error word. Buffers are pointers held in doubles; -1 where scratch could not be had. */
-EXPORT int64_t nabla_run(Program *p, const double *bufs, const double *scalars) {
-  pthread_mutex_lock(&run_lock);
-  const int threads = pool_threads();
-  p->team = p->parallel && threads > 1 ? pool_team(threads) : 1;
-  p->run.scratch = pool_scratch(p->team, p->run.scratchBytes);
-  int64_t error = -1;
-  if (p->run.scratch) {
-    for (int64_t i = 0; i < p->num_refs; i++) p->pointers[i] = (char *)(intptr_t)bufs[p->refs[i].slot] + p->refs[i].offset;
-    for (int32_t i = 0; i < p->num_commands; i++) p->commands[i].s = scalars;
-    for (int32_t i = 0; i < p->num_phases; i++) atomic_store_explicit(&p->phases[i].next, 0, memory_order_relaxed);
-    atomic_store(&p->error, 0);
-    p->skip = 0;
-    pool_run(p->team, interpret, p);
-    error = atomic_load(&p->error);
-    p->run.error = error;
+/* Begins the run on a pool that the caller holds, with a team of `team`. Returns 0 without scratch. */
+static int begin(Program *p, int team) {
+  if (!(p->run.scratch = pool_scratch(team, p->run.scratchBytes))) return 0;
+  for (int32_t i = 0; i < p->num_phases; i++) atomic_store_explicit(&p->phases[i].next, 0, memory_order_relaxed);
+  atomic_store(&p->error, 0);
+  p->skip = 0;
+  pool_begin(team > 1, interpret, p, &p->running);
+  return 1;
+}
+
+enum { STARTED = 0, BUSY = 1, NO_SCRATCH = -1 };
+
+/*
+ * Starts a run: the other workers begin; nabla_finish, on this thread or another, must follow. The arguments are copied;
+ * buffers are pointers held in doubles. While somebody else's run is under way, waits for its end, or does nothing and
+ * returns BUSY if not `wait`.
+ */
+EXPORT int32_t nabla_start(Program *p, const double *bufs, const double *scalars, int32_t wait) {
+  const int threads = pool_threads(), together = p->parallel && threads > 1;
+  /* what has no other worker waits for nabla_finish without the pool: others could wait for it for ever */
+  if (together && !pool_acquire(wait)) return BUSY;
+  for (int64_t i = 0; i < p->num_refs; i++) p->pointers[i] = (char *)(intptr_t)bufs[p->refs[i].slot] + p->refs[i].offset;
+  memcpy(p->scalars, scalars, p->num_scalars * sizeof *scalars);
+  const int team = together ? pool_team(threads) : 1;
+  p->deferred = team == 1;
+  if (!p->deferred && !begin(p, team)) p->deferred = 1;
+  if (together && p->deferred) pool_release();
+  return STARTED;
+}
+
+/* Helps a started run to its end; 0, or the error word. -1 where scratch could not be had. */
+EXPORT int64_t nabla_finish(Program *p) {
+  if (!p->num_phases) return 0;
+  if (p->deferred) {
+    p->deferred = 0;
+    pool_acquire(1);
+    if (!begin(p, 1)) {
+      pool_release();
+      return NO_SCRATCH;
+    }
   }
-  pthread_mutex_unlock(&run_lock);
-  return error;
+  pool_finish(&p->running);
+  return p->run.error = atomic_load(&p->error);
+}
+
+EXPORT int64_t nabla_run(Program *p, const double *bufs, const double *scalars) {
+  nabla_start(p, bufs, scalars, 1);
+  return nabla_finish(p);
 }
 
 /* Keeps the program on the calling thread, whatever its tiles: for one that is done before others would have woken. */
@@ -218,20 +250,20 @@ EXPORT void nabla_serial(Program *p) { p->parallel = 0; }
 
 /* Turns the profile on (counts from zero) or off. */
 EXPORT int32_t nabla_profile(Program *p, int32_t on) {
-  pthread_mutex_lock(&run_lock);
+  pool_acquire(1);
   const size_t n = (size_t)MAX_THREADS * (p->num_commands + 1);
   if (on && !p->ns) p->ns = calloc(n, 8);
   else if (on) memset(p->ns, 0, n * 8);
   p->profiling = on && p->ns;
-  pthread_mutex_unlock(&run_lock);
+  pool_release();
   return p->profiling;
 }
 /* Nanoseconds of each command, summed over the threads (attached commands count with their owner). */
 EXPORT void nabla_profile_read(Program *p, double *out) {
-  pthread_mutex_lock(&run_lock);
+  pool_acquire(1);
   for (int32_t c = 0; c < p->num_commands; c++) {
     out[c] = 0;
     for (int t = 0; p->ns && t < MAX_THREADS; t++) out[c] += (double)p->ns[(int64_t)t * p->num_commands + c];
   }
-  pthread_mutex_unlock(&run_lock);
+  pool_release();
 }

@@ -39,9 +39,13 @@ INLINE float from_f16(uint16_t h) {
 
 /* pool.c */
 int pool_threads(void);
+typedef void (*Job)(void *arg, int tid, int32_t phase);
 int pool_team(int n);
-void pool_run(int team, void (*body)(void *arg, int tid), void *arg);
-void team_barrier(int team, void (*last)(void *arg), void *arg);
+int pool_acquire(int wait);
+void pool_release(void);
+void pool_begin(int wake, Job body, void *arg, atomic_int *running);
+void pool_finish(atomic_int *running);
+void pool_phase_end(int final, void (*done)(void *arg), void *arg);
 char **pool_scratch(int n, int64_t bytes);
 int64_t now_ns(void);
 
