@@ -49,7 +49,7 @@ export interface Program {
 export interface Backend {
   readonly name: string;
   readonly dtypes: readonly DType[];
-  /** Zeroed memory. Freed when no longer reachable. */
+  /** Memory, whatever it holds. Freed when no longer reachable. */
   allocate(bytes: number): unknown;
   /** Copies raw elements (16-bit floats as bits) to the device. */
   write(memory: unknown, data: TypedArray): void;

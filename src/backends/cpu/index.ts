@@ -32,10 +32,10 @@ export async function openCpuBackend(options: { fuse?: boolean } = {}): Promise<
     dtypes: Object.keys(dtypes) as DType[],
     allocate: (bytes) => allocator.allocate(bytes),
     write: (memory, data) => {
-      (memory as Memory).array.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+      (memory as Memory).access((bytes) => bytes.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)));
     },
     read: (memory, dtype, length) => {
-      const copy = (memory as Memory).array.slice(0, length * dtypes[dtype].bytes);
+      const copy = (memory as Memory).access((bytes) => bytes.slice(0, length * dtypes[dtype].bytes));
       return new dtypes[dtype].array(copy.buffer, 0, length) as TypedArray;
     },
     compile: (capture: Capture) => compileProgram(runtime, arena, capture, fuse),

@@ -1,31 +1,35 @@
-/** Memory of the `cpu` backend: allocations that free themselves when unreachable, and the arena of the temporaries. */
+/**
+ * Memory of the `cpu` backend: allocations that come back when they are unreachable, and are given out again, and the
+ * arena of the temporaries.
+ */
 import { BackendError } from "../../core/errors.ts";
 import type { NativeRuntime } from "./native.ts";
 
 /** One native allocation; it is freed when no memory in it is reachable. */
 interface Block {
   readonly pointer: number;
-  readonly buffer: ArrayBuffer;
+  readonly bytes: number;
 }
 
 /** Memory on the device: a block, or a part of one. */
 export class Memory {
   readonly pointer: number;
   readonly bytes: number;
+  readonly #runtime: NativeRuntime;
   readonly #block: Block;
-  #array: Uint8Array | null = null;
 
-  constructor(block: Block, offset: number, bytes: number) {
+  constructor(runtime: NativeRuntime, block: Block, offset: number, bytes: number) {
     this.pointer = block.pointer + offset;
     this.bytes = bytes;
+    this.#runtime = runtime;
     this.#block = block;
   }
 
-  /** The memory as JavaScript sees it. */
-  get array(): Uint8Array {
-    const { pointer, buffer } = this.#block;
-    this.#array ??= new Uint8Array(buffer, this.pointer - pointer, this.bytes);
-    return this.#array;
+  /** Gives the memory to `use` as JavaScript sees it; the view must not outlive the call. */
+  access<T>(use: (bytes: Uint8Array) => T): T {
+    const result = use(new Uint8Array(this.#runtime.view(this.pointer, this.bytes)));
+    void this.#block; // alive until here
+    return result;
   }
 }
 
@@ -40,25 +44,88 @@ interface Pool {
 const pool = (largest: number, bytes: number): Pool => ({ largest, bytes, block: null, used: 0 });
 
 /**
+ * The engine's garbage collector sees wrappers of a few bytes, not what hangs on them: after this much has been given out
+ * it is told of as much (and not of every block: it would mark the whole heap every 16 MB).
+ */
+const TOLD_BYTES = 64 * 2 ** 20;
+/** Bytes of freed blocks that are kept: fresh pages cost about as long to zero as a product that fills them takes. */
+const KEPT_BYTES = 128 * 2 ** 20;
+/** Smaller blocks are not worth keeping: they would only hold memory that a small program does not need. */
+const KEPT_BLOCK = 256 * 2 ** 10;
+const PAGE = 4096;
+
+/** Freed blocks, to be had again by their size; the oldest go where they are too many. */
+class Freed {
+  private readonly runtime: NativeRuntime;
+  /** Pointer → bytes, oldest first. */
+  private readonly blocks = new Map<number, number>();
+  private readonly bySize = new Map<number, number[]>();
+  private bytes = 0;
+
+  constructor(runtime: NativeRuntime) {
+    this.runtime = runtime;
+  }
+
+  put(pointer: number, bytes: number): void {
+    if (bytes < KEPT_BLOCK || bytes > KEPT_BYTES) {
+      this.runtime.free(pointer);
+      return;
+    }
+    let same = this.bySize.get(bytes);
+    if (!same) this.bySize.set(bytes, (same = []));
+    same.push(pointer);
+    this.blocks.set(pointer, bytes);
+    this.bytes += bytes;
+    for (const [oldest, size] of this.blocks) {
+      if (this.bytes <= KEPT_BYTES) break;
+      const list = this.bySize.get(size) as number[];
+      list.splice(list.indexOf(oldest), 1);
+      if (list.length === 0) this.bySize.delete(size);
+      this.forget(oldest, size);
+      this.runtime.free(oldest);
+    }
+  }
+
+  /** A block of exactly these bytes, or 0. */
+  take(bytes: number): number {
+    const same = this.bySize.get(bytes);
+    if (!same) return 0;
+    const pointer = same.pop() as number;
+    if (same.length === 0) this.bySize.delete(bytes);
+    this.forget(pointer, bytes);
+    return pointer;
+  }
+
+  private forget(pointer: number, bytes: number): void {
+    this.blocks.delete(pointer);
+    this.bytes -= bytes;
+  }
+}
+
+/**
  * A native allocation costs microseconds and whole pages, so small requests (a loss, the logits of a batch) share blocks.
  * Two pools, by size: a loss that is kept for a history must not keep logits alive with it.
  */
 export class Allocator {
   private readonly runtime: NativeRuntime;
-  private readonly registry: FinalizationRegistry<number>;
+  private readonly freed: Freed;
+  private readonly registry: FinalizationRegistry<Block>;
   private readonly tiny = pool(256, 16 * 1024);
   private readonly small = pool(8 * 1024, 128 * 1024);
+  /** Bytes given out that the garbage collector has not been told of. */
+  private untold = 0;
 
   constructor(runtime: NativeRuntime) {
     this.runtime = runtime;
-    this.registry = new FinalizationRegistry((pointer) => runtime.free(pointer));
+    this.freed = new Freed(runtime);
+    this.registry = new FinalizationRegistry(({ pointer, bytes }) => this.freed.put(pointer, bytes));
   }
 
-  /** Zeroed memory, 64-byte aligned. */
+  /** Memory, 64-byte aligned, whatever it holds. */
   allocate(bytes: number): Memory {
     if (bytes <= this.tiny.largest) return this.take(this.tiny, bytes);
     if (bytes <= this.small.largest) return this.take(this.small, bytes);
-    return new Memory(this.block(bytes), 0, bytes);
+    return new Memory(this.runtime, this.block(bytes), 0, bytes);
   }
 
   private take(from: Pool, bytes: number): Memory {
@@ -67,16 +134,29 @@ export class Allocator {
       from.block = this.block(from.bytes);
       from.used = 0;
     }
-    const memory = new Memory(from.block, from.used, bytes);
+    const memory = new Memory(this.runtime, from.block, from.used, bytes);
     from.used += room;
     return memory;
   }
 
-  private block(bytes: number): Block {
-    const pointer = this.runtime.alloc(bytes);
-    const block = { pointer, buffer: this.runtime.view(pointer, bytes) };
-    this.registry.register(block, pointer);
+  private block(wanted: number): Block {
+    const bytes = Math.max(1, Math.ceil(wanted / PAGE)) * PAGE;
+    const block = { pointer: this.freed.take(bytes) || this.runtime.alloc(bytes), bytes };
+    this.registry.register(block, { ...block });
+    // where small blocks are most of what is given out, the program is small: its garbage should be too
+    this.untold += bytes < KEPT_BLOCK ? 8 * bytes : bytes;
+    if (this.untold >= TOLD_BYTES) this.tell();
     return block;
+  }
+
+  /** An array of that size, dropped at once: pages that nobody touches cost nothing, and it counts. */
+  private tell(): void {
+    try {
+      new ArrayBuffer(this.untold);
+    } catch {
+      // not even addresses for it: the collector is under pressure anyway
+    }
+    this.untold = 0;
   }
 }
 

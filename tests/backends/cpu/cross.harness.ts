@@ -245,7 +245,7 @@ export class Recorder {
     const results = capture.roots.map(({ dtype, shape }) => ({ dtype, bytes: sizeOf(shape) * dtypes[dtype].bytes }));
     const copy = (memory: unknown, dtype: DType, bytes: number): Raw => ({
       dtype,
-      bytes: (memory as Memory).array.slice(0, bytes),
+      bytes: (memory as Memory).access((all) => all.slice(0, bytes)),
     });
     let done = false;
     const run = async (r: Run): Promise<void> => {
