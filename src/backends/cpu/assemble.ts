@@ -77,7 +77,7 @@ export class Assembler {
   private readonly runtime: NativeRuntime;
   private readonly capture: Capture;
   private readonly fuse: boolean;
-  private readonly lowered: Lowered;
+  readonly lowered: Lowered;
   private readonly fuser: Fuser;
   private readonly buffers = new Map<string, Buffer>();
   private readonly slots: Buffer[];

@@ -5,6 +5,7 @@
 import { IndexError } from "../../core/errors.ts";
 import type { Capture, Program, ProgramStats, Run } from "../backend.ts";
 import { Assembler, type Parts, SYMBOL } from "./assemble.ts";
+import { keptProgram, programKey } from "./kept.ts";
 import type { Arena, Memory } from "./memory.ts";
 import type { KernelUnit, Program as NativeProgram, NativeRuntime } from "./native.ts";
 
@@ -24,7 +25,8 @@ export async function compileProgram(
   fuse: boolean,
 ): Promise<CpuProgram> {
   const assembler = new Assembler(runtime, capture, fuse);
-  const parts = assembler.run();
+  const settings = `${fuse} ${process.env["NABLA_POISON"] ?? ""}`;
+  const parts = keptProgram(programKey(runtime, capture, assembler.lowered, settings), () => assembler.run());
   const units: KernelUnit[] = parts.sources.map((source, i) => ({ symbol: SYMBOL, source, of: parts.owners[i] }));
   const functions = await runtime.compileKernels(units);
   const { flops, bytes } = parts.stats;

@@ -12,13 +12,14 @@ import {
   openSync,
   readFileSync,
   readSync,
+  realpathSync,
   renameSync,
   rmSync,
   statSync,
   writeFileSync,
 } from "node:fs";
 import { availableParallelism, homedir, tmpdir } from "node:os";
-import { join } from "node:path";
+import { delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import koffi from "koffi";
 import { BackendError } from "../../core/errors.ts";
@@ -66,44 +67,84 @@ const candidates = (): string[][] => {
 
 let found: Compiler | null | undefined;
 
+/** What tells a compiler's program from the next version of it without running it; null where that can't be told. */
+function identityOf(command: readonly string[]): string | null {
+  const [program, ...args] = command as [string, ...string[]];
+  // arguments may name the program that really compiles (ccache gcc), whose versions this would not see
+  if (!args.every((a) => a.startsWith("-") || (a === "cc" && program === "zig"))) return null;
+  const folders = program.includes("/") ? [""] : (process.env["PATH"] ?? "").split(delimiter);
+  for (const folder of folders) {
+    try {
+      const path = realpathSync(folder ? join(folder, program) : program);
+      const { size, ino, mtimeNs, ctimeNs } = statSync(path, { bigint: true });
+      return [...command, path, size, ino, mtimeNs, ctimeNs].join(" ");
+    } catch {
+      // not in this folder
+    }
+  }
+  return null;
+}
+
+/** A compiler that was found to work earlier, in this process or another, is asked no more while it is the same file. */
+function recall(command: readonly string[], path: string, identity: string): Compiler | null {
+  try {
+    const kept = JSON.parse(readFileSync(path, "utf8")) as { identity: string } & Pick<Compiler, "kind" | "version">;
+    return kept.identity === identity ? { command, kind: kept.kind, version: kept.version } : null;
+  } catch {
+    return null;
+  }
+}
+
+function remember({ kind, version }: Compiler, path: string, identity: string): void {
+  const aside = `${path}.${process.pid}-${serial++}`;
+  try {
+    writeFileSync(aside, JSON.stringify({ identity, kind, version }));
+    renameSync(aside, path);
+  } catch {
+    rmSync(aside, { force: true }); // it will be asked again
+  }
+}
+
+/** Asks a compiler for its version and whether it compiles a line that needs headers and libm. */
+function tryCompiler(command: readonly string[]): Compiler | null {
+  const [program, ...args] = command as [string, ...string[]];
+  const version = spawnSync(program, [...args, "--version"], { encoding: "utf8" });
+  if (version.error || version.status !== 0) return null;
+  const folder = mkdtempSync(join(tmpdir(), "nabla-cc-"));
+  try {
+    const source = join(folder, "tiny.c");
+    writeFileSync(
+      source,
+      "#include <stdint.h>\n#include <math.h>\nint32_t tiny(double x) { return (int32_t)sqrt(x); }\n",
+    );
+    const flags = ["-O2", "-shared", "-fPIC", "-o", join(folder, "tiny.so")];
+    const built = spawnSync(program, [...args, ...flags, source, "-lm"]);
+    if (built.error || built.status !== 0) return null;
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+  const text = version.stdout;
+  const kind = command.includes("zig") ? "zig" : /clang/i.test(text) ? "clang" : "gcc";
+  return { command, kind, version: text.split("\n")[0]!.trim() };
+}
+
 /**
- * The first C compiler that really compiles: `NABLA_CC`, else cc, gcc, clang, `zig cc`; null if there is none. Asked
+ * The first C compiler that really compiles: `NABLA_CC`, else cc, gcc, clang, `zig cc`; null if there is none. Looked for
  * once a process.
  */
 export function findCompiler(): Compiler | null {
   if (found !== undefined) return found;
-  found = null;
   for (const command of candidates()) {
-    const [program, ...args] = command as [string, ...string[]];
-    const version = spawnSync(program, [...args, "--version"], { encoding: "utf8" });
-    if (version.error || version.status !== 0) continue;
-    const folder = mkdtempSync(join(tmpdir(), "nabla-cc-"));
-    try {
-      const source = join(folder, "tiny.c");
-      writeFileSync(
-        source,
-        "#include <stdint.h>\n#include <math.h>\nint32_t tiny(double x) { return (int32_t)sqrt(x); }\n",
-      );
-      const built = spawnSync(program, [
-        ...args,
-        "-O2",
-        "-shared",
-        "-fPIC",
-        "-o",
-        join(folder, "tiny.so"),
-        source,
-        "-lm",
-      ]);
-      if (built.error || built.status !== 0) continue;
-    } finally {
-      rmSync(folder, { recursive: true, force: true });
-    }
-    const text = version.stdout;
-    const kind = command.includes("zig") ? "zig" : /clang/i.test(text) ? "clang" : "gcc";
-    found = { command, kind, version: text.split("\n")[0]!.trim() };
-    break;
+    const identity = identityOf(command);
+    const name = createHash("sha256").update(command.join(" ")).digest("hex").slice(0, 16);
+    const path = identity === null ? "" : join(cacheFolder(), `compiler-${name}.json`);
+    const known = identity === null ? null : recall(command, path, identity);
+    const compiler = known ?? tryCompiler(command);
+    if (!compiler) continue;
+    if (identity !== null && !known) remember(compiler, path, identity);
+    return (found = compiler);
   }
-  return found;
+  return (found = null);
 }
 
 /** The compiler, or an error that says what to install. */
