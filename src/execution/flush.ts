@@ -58,9 +58,18 @@ interface Line {
 
 const lines = new Map<string, Line>();
 
+/** Where the process ends with a failure that nobody has been told of, it ends with that failure. */
+function tellAtExit(): void {
+  for (const line of lines.values()) {
+    settle(line, null);
+    throwFailure(line);
+  }
+}
+
 function lineOf(device: string): Line {
   let line = lines.get(device);
   if (!line) {
+    if (lines.size === 0 && typeof process === "object") process.on?.("beforeExit", tellAtExit);
     line = {
       device,
       cache: new ProgramCache(),
