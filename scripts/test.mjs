@@ -45,11 +45,19 @@ const child = spawn(
     "--test-reporter-destination=stdout",
     ...files,
   ],
-  { stdio: "inherit", env },
+  { stdio: ["inherit", "pipe", "inherit"], env },
 );
+child.stdout.pipe(process.stdout);
+// whoever reads the output has seen enough (test.mjs | head): end as a program does that SIGPIPE ends, saying nothing
+process.stdout.on("error", (error) => {
+  if (error.code !== "EPIPE") throw error;
+  child.kill();
+  process.exit(141);
+});
 child.on("error", (error) => {
   console.error(`test: ${error.message}`);
   process.exit(1);
 });
-child.on("exit", (code, signal) => process.exit(signal === null ? code : 1));
+// "close" comes after the last of the output
+child.on("close", (code, signal) => process.exit(signal === null ? code : 1));
 for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => child.kill(signal));

@@ -1,0 +1,119 @@
+/**
+ * The package as it is installed: packed by npm, unpacked elsewhere. Every subpath that package.json names can be imported,
+ * with types, and every folder that is for users has a subpath.
+ */
+import assert from "node:assert/strict";
+import { execFileSync, spawnSync } from "node:child_process";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { after, before, test } from "node:test";
+import { fileURLToPath } from "node:url";
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as {
+  readonly exports: Readonly<Record<string, string | { readonly types: string; readonly default: string }>>;
+  readonly files: readonly string[];
+  readonly dependencies: Readonly<Record<string, string>>;
+};
+/** Folders behind the public ones; `cli` is the command. */
+const inner = ["core", "graph", "autograd", "compiler", "backends", "execution", "tensor", "cli"];
+/** A name that each subpath gives. */
+const names: Readonly<Record<string, string>> = {
+  ".": "tensor",
+  "./nn": "Linear",
+  "./optim": "AdamW",
+  "./data": "DataLoader",
+  "./train": "fit",
+  "./models": "GPT2",
+  "./formats": "load",
+  "./generate": "generate",
+};
+const subpaths = Object.keys(manifest.exports).filter((path) => path !== "./package.json");
+const specifier = (path: string): string => path.replace(/^\./, "nabla");
+const tsc = join(dirname(createRequire(import.meta.url).resolve("typescript/package.json")), "bin", "tsc");
+
+const room = mkdtempSync(join(tmpdir(), "nabla-package-"));
+const app = join(room, "app");
+const installed = join(app, "node_modules", "nabla");
+
+before(() => {
+  // built and packed aside: dist may be in use, or be of another time
+  const whole = join(room, "nabla");
+  mkdirSync(whole);
+  for (const name of ["package.json", ...manifest.files.filter((f) => f !== "dist" && existsSync(join(root, f)))])
+    cpSync(join(root, name), join(whole, name), { recursive: true });
+  const options = ["-p", join(root, "tsconfig.build.json"), "--outDir", join(whole, "dist")];
+  execFileSync(process.execPath, [tsc, ...options], { cwd: root });
+  const runtime = join("backends", "cpu", "runtime");
+  cpSync(join(root, "src", runtime), join(whole, "dist", runtime), { recursive: true });
+  const npm = (args: string) => execFileSync(`npm ${args}`, { cwd: whole, encoding: "utf8", shell: true });
+  const [{ filename }] = JSON.parse(npm("pack --ignore-scripts --json")) as [{ filename: string }];
+  mkdirSync(installed, { recursive: true });
+  execFileSync("tar", ["-xzf", filename, "--strip-components=1", "-C", installed], { cwd: whole });
+  for (const name of [...Object.keys(manifest.dependencies), "@koffi", "@types"])
+    if (existsSync(join(root, "node_modules", name)))
+      symlinkSync(join(root, "node_modules", name), join(app, "node_modules", name), "junction");
+  writeFileSync(join(app, "package.json"), '{ "type": "module" }');
+});
+after(() => rmSync(room, { recursive: true, force: true }));
+
+test("every folder for users has a subpath", () => {
+  const folders = readdirSync(join(root, "src"), { withFileTypes: true }).filter((f) => f.isDirectory());
+  const expected = [".", ...folders.map((f) => `./${f.name}`).filter((path) => !inner.includes(path.slice(2)))];
+  assert.deepEqual([...subpaths].sort(), expected.sort());
+  assert.deepEqual(Object.keys(names).sort(), expected.sort(), "name something of it in this test");
+});
+
+test("every subpath of the packed package can be imported", () => {
+  const wanted = Object.entries(names).map(([path, name]) => [specifier(path), name]);
+  const script = `for (const [path, name] of ${JSON.stringify(wanted)}) {
+    const module = await import(path);
+    if (typeof module[name] !== "function") throw new Error(path + " has no " + name);
+    console.log(path);
+  }
+  const { default: manifest } = await import("nabla/package.json", { with: { type: "json" } });
+  console.log(manifest.name);`;
+  const { stdout, stderr, status } = spawnSync(process.execPath, ["--input-type=module", "-e", script], {
+    cwd: app,
+    encoding: "utf8",
+  });
+  assert.equal(status, 0, stderr);
+  assert.deepEqual(stdout.trim().split("\n"), [...wanted.map(([path]) => path), "nabla"]);
+});
+
+test("every subpath has types, and they hold for whoever installs the package", () => {
+  for (const path of subpaths) {
+    const entry = manifest.exports[path] as { readonly types: string; readonly default: string };
+    for (const file of [entry.types, entry.default]) assert.ok(existsSync(join(installed, file)), `${path}: ${file}`);
+  }
+  const lines = Object.entries(names).map(
+    ([path, name], i) =>
+      `import { ${name} as x${i} } from "${specifier(path)}";\nexport const y${i}: string = x${i}.name;`,
+  );
+  // what is not there must be an error, or the check would be none
+  writeFileSync(join(app, "good.ts"), lines.join("\n"));
+  writeFileSync(join(app, "bad.ts"), 'import { notThere } from "nabla/generate";\nconsole.log(notThere);\n');
+  const check = (file: string) =>
+    spawnSync(
+      process.execPath,
+      [tsc, "--noEmit", "--strict", "--module", "nodenext", "--target", "es2023", "--types", "node", file],
+      { cwd: app, encoding: "utf8" },
+    );
+  const good = check("good.ts");
+  assert.equal(good.status, 0, good.stdout);
+  const bad = check("bad.ts");
+  assert.notEqual(bad.status, 0);
+  assert.match(bad.stdout, /notThere/);
+});
