@@ -37,11 +37,13 @@ async function doctor(measure: boolean): Outcome {
   for (const line of cpu.lines) console.log(line);
   console.log(row("reference", "works: plain TypeScript, exact and slow; what the others are compared with"));
   console.log(row("wasm", "not in this version yet"));
-  console.log(row("webgpu", "not in this version yet"));
+  const webgpu = await inspectWebGpu();
+  for (const line of webgpu.lines) console.log(line);
   if (!measure) return exitCodes.ok;
   console.log("\nmeasured");
-  const devices = cpu.works ? (["cpu", "reference"] as const) : (["reference"] as const);
-  for (const device of devices) {
+  const works = { cpu: cpu.works, webgpu: webgpu.works, reference: true };
+  for (const device of ["cpu", "webgpu", "reference"] as const) {
+    if (!works[device]) continue;
     const { gflops, size, gbytes } = await measureDevice(device);
     console.log(
       row(
@@ -82,6 +84,29 @@ async function inspectCpu(): Promise<{ works: boolean; lines: string[] }> {
   }
 }
 
+async function inspectWebGpu(): Promise<{ works: boolean; lines: string[] }> {
+  try {
+    const { backendOf } = await import("../execution/index.ts");
+    const { formatBytes } = await import("../train/terminal.ts");
+    const { device } = (await backendOf("webgpu")) as import("../backends/webgpu/index.ts").WebGpuBackend;
+    const { bindingBytes, bufferBytes, storageBuffers, workgroupBytes } = device.limits;
+    const features = [device.subgroups ? "subgroups" : "", device.f16 ? "shader-f16" : ""].filter(Boolean);
+    return {
+      works: true,
+      lines: [
+        row("webgpu", `works: ${device.description}${features.length > 0 ? `, with ${features.join(" and ")}` : ""}`),
+        row(
+          "",
+          `limits: ${formatBytes(bindingBytes)} a binding, ${formatBytes(bufferBytes)} a buffer, ${storageBuffers} storage buffers a kernel, ${formatBytes(workgroupBytes)} of workgroup memory`,
+        ),
+      ],
+    };
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    return { works: false, lines: [row("webgpu", `does not work: ${reason.replace(/^webgpu: /, "")}`)] };
+  }
+}
+
 /** The best of several runs: the machine's ability, not its load. */
 async function best(run: () => Promise<void>, repeats: number): Promise<number> {
   await run(); // compiles
@@ -94,9 +119,11 @@ async function best(run: () => Promise<void>, repeats: number): Promise<number> 
   return least / 1000;
 }
 
-async function measureDevice(device: "cpu" | "reference"): Promise<{ gflops: number; size: number; gbytes: number }> {
+async function measureDevice(
+  device: "cpu" | "webgpu" | "reference",
+): Promise<{ gflops: number; size: number; gbytes: number }> {
   const { asState, rand, realize } = await import("../tensor/index.ts");
-  const [size, length, repeats] = device === "cpu" ? [1024, 1 << 24, 8] : [256, 1 << 20, 3];
+  const [size, length, repeats] = device === "reference" ? [256, 1 << 20, 3] : [1024, 1 << 24, 8];
   const state = (shape: number[]) => asState(rand(shape, { device }));
   const a = state([size, size]);
   const b = state([size, size]);

@@ -97,6 +97,11 @@ export function backendOf(name: string): Backend | Promise<Backend> {
 
 registerBackend("reference", () => referenceBackend());
 
+registerBackend("webgpu", async () => {
+  const { openWebGpuBackend } = await import("../backends/webgpu/index.ts");
+  return openWebGpuBackend();
+});
+
 registerBackend("cpu", async () => {
   try {
     const { openCpuBackend } = await import("../backends/cpu/index.ts");

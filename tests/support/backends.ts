@@ -3,12 +3,24 @@
  * Naming a backend that is not present is an error, so that a narrowed run can't pass by testing nothing.
  */
 import { existsSync } from "node:fs";
+import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import type { Backend } from "../../src/backends/backend.ts";
 import { referenceBackend } from "../../src/backends/reference/index.ts";
 
 /** Backends in folders of their own: module and the function that opens it. */
 const modules = [{ name: "cpu", path: "../../src/backends/cpu/index.ts", open: "openCpuBackend" }];
+
+/** Opens the WebGPU backend on whatever adapter is here; where there is none, a skipped test says why. */
+async function webgpu(): Promise<Backend | null> {
+  try {
+    const { openWebGpuBackend } = await import("../../src/backends/webgpu/index.ts");
+    return await openWebGpuBackend();
+  } catch (error) {
+    test("on webgpu", { skip: (error as Error).message.replace(/^webgpu: /, "") }, () => {});
+    return null;
+  }
+}
 
 export async function backendsUnderTest(): Promise<Backend[]> {
   const wanted = process.env["NABLA_TEST_BACKENDS"]?.split(",").filter(Boolean);
@@ -22,6 +34,7 @@ export async function backendsUnderTest(): Promise<Backend[]> {
     const module = (await import(url.href)) as Record<string, () => Promise<Backend>>;
     backends.push(await module[open]());
   }
+  if (isWanted("webgpu")) backends.push(...[await webgpu()].filter((b) => b !== null));
   for (const name of wanted ?? [])
     if (!backends.some((backend) => backend.name === name))
       throw new Error(`NABLA_TEST_BACKENDS names "${name}", which is not here`);

@@ -5,7 +5,7 @@
  */
 import { finishKernel, readsOnlyAt, storeOf } from "../../compiler/finish.ts";
 import { Fuser, type Group, type GroupKernel, partDType } from "../../compiler/fuse.ts";
-import { type Kernel, showKernel } from "../../compiler/kernel.ts";
+import { showKernel } from "../../compiler/kernel.ts";
 import { type GNode, type Lowered, lower } from "../../compiler/lower.ts";
 import { type Buffer, planMemory, schedule, type Unit } from "../../compiler/schedule.ts";
 import { checkOf, isView } from "../../compiler/views.ts";
@@ -13,22 +13,11 @@ import { dtypes } from "../../core/dtype.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
 import type { Capture, ProgramStats } from "../backend.ts";
 import { rowGrain } from "./kernels.ts";
-import { lanesFor, lanesPrelude } from "./lanes.ts";
 import { type Command, type NativeRuntime, ProgramBuilder } from "./native.ts";
 import { planCopy, planFill } from "./plans.ts";
-import { type Check, chooseForm, FLAT_ROW, type Form, renderKernel } from "./render.ts";
-import {
-  bytesOf,
-  type Commands,
-  hasTemplate,
-  ignores,
-  isOpaque,
-  type Operand,
-  planOpaque,
-  type Step,
-  TEMPORARY,
-  takesStrided,
-} from "./templates.ts";
+import { type Check, chooseForm, FLAT_ROW, type Form } from "./render.ts";
+import { nativeTarget, type Target } from "./target.ts";
+import { bytesOf, type Commands, type Operand, type Step, TEMPORARY } from "./templates.ts";
 
 /** A command before buffers have addresses: what `ProgramBuilder.command` takes, with buffers as objects. */
 interface Draft {
@@ -55,7 +44,7 @@ export interface Failure {
   readonly check: Check;
 }
 
-export const SYMBOL = "nabla_kernel";
+export { SYMBOL } from "./target.ts";
 export interface Parts {
   readonly table: Int32Array;
   readonly sources: readonly string[];
@@ -74,7 +63,7 @@ export interface Parts {
 }
 
 export class Assembler {
-  private readonly runtime: NativeRuntime;
+  private readonly target: Target;
   private readonly capture: Capture;
   private readonly fuse: boolean;
   readonly lowered: Lowered;
@@ -93,12 +82,13 @@ export class Assembler {
   private scratchBytes = 0;
   private bytes = 0;
 
-  constructor(runtime: NativeRuntime, capture: Capture, fuse: boolean) {
-    this.runtime = runtime;
+  constructor(machine: NativeRuntime | Target, capture: Capture, fuse: boolean) {
+    const target = "render" in machine ? machine : nativeTarget(machine);
+    this.target = target;
     this.capture = capture;
     this.fuse = fuse;
-    this.lowered = lower(capture, hasTemplate);
-    this.fuser = new Fuser(this.lowered, { isOpaque, takesStrided, ignores }, fuse);
+    this.lowered = lower(capture, target.hasTemplate);
+    this.fuser = new Fuser(this.lowered, target.rule, fuse);
     // slot 0 is the arena, then the storages, then the outputs
     this.slots = [
       ...capture.storages.map((s, i) => ({ bytes: s.bytes, slot: 1 + i, offset: 0, label: `state ${i}` })),
@@ -257,13 +247,6 @@ export class Assembler {
 
   // ---- units ----------------------------------------------------------------------------------------------------------
 
-  private source(kernel: Kernel, form: Form): { source: string; form: string; checks: readonly Check[] } {
-    const rendered = renderKernel(kernel, form);
-    const lanes = lanesFor(this.runtime.features, rendered.hasFloat64);
-    const text = `${lanesPrelude(lanes, rendered.needed)}\nvoid ${SYMBOL}(const Cmd *c_, nb_i64 r0, nb_i64 r1, int tid) {\n  (void)tid;\n${rendered.body}\n}\n`;
-    return { source: text, form: rendered.form, checks: rendered.checks };
-  }
-
   private errorBase(operation: string, checks: readonly Check[]): number {
     const base = this.failures.length + 1;
     for (const check of checks) this.failures.push({ operation, check });
@@ -279,7 +262,8 @@ export class Assembler {
     rides = false,
   ): Draft {
     const { kernel } = made;
-    const { source, form, checks } = this.source(kernel, rides ? "columns" : chooseForm(kernel));
+    const form: Form = rides ? "columns" : chooseForm(kernel);
+    const { source, checks } = this.target.render(kernel, form);
     const size = kernel.rows * kernel.columns;
     const rows = form === "flat" ? Math.ceil(kernel.columns / FLAT_ROW) : kernel.rows;
     const grain = block ?? (form === "flat" ? 16 : rowGrain(kernel));
@@ -368,7 +352,7 @@ export class Assembler {
     const [a, b] = [this.fuser.look(n, 0), this.fuser.look(n, 1)];
     const rank = n.shape.length;
     const K = n.inputs[0].shape[rank - 1];
-    const plan = this.runtime.planContract({
+    const plan = this.target.planContract({
       batch: n.shape.slice(0, rank - 2),
       M: n.shape[rank - 2],
       N: n.shape[rank - 1],
@@ -441,7 +425,7 @@ export class Assembler {
   private template(group: Group, n: GNode): void {
     const looks = n.inputs.map((_, i) => this.fuser.look(n, i));
     const base = this.errorBase(n.op, [{ kind: "index", extent: n.shape[(n.attrs["axis"] as number) ?? 0] }]);
-    const planned: Commands = planOpaque(n, looks, this.runtime, base);
+    const planned: Commands = this.target.planOpaque(n, looks, base);
     const { fn, rows, grain } = planned.command;
     if (typeof fn === "object") this.kernelTexts.push(`own ${rows} rows by ${grain}; ${n.op}`);
     this.scratchBytes = Math.max(this.scratchBytes, planned.scratchBytes);

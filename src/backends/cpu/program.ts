@@ -2,9 +2,9 @@
  * A program of the native runtime: a capture's parts (assemble.ts) compiled, loaded, and run with the buffers and scalars
  * of each run.
  */
-import { IndexError } from "../../core/errors.ts";
 import type { Capture, Program, ProgramStats, Run } from "../backend.ts";
 import { Assembler, type Parts, SYMBOL } from "./assemble.ts";
+import { failureError } from "./failure.ts";
 import { keptProgram, programKey } from "./kept.ts";
 import type { Arena, Memory } from "./memory.ts";
 import type { KernelUnit, Program as NativeProgram, NativeRuntime } from "./native.ts";
@@ -111,18 +111,7 @@ export class CpuProgram implements Program {
 
   private failure(): Error {
     const { op, position } = this.native.failure as { op: number; position: number };
-    const failure = this.parts.failures[op - 1];
-    if (!failure) return new IndexError(`a kernel failed (operation ${op}, position ${position})`);
-    if (failure.check.kind === "division") return new IndexError(`${failure.operation}: integer division by zero`);
-    const { extent } = failure.check;
-    const index = position >= 2 ** 39 ? position - 2 ** 40 : position;
-    if (failure.operation !== "indexing")
-      return new IndexError(
-        `${failure.operation}: the index at position ${index} is out of range; expected 0 … ${extent - 1}. No state was changed`,
-      );
-    return new IndexError(
-      `index ${index} is out of range for an axis of ${extent}; expected 0 … ${extent - 1} (a label or token outside its range?). No state was changed`,
-    );
+    return failureError(this.parts.failures, op, position >= 2 ** 39 ? position - 2 ** 40 : position);
   }
 
   describe(stage: "graph" | "kernels" | "memory" | "source"): string {

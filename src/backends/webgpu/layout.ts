@@ -51,10 +51,12 @@ export function laneOf(dtype: DType): Lane {
 /** Elements of a dtype in a word. */
 export const perWord = (dtype: DType): number => 4 / dtypes[dtype].bytes;
 
+export type BindingKind = "uniform" | "buffer" | "failure";
+
 /** What a kernel's bind group 0 holds, in order of binding number. */
 export interface Binding {
   readonly binding: number;
-  readonly kind: "uniform" | "buffer" | "failure";
+  readonly kind: BindingKind;
   /** kind buffer: the kernel's buffers that lie there; one, unless the caller said that several share memory. */
   readonly buffers: readonly number[];
 }

@@ -1,0 +1,40 @@
+/**
+ * What the assembler (assemble.ts) asks of the machine that its programs are for: which operations the runtime there runs
+ * by itself and with which commands, and what a kernel's source is. The native runtime's is here; the `wasm` backend,
+ * whose runtime has the same commands, brings its own.
+ */
+import type { OpaqueRule } from "../../compiler/fuse.ts";
+import type { Kernel } from "../../compiler/kernel.ts";
+import type { GNode, HasTemplate } from "../../compiler/lower.ts";
+import type { Strided } from "../../compiler/views.ts";
+import type { ContractDesc, ContractPlan } from "./contract.ts";
+import { lanesFor, lanesPrelude } from "./lanes.ts";
+import type { NativeRuntime } from "./native.ts";
+import { type Check, type Form, renderKernel } from "./render.ts";
+import { type Commands, hasTemplate, ignores, isOpaque, planOpaque, takesStrided } from "./templates.ts";
+
+export interface Target {
+  readonly rule: OpaqueRule;
+  readonly hasTemplate: HasTemplate;
+  /** The source of a kernel: equal ones are compiled once. */
+  readonly render: (kernel: Kernel, form: Form) => { source: string; checks: readonly Check[] };
+  readonly planContract: (desc: ContractDesc) => ContractPlan;
+  /** The commands of an opaque node that is no product; `errorOp` is what it fails as. */
+  readonly planOpaque: (n: GNode, looks: readonly Strided[], errorOp: number) => Commands;
+}
+
+/** The name of the one function that a kernel's source defines. */
+export const SYMBOL = "nabla_kernel";
+
+export const nativeTarget = (runtime: NativeRuntime): Target => ({
+  rule: { isOpaque, takesStrided, ignores },
+  hasTemplate,
+  render: (kernel, form) => {
+    const { body, needed, hasFloat64, checks } = renderKernel(kernel, form);
+    const prelude = lanesPrelude(lanesFor(runtime.features, hasFloat64), needed);
+    const head = `void ${SYMBOL}(const Cmd *c_, nb_i64 r0, nb_i64 r1, int tid)`;
+    return { source: `${prelude}\n${head} {\n  (void)tid;\n${body}\n}\n`, checks };
+  },
+  planContract: (desc) => runtime.planContract(desc),
+  planOpaque: (n, looks, errorOp) => planOpaque(n, looks, runtime, errorOp),
+});

@@ -1,0 +1,366 @@
+/**
+ * The assembler: a capture becomes the parts of a program. Lower, fuse, place results, write every kernel and template as
+ * dispatches, order them, plan the temporaries. Nothing touches the device here (program.ts does), and what stays of the
+ * capture is plain data. Sibling of cpu/assemble.ts.
+ */
+import { finishKernel } from "../../compiler/finish.ts";
+import { Fuser, type Group, type GroupKernel, partDType } from "../../compiler/fuse.ts";
+import { showKernel } from "../../compiler/kernel.ts";
+import { type GNode, type Lowered, lower } from "../../compiler/lower.ts";
+import { type Copy, Placement, type Target, valueKey } from "../../compiler/place.ts";
+import { type Buffer, planMemory, schedule, type Unit } from "../../compiler/schedule.ts";
+import type { DType } from "../../core/dtype.ts";
+import { DTypeError } from "../../core/errors.ts";
+import { sizeOf } from "../../core/shape.ts";
+import type { Capture, ProgramStats } from "../backend.ts";
+import type { Device } from "./device.ts";
+import { storageBytes } from "./layout.ts";
+import { ALIGNMENT } from "./memory.ts";
+import { type Check, type RenderedWgsl, renderWgsl } from "./render.ts";
+import { type Dispatch, Shader, sameMemory } from "./shader.ts";
+import { ignores, isOpaque, needsFinish, takesStrided, templates, wider } from "./templates.ts";
+
+interface Work extends Unit {
+  readonly dispatch: Dispatch;
+  readonly after: Work[];
+  readonly flops: number;
+}
+
+/** A failure's meaning: what check failed as number n. */
+export interface Failure {
+  readonly operation: string;
+  readonly check: Check;
+}
+
+/** Where a binding's memory is: segment i of the temporaries, storage i or output i. */
+export interface Location {
+  readonly kind: "temporary" | "storage" | "output";
+  readonly index: number;
+  readonly offset: number;
+  readonly bytes: number;
+}
+
+export interface Step {
+  readonly label: string;
+  readonly dispatch: Dispatch;
+  readonly memory: readonly Location[];
+}
+
+export interface Parts {
+  readonly steps: readonly Step[];
+  /** Bytes of each segment of temporaries. */
+  readonly segments: readonly number[];
+  readonly failures: readonly Failure[];
+  /** Whether a run can fail at all, so that its failure word has to be read. */
+  readonly canFail: boolean;
+  readonly stats: ProgramStats;
+  readonly texts: { readonly graph: string; readonly kernels: string; readonly memory: string };
+}
+
+const plural = (n: number, what: string): string => `${n} ${what}${n === 1 ? "" : "s"}`;
+
+/** Throws DTypeError where a node has a type that WGSL has not. */
+function checkTypes(capture: Capture): void {
+  const nodes = [...capture.order, ...capture.roots, ...capture.assigns.map((a) => a.value)];
+  const wrong = nodes.find((n) => n.dtype === "float64" || n.outputs?.some((o) => o.dtype === "float64"));
+  if (wrong)
+    throw new DTypeError(
+      `webgpu: WGSL has no float64 (${wrong.operation.name} [${wrong.shape}]); cast to float32 first, or compute this on the cpu or reference device`,
+    );
+}
+
+export class Assembler {
+  private readonly device: Device;
+  private readonly capture: Capture;
+  private readonly fuse: boolean;
+  private readonly lowered: Lowered;
+  private readonly fuser: Fuser;
+  private readonly buffers = new Map<string, Buffer>();
+  /** The storages, then the outputs. */
+  private readonly slots: Buffer[];
+  private readonly failures: Failure[] = [];
+  private readonly works: Work[] = [];
+  private readonly workOf = new Map<Group, Work>();
+  private readonly kernelTexts: string[] = [];
+  private bytes = 0;
+
+  constructor(device: Device, capture: Capture, fuse: boolean) {
+    checkTypes(capture);
+    this.device = device;
+    this.capture = capture;
+    this.fuse = fuse;
+    const maxBuffers = device.limits.storageBuffers - 1; // the failure word is one more
+    this.lowered = lower(capture, () => false, { wider, maxParts: maxBuffers - 1 });
+    this.fuser = new Fuser(this.lowered, { isOpaque, takesStrided, ignores, maxBuffers }, fuse);
+    const slot = (dtype: DType, length: number, index: number, label: string): Buffer => ({
+      bytes: storageBytes(dtype, length),
+      slot: index,
+      offset: 0,
+      label,
+    });
+    const { storages, roots } = capture;
+    this.slots = [
+      ...storages.map((s, i) => slot(s.dtype, s.length, i, `state ${i}`)),
+      ...roots.map((r, i) => slot(r.dtype, sizeOf(r.shape), storages.length + i, `output ${i}`)),
+    ];
+  }
+
+  run(): Parts {
+    const { fuser } = this;
+    fuser.run();
+    if (this.fuse) for (const g of fuser.groups) if (!g.opaque) fuser.chooseSplit(g);
+    const stored = fuser.storedMembers();
+    const kernels = new Map<Group, GroupKernel>();
+    for (const g of fuser.groups) if (!g.opaque) kernels.set(g, fuser.kernelOf(g, stored));
+    const placement = new Placement(fuser, this.lowered, kernels);
+    for (const [key, target] of placement.targets) this.buffers.set(key, this.target(target));
+    for (const g of fuser.groups)
+      if (g.opaque) this.template(g, g.opaque);
+      else this.kernel(g, kernels.get(g) as GroupKernel, placement.inPlace.has(g));
+    this.orderStates(placement);
+    return this.assemble();
+  }
+
+  // ---- buffers -------------------------------------------------------------------------------------------------------
+
+  private target({ kind, index }: Target): Buffer {
+    if (kind === "output") return this.slots[this.capture.storages.length + index];
+    // the same memory as the old value, but what reads it must come after what writes it
+    return { ...this.slots[index], label: `new state ${index}` };
+  }
+
+  private buffer(n: GNode): Buffer {
+    if (n.op === "buffer") return this.slots[n.storage];
+    const key = valueKey(n);
+    let b = this.buffers.get(key);
+    if (!b) this.buffers.set(key, (b = this.temporary(storageBytes(n.dtype, sizeOf(n.shape)), `%${key}`)));
+    return b;
+  }
+
+  /** Whole alignments, so that every place in the plan is one where a binding may begin. */
+  private temporary(bytes: number, label: string): Buffer {
+    return { bytes: Math.max(1, Math.ceil(bytes / ALIGNMENT)) * ALIGNMENT, slot: -1, offset: 0, label };
+  }
+
+  // ---- units ---------------------------------------------------------------------------------------------------------
+
+  private work(
+    label: string,
+    reads: readonly Buffer[],
+    writes: readonly Buffer[],
+    dispatch: Dispatch,
+    flops: number,
+  ): Work {
+    const work: Work = { label, reads, writes, after: [], lead: [], dispatch, flops };
+    this.works.push(work);
+    for (const b of [...reads, ...writes]) this.bytes += b.bytes;
+    return work;
+  }
+
+  private failAs(operation: string, checks: readonly Check[]): number {
+    const first = this.failures.length + 1;
+    for (const check of checks) this.failures.push({ operation, check });
+    return first;
+  }
+
+  /** A rendered kernel as a dispatch. */
+  private dispatch(
+    rendered: RenderedWgsl,
+    buffers: readonly Buffer[],
+    columns: number,
+    scalars: readonly number[],
+  ): Dispatch {
+    const firstCheck = this.failAs("indexing", rendered.checks);
+    return {
+      source: rendered.source,
+      kinds: rendered.bindings.map((b) => b.kind),
+      buffers: rendered.bindings.flatMap((b) => (b.kind === "buffer" ? [buffers[b.buffers[0]]] : [])),
+      uniforms: (values) => rendered.uniforms({ length: columns, firstCheck, scalars: values }),
+      scalars,
+      groups: rendered.dispatch({ length: columns }),
+    };
+  }
+
+  private kernel(group: Group, made: GroupKernel, writesState: boolean): void {
+    const { kernel, reads, writes } = made;
+    if (kernel.rows === 0 || writes.length === 0) return;
+    if (
+      kernel.columns === 0 &&
+      !kernel.stages.some((s) => s.reductions.length || s.rowStores.length || s.columns.length)
+    )
+      return;
+    const outer = [...reads, ...writes.map((w) => w.node)].map((n) => this.buffer(n));
+    const options = {
+      f16: this.device.f16,
+      subgroups: this.device.subgroups,
+      maxStorageBuffers: this.device.limits.storageBuffers,
+      writesState,
+      sharedWith: outer.map((b, i) => outer.findIndex((x, j) => j <= i && sameMemory(x, b))),
+    };
+    const rendered = renderWgsl(kernel, options);
+    const finishes: (() => void)[] = [];
+    const buffers = outer.map((b, i) => {
+      const written = writes[i - reads.length];
+      if (!written?.partial || !needsFinish(written.node, rendered.blocks)) return b;
+      const { node, partial } = written;
+      const dtype = partDType(node.dtype);
+      const part = this.temporary(storageBytes(dtype, rendered.blocks * kernel.columns), `parts of %${node.id}`);
+      finishes.push(() => {
+        const last = finishKernel(node, partial, rendered.blocks, kernel.columns);
+        const text = renderWgsl(last, { ...options, writesState: false, sharedWith: undefined });
+        this.work(`finish %${node.id}`, [part], [b], this.dispatch(text, [part, b], last.columns, []), last.flops);
+      });
+      return part;
+    });
+    this.kernelTexts.push(`${rendered.form}; ${showKernel(kernel)}`);
+    const scalars = made.scalars.map((s) => s.slot);
+    const work = this.work(
+      `kernel ${writes.map((w) => `%${w.node.id}`).join(" ")}`,
+      buffers.slice(0, reads.length),
+      buffers.slice(reads.length),
+      this.dispatch(rendered, buffers, kernel.columns, scalars),
+      kernel.flops,
+    );
+    this.workOf.set(group, work);
+    for (const finish of finishes) finish();
+  }
+
+  /** The dispatches of a template, each after the one before; the last makes the outputs. */
+  private template(group: Group, n: GNode): void {
+    if (sizeOf(n.shape) === 0) return;
+    const template = templates[n.op];
+    const looks = n.inputs.map((_, i) => this.fuser.look(n, i));
+    const dispatches = template.plan(n, {
+      looks,
+      operand: (i) => this.buffer(looks[i].source),
+      output: () => this.buffer(n),
+      temporary: (count) => this.temporary(4 * count, `for %${n.id}`),
+      check: (extent) => this.failAs(n.op, [{ kind: "index", extent }]),
+    });
+    const output = this.buffer(n);
+    let before: Work | null = null;
+    dispatches.forEach((dispatch, i) => {
+      // what lies between the dispatches is read by all that use it: it lives from the first to the last
+      const reads = dispatch.buffers.filter((b) => b !== output);
+      const writes = dispatch.buffers.filter((b) => b === output);
+      const work = this.work(`${n.op} %${n.id}`, reads, writes, dispatch, i === 0 ? template.flops(n) : 0);
+      if (before) work.after.push(before);
+      before = work;
+    });
+    if (before) this.workOf.set(group, before);
+  }
+
+  private copy({ from, to }: Copy, source: Buffer, target: Buffer): Work {
+    const s = new Shader();
+    const [a, b] = [s.bind(source, "u32"), s.bind(target, "u32")];
+    const guard = to.kind === "state" ? "    if (atomicLoad(&failure.operation) != 0u) { return; }\n" : "";
+    const words = storageBytes(from.dtype, sizeOf(from.shape)) / 4;
+    return this.work(`copy to ${target.label}`, [source], [target], s.flat(words, `${guard}    ${b}[e] = ${a}[e];`), 0);
+  }
+
+  /** Copies to results and states, and the order that writes of state need. */
+  private orderStates({ copies, inPlace }: Placement): void {
+    const overwritten = new Set(this.lowered.assigns.map((a) => a.storage));
+    const isOld = (n: GNode): boolean => n.op === "buffer" && overwritten.has(n.storage);
+    const beforeWriters = (work: Work): void => {
+      for (const g of inPlace.keys()) this.workOf.get(g)?.after.push(work);
+    };
+    for (const c of copies) {
+      if (c.to.kind === "state" || sizeOf(c.from.shape) === 0) continue;
+      const work = this.copy(c, this.buffer(c.from), this.target(c.to));
+      if (isOld(c.from)) beforeWriters(work);
+    }
+    const states = copies.filter((c) => c.to.kind === "state" && sizeOf(c.from.shape) > 0);
+    // an old value that another state takes is put aside before that value is written over
+    const sources = states.map((c) => {
+      const source = this.buffer(c.from);
+      if (!isOld(c.from)) return source;
+      const aside = this.temporary(source.bytes, `old state ${c.from.storage}`);
+      beforeWriters(this.copy({ from: c.from, to: { kind: "output", index: -1 } }, source, aside));
+      return aside;
+    });
+    // a state is overwritten after everything else has read it, and only if nothing failed
+    const everything = this.works.slice();
+    states.forEach((c, i) => {
+      this.copy(c, sources[i], this.target(c.to)).after.push(...everything);
+    });
+    for (const [group, first] of inPlace) {
+      const work = this.workOf.get(group);
+      if (!work) continue; // nothing to compute: an axis is empty
+      for (const g of first) {
+        const w = this.workOf.get(g);
+        if (w && w !== work) work.after.push(w);
+      }
+    }
+  }
+
+  // ---- the parts -------------------------------------------------------------------------------------------------------
+
+  private assemble(): Parts {
+    const phases = schedule(this.works);
+    const segments = planSegments(phases, this.device.limits.bufferBytes);
+    const segmentOf = (b: Buffer): number => segments.of.get(b) ?? 0;
+    const { length } = this.capture.storages;
+    const locate = (b: Buffer): Location => {
+      const { bytes, offset, slot } = b;
+      if (slot < 0) return { kind: "temporary", index: segmentOf(b), offset, bytes };
+      if (slot < length) return { kind: "storage", index: slot, offset: 0, bytes };
+      return { kind: "output", index: slot - length, offset: 0, bytes };
+    };
+    const steps = phases.flat().flatMap(({ label, dispatch }): Step[] => {
+      const { x, y, z } = dispatch.groups;
+      return x * y * z > 0 ? [{ label, dispatch, memory: dispatch.buffers.map(locate) }] : [];
+    });
+    const flops = this.works.reduce((n, w) => n + w.flops, 0);
+    const arenaBytes = segments.sizes.reduce((n, s) => n + s, 0);
+    return {
+      steps,
+      segments: segments.sizes,
+      failures: this.failures,
+      canFail: this.failures.length > 0,
+      stats: { kernels: steps.length, flops, bytes: this.bytes, arenaBytes },
+      texts: {
+        graph: this.lowered.nodes.map(showNode).join("\n"),
+        kernels: this.kernelTexts.join("\n\n"),
+        memory: `${plural(segments.sizes.length, "segment")} of ${segments.sizes.join(", ")} bytes\n${phases
+          .map(
+            (p, i) =>
+              `phase ${i}\n${p.map((w) => `  ${w.label}: ${w.reads.map(showBuffer).join(" ")} -> ${w.writes.map(showBuffer).join(" ")}`).join("\n")}`,
+          )
+          .join("\n")}`,
+      },
+    };
+  }
+}
+
+/** The temporaries in one segment where a buffer can be so large, else in several. */
+function planSegments(
+  phases: readonly (readonly Unit[])[],
+  most: number,
+): { readonly sizes: readonly number[]; readonly of: ReadonlyMap<Buffer, number> } {
+  const sizes: number[] = [];
+  const of = new Map<Buffer, number>();
+  let rest = phases;
+  for (;;) {
+    const size = planMemory(rest);
+    const isIn = (b: Buffer): boolean => size <= most || b.offset + b.bytes <= most || b.bytes > most;
+    let end = 0;
+    const left = new Set<Buffer>();
+    for (const u of rest.flat())
+      for (const b of [...u.reads, ...u.writes]) {
+        if (b.slot >= 0 || of.has(b)) continue;
+        if (isIn(b)) {
+          of.set(b, sizes.length);
+          end = Math.max(end, b.offset + b.bytes);
+        } else left.add(b);
+      }
+    sizes.push(end);
+    if (left.size === 0) return { sizes, of };
+    const keep = (list: readonly Buffer[]): Buffer[] => list.filter((b) => left.has(b));
+    rest = rest.map((p) => p.map((u) => ({ ...u, reads: keep(u.reads), writes: keep(u.writes) })));
+  }
+}
+
+const showNode = (n: GNode): string =>
+  `%${n.id} = ${n.op} ${n.dtype}[${n.shape.join(", ")}] ${n.inputs.map((i) => `%${i.id}`).join(" ")}${Object.keys(n.attrs).length ? ` ${JSON.stringify(n.attrs)}` : ""}`;
+const showBuffer = (b: Buffer): string => (b.slot < 0 ? `${b.label}@${b.offset}+${b.bytes}` : b.label);

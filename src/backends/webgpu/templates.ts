@@ -1,0 +1,205 @@
+/**
+ * The operations that are texts of their own rather than kernels of the compiler: one row each, from a node to
+ * dispatches. Everything else is decomposed into primitives, which become kernels. The texts are in matmul.ts and
+ * indexed.ts, memory and order in assemble.ts.
+ */
+import { partDType } from "../../compiler/fuse.ts";
+import type { GNode } from "../../compiler/lower.ts";
+import type { Buffer } from "../../compiler/schedule.ts";
+import { type Strided, strided } from "../../compiler/views.ts";
+import type { DType } from "../../core/dtype.ts";
+import { BackendError } from "../../core/errors.ts";
+import { contiguousStrides, sizeOf } from "../../core/shape.ts";
+import { argsort, type Lines, type PrefixOp, prefix, scatter } from "./indexed.ts";
+import { laneOf, typeOf } from "./layout.ts";
+import { type Product, partsOf, productText } from "./matmul.ts";
+import { type Dispatch, type Element, Shader } from "./shader.ts";
+
+/** What a template is given to write its dispatches with. */
+export interface Place {
+  readonly looks: readonly Strided[];
+  /** The memory of operand i, and of output k. */
+  readonly operand: (i: number) => Buffer;
+  readonly output: (k?: number) => Buffer;
+  /** Memory of so many 32-bit numbers between the dispatches. */
+  readonly temporary: (count: number) => Buffer;
+  /** A number to fail as where an index is outside of 0 … extent − 1. */
+  readonly check: (extent: number) => number;
+}
+
+interface Template {
+  /** Whether operand i may stay a strided view. */
+  readonly strided: (n: GNode, operand: number, look: Strided) => boolean;
+  /** Operands that are not read at all. */
+  readonly ignores?: (n: GNode, operand: number) => boolean;
+  readonly plan: (n: GNode, place: Place) => readonly Dispatch[];
+  readonly flops: (n: GNode) => number;
+}
+
+const never = (): boolean => false;
+
+/** How a text holds elements of a 32-bit dtype. */
+export function elementOf(dtype: DType): Element {
+  const lane = laneOf(dtype);
+  if (lane === "m") throw new BackendError("webgpu: bool has no arithmetic of its own; it should have been widened");
+  return typeOf[lane] as Element;
+}
+
+const isZero = (n: GNode): boolean =>
+  n.op === "const" ? Number(n.attrs["value"]) === 0 : (n.op === "expand" || n.op === "reshape") && isZero(n.inputs[0]);
+
+const axisOf = (n: GNode): number => n.attrs["axis"] as number;
+
+/** [outer, along the axis, inner] of a shape. */
+const extentOf = (shape: readonly number[], axis: number) => ({
+  outer: sizeOf(shape.slice(0, axis)),
+  n: shape[axis],
+  inner: sizeOf(shape.slice(axis + 1)),
+});
+
+/** Strides of (outer, axis, inner) if the axes before and after collapse; else null. */
+function collapse(shape: readonly number[], strides: readonly number[], axis: number): [number, number, number] | null {
+  const merge = (from: number, to: number): number | null => {
+    let stride = 0;
+    let size = 1;
+    for (let i = to - 1; i >= from; i--) {
+      if (shape[i] === 1) continue;
+      if (size === 1) stride = strides[i];
+      else if (strides[i] !== stride * size) return null;
+      size *= shape[i];
+    }
+    return stride;
+  };
+  const [outer, inner] = [merge(0, axis), merge(axis + 1, shape.length)];
+  return outer === null || inner === null ? null : [outer, strides[axis], inner];
+}
+
+/** Operand i as lines along an axis. */
+function linesOf(n: GNode, i: number, axis: number, { looks, operand }: Place): Lines {
+  const { shape, dtype } = n.inputs[i];
+  const strides = collapse(shape, looks[i].strides, axis) as [number, number, number];
+  return { buffer: operand(i), element: elementOf(dtype), offset: looks[i].offset, strides };
+}
+
+const running = (op: PrefixOp): Template => ({
+  strided: never,
+  plan: (n, place) =>
+    prefix(linesOf(n, 0, axisOf(n), place), extentOf(n.shape, axisOf(n)), op, place.output(), place.temporary),
+  flops: (n) => sizeOf(n.shape),
+});
+
+/** A product's description, its operands bound in a shader. */
+export function productOf(n: GNode, place: Place, s: Shader, finish: string): Product {
+  const rank = n.shape.length;
+  const element = elementOf(n.dtype) as "f32" | "i32";
+  const matrix = (i: number) => ({ ...place.looks[i], name: s.bind(place.operand(i), element) });
+  return {
+    batch: n.shape.slice(0, rank - 2),
+    M: n.shape[rank - 2],
+    N: n.shape[rank - 1],
+    K: n.inputs[0].shape[rank - 1],
+    a: matrix(0),
+    b: matrix(1),
+    element,
+    finish,
+  };
+}
+
+/** A product as one dispatch, whose text does `finish` with every sum. */
+export function dispatchProduct(p: Product, parts: number, s: Shader): Dispatch {
+  const text = productText(p, parts);
+  for (const w of text.workgroup) s.workgroup(w);
+  for (const f of text.functions) s.define(f);
+  return s.build(text.body, text.size, text.groups);
+}
+
+function contract(n: GNode, place: Place): Dispatch[] {
+  const s = new Shader();
+  const bare = productOf(n, place, s, "");
+  const parts = partsOf(bare);
+  const size = bare.M * bare.N;
+  const total = sizeOf(n.shape);
+  const into = parts === 1 ? place.output() : place.temporary(parts * total);
+  const store = `${s.bind(into, bare.element)}[z * ${size} + r * ${bare.N} + c] = x;`;
+  const main = dispatchProduct({ ...bare, finish: store }, parts, s);
+  if (parts === 1) return [main];
+  const f = new Shader();
+  const [from, to] = [f.bind(into, bare.element), f.bind(place.output(), bare.element)];
+  const add = f.flat(
+    total,
+    `    var sum = ${from}[e];
+    for (var q = 1; q < ${parts}; q++) { sum += ${from}[q * ${total} + e]; }
+    ${to}[e] = sum;`,
+  );
+  return [main, add];
+}
+
+export const templates: Readonly<Record<string, Template>> = {
+  contract: {
+    strided: () => true,
+    plan: contract,
+    flops: (n) => 2 * sizeOf(n.shape) * n.inputs[0].shape[n.shape.length - 1],
+  },
+  scatter: {
+    strided: (n, i, look) => i > 0 && collapse(n.inputs[i].shape, look.strides, axisOf(n)) !== null,
+    ignores: (n, i) => i === 0 && isZero(n.inputs[0]),
+    plan: (n, place) => {
+      const axis = axisOf(n);
+      const { outer, n: size, inner } = extentOf(n.shape, axis);
+      return scatter(
+        {
+          index: linesOf(n, 1, axis, place),
+          source: linesOf(n, 2, axis, place),
+          base: isZero(n.inputs[0]) ? null : place.operand(0),
+          out: place.output(),
+          outer,
+          size,
+          inner,
+          count: n.inputs[1].shape[axis],
+          mode: n.attrs["mode"] as "add",
+          firstCheck: place.check(size),
+        },
+        place.temporary,
+      );
+    },
+    flops: (n) => sizeOf(n.inputs[2].shape),
+  },
+  argsort: {
+    strided: never,
+    plan: (n, place) =>
+      argsort(
+        linesOf(n, 0, axisOf(n), place),
+        extentOf(n.shape, axisOf(n)),
+        n.attrs["descending"] === true,
+        place.output(),
+        () => place.temporary(sizeOf(n.shape)),
+      ),
+    flops: (n) => 10 * sizeOf(n.shape),
+  },
+  cumsum: running("add"),
+  cumprod: running("mul"),
+  cummax: running("max"),
+};
+
+export const isOpaque = (n: GNode): boolean => Object.hasOwn(templates, n.op);
+
+export function takesStrided(n: GNode, operand: number, inMemory: (n: GNode) => boolean): boolean {
+  const look = strided(n.inputs[operand], inMemory);
+  return look !== null && templates[n.op].strided(n, operand, look);
+}
+
+export const ignores = (n: GNode, operand: number): boolean => templates[n.op]?.ignores?.(n, operand) ?? false;
+
+/** A look at the whole of memory, in order. */
+export const contiguous = (n: GNode): Strided => ({ source: n, offset: 0, strides: contiguousStrides(n.shape) });
+
+/** Types that scatter, argsort and the running sums have no text for. */
+export const wider: Partial<Record<DType, DType>> = {
+  float16: "float32",
+  bfloat16: "float32",
+  uint8: "int32",
+  bool: "int32",
+};
+
+/** Whether a sum over rows is left in parts that a kernel of its own puts together. */
+export const needsFinish = (n: GNode, blocks: number): boolean => blocks > 1 || partDType(n.dtype) !== n.dtype;
