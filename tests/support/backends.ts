@@ -9,7 +9,10 @@ import type { Backend } from "../../src/backends/backend.ts";
 import { referenceBackend } from "../../src/backends/reference/index.ts";
 
 /** Backends in folders of their own: module and the function that opens it. */
-const modules = [{ name: "cpu", path: "../../src/backends/cpu/index.ts", open: "openCpuBackend" }];
+const modules = [
+  { name: "cpu", path: "../../src/backends/cpu/index.ts", open: "openCpuBackend" },
+  { name: "wasm", path: "../../src/backends/wasm/index.ts", open: "openWasmBackend" },
+];
 
 /** Opens the WebGPU backend on whatever adapter is here; where there is none, a skipped test says why. */
 async function webgpu(): Promise<Backend | null> {
@@ -34,7 +37,7 @@ export async function backendsUnderTest(): Promise<Backend[]> {
     const module = (await import(url.href)) as Record<string, () => Promise<Backend>>;
     backends.push(await module[open]());
   }
-  if (isWanted("webgpu")) backends.push(...[await webgpu()].filter((b) => b !== null));
+  if (wanted?.includes("webgpu")) backends.push(...[await webgpu()].filter((b) => b !== null));
   for (const name of wanted ?? [])
     if (!backends.some((backend) => backend.name === name))
       throw new Error(`NABLA_TEST_BACKENDS names "${name}", which is not here`);
