@@ -97,6 +97,11 @@ export function backendOf(name: string): Backend | Promise<Backend> {
 
 registerBackend("reference", () => referenceBackend());
 
+registerBackend("wasm", async () => {
+  const { openWasmBackend } = await import("../backends/wasm/index.ts");
+  return openWasmBackend();
+});
+
 registerBackend("webgpu", async () => {
   const { openWebGpuBackend } = await import("../backends/webgpu/index.ts");
   return openWebGpuBackend();

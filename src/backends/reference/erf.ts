@@ -45,6 +45,15 @@ const sb = [
   4.7452854120695537e2, -2.244095244658582e1,
 ];
 
+/** The same for others: numerator and denominator of each stretch, lowest power first. */
+export const erfCoefficients = {
+  near: [pp, qq],
+  middle,
+  around1: [pa, qa],
+  below3: [ra, sa],
+  below6: [rb, sb],
+} as const;
+
 /** erf(x) = 2/√π ∫₀ˣ exp(−t²) dt. */
 export function erf(x: number): number {
   const a = Math.abs(x);

@@ -1,0 +1,58 @@
+/**
+ * The `wasm` backend: kernels written as WebAssembly with 128-bit vectors, run by a runtime written the same way, over one
+ * shared memory, by threads of the host. Needs nothing installed.
+ */
+import { type DType, dtypes, type TypedArray } from "../../core/dtype.ts";
+import { BackendError } from "../../core/errors.ts";
+import type { Backend, Capture } from "../backend.ts";
+import { Assembler } from "../cpu/assemble.ts";
+import { Machine } from "./machine.ts";
+import type { Memory } from "./memory.ts";
+import { WasmProgram } from "./program.ts";
+
+async function compileProgram(machine: Machine, capture: Capture, fuse: boolean): Promise<WasmProgram> {
+  const { target, encode } = machine.kernels.target();
+  const parts = new Assembler(target, capture, fuse).run();
+  const fresh = encode();
+  if (fresh) await machine.add(fresh.bytes, fresh.base, fresh.count);
+  return new WasmProgram(
+    machine,
+    parts,
+    parts.sources.map((source) => machine.kernels.slot(source)),
+  );
+}
+
+/** Threads to use: NABLA_THREADS, obeyed even above the number of cores, else one for each core. */
+async function wantedThreads(): Promise<number> {
+  const text = process.env["NABLA_THREADS"]?.trim();
+  if (text) {
+    const n = Number(text);
+    if (!Number.isInteger(n) || n < 1)
+      throw new BackendError(`NABLA_THREADS must be a whole number of threads ≥ 1, got "${text}"`);
+    return n;
+  }
+  const { availableParallelism } = await import("node:os");
+  return availableParallelism();
+}
+
+/** Opens the backend; NABLA_FUSE=0 gives every operation a kernel of its own. Throws BackendError where it can't. */
+export async function openWasmBackend(options: { fuse?: boolean; threads?: number } = {}): Promise<Backend> {
+  const machine = await Machine.open(options.threads ?? (await wantedThreads()));
+  const fuse = options.fuse ?? process.env["NABLA_FUSE"] !== "0";
+  return {
+    name: "wasm",
+    dtypes: Object.keys(dtypes) as DType[],
+    allocate: (bytes) => machine.heap.allocate(bytes),
+    write: (memory, data) => {
+      const { pointer, bytes } = memory as Memory;
+      machine.heap.view(pointer, bytes).set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+    },
+    read: (memory, dtype, length) => {
+      const size = length * dtypes[dtype].bytes;
+      const copy = new Uint8Array(size);
+      copy.set(machine.heap.view((memory as Memory).pointer, size));
+      return new dtypes[dtype].array(copy.buffer, 0, length) as TypedArray;
+    },
+    compile: (capture: Capture) => compileProgram(machine, capture, fuse),
+  };
+}

@@ -1,0 +1,127 @@
+/**
+ * What runs programs: the memory, the instances of the modules in this thread, and the threads beside it. Runs follow one
+ * another. Which hosts have threads, and how a thread is started, is `threads.ts`'s.
+ */
+
+import { BackendError } from "../../core/errors.ts";
+import { type CompiledModule, engine } from "./engine.ts";
+import { hostFunctions } from "./host.ts";
+import { Instances } from "./instances.ts";
+import { ERROR, SCRATCH, SCRATCH_BYTES } from "./layout.ts";
+import { Heap } from "./memory.ts";
+import { encodeRuntime } from "./runtime.ts";
+import { Kernels } from "./target.ts";
+import { startThreads, type Threads } from "./threads.ts";
+
+/** Scratch that every thread has at least. */
+const MIN_SCRATCH = 1 << 20;
+/** What the runtime's kernels take beyond what their plans say: the digits of a sort. */
+const MORE_SCRATCH = 4096;
+
+export class Machine {
+  readonly heap: Heap;
+  readonly kernels: Kernels;
+  readonly #threads: Threads | null;
+  readonly #builtins: ReadonlyMap<string, number>;
+  readonly #here: Instances;
+  #scratch = { at: 0, each: 0 };
+  #wantedScratch = MIN_SCRATCH;
+  #arena = { at: 0, bytes: 0 };
+  #waiting = 0;
+  #tail: Promise<unknown> = Promise.resolve();
+
+  private constructor(
+    heap: Heap,
+    module: CompiledModule,
+    builtins: ReadonlyMap<string, number>,
+    threads: Threads | null,
+  ) {
+    this.heap = heap;
+    this.#builtins = builtins;
+    this.#threads = threads;
+    this.kernels = new Kernels(heap, builtins.size);
+    this.#here = new Instances(heap.memory, hostFunctions);
+    this.#here.add(module, 0, builtins.size);
+  }
+
+  /** Threads are as many as asked for; 0 means that all is done in the calling thread. */
+  static async open(threads: number): Promise<Machine> {
+    const heap = new Heap(threads > 0);
+    const runtime = encodeRuntime(heap);
+    const module = await engine.compile(runtime.bytes);
+    const team = threads > 0 ? await startThreads(threads, heap.memory) : null;
+    team?.add(module, 0, runtime.kernels.size);
+    return new Machine(heap, module, runtime.kernels, team);
+  }
+
+  get threads(): number {
+    return this.#threads?.size ?? 0;
+  }
+
+  builtin(name: string): number {
+    const slot = this.#builtins.get(name);
+    if (slot === undefined) throw new BackendError(`wasm: the runtime has no kernel "${name}"`);
+    return slot;
+  }
+
+  /** Makes a module's kernels known to all threads, from entry `base` of the table on. */
+  async add(bytes: Uint8Array<ArrayBuffer>, base: number, count: number): Promise<void> {
+    const module = await engine.compile(bytes);
+    this.#here.add(module, base, count);
+    this.#threads?.add(module, base, count);
+  }
+
+  needScratch(bytes: number): void {
+    this.#wantedScratch = Math.max(this.#wantedScratch, bytes + MORE_SCRATCH);
+  }
+
+  /** Memory for the temporaries of the run that starts now; every run may be given the same. */
+  arena(bytes: number): number {
+    if (bytes > this.#arena.bytes) {
+      const old = this.#arena;
+      this.#arena = { at: 0, bytes: 0 };
+      if (old.bytes) this.heap.free(old.at, old.bytes);
+      this.#arena = { at: this.heap.take(bytes), bytes };
+    }
+    return this.#arena.at;
+  }
+
+  get idle(): boolean {
+    return this.#waiting === 0;
+  }
+
+  /** Does `job` when those before it are done. */
+  enqueue<T>(job: () => Promise<T>): Promise<T> {
+    this.#waiting++;
+    const result = this.#waiting === 1 ? job() : this.#tail.then(job, job);
+    const done = (): void => {
+      this.#waiting--;
+    };
+    this.#tail = result.then(done, done);
+    return result;
+  }
+
+  runHere(program: number): void {
+    this.#prepare();
+    this.#here.run(program, 0, 1);
+  }
+
+  async runThreads(program: number): Promise<void> {
+    this.#prepare();
+    if (this.#threads) await this.#threads.run(program);
+    else this.#here.run(program, 0, 1);
+  }
+
+  #prepare(): void {
+    const size = Math.max(1, this.threads);
+    if (this.#wantedScratch > this.#scratch.each) {
+      const each = Math.ceil(this.#wantedScratch / 4096) * 4096 + 128;
+      if (this.#scratch.at) this.heap.free(this.#scratch.at, this.#scratch.each * size);
+      this.#scratch = { at: this.heap.take(each * size), each };
+    }
+    const words = new Int32Array(this.heap.memory.buffer, 0, 1024);
+    words[SCRATCH >> 2] = this.#scratch.at;
+    words[SCRATCH_BYTES >> 2] = this.#scratch.each;
+    words.fill(0, ERROR >> 2, SCRATCH >> 2);
+  }
+}

@@ -1,0 +1,103 @@
+/**
+ * The runtime module: the interpreter of programs and the kernels that no capture changes. Every thread has an instance of
+ * it over the one memory. Written here, encoded once a process; what programs bring is `emit.ts`'s.
+ *
+ * A program is a list of phases, run in order. Within a phase the threads take tiles of all its commands from one counter;
+ * a barrier ends it. Nothing but the order in which tiles are taken depends on the number of threads.
+ */
+import type { Func } from "./function.ts";
+import { ceilDiv, gemmKernels, min } from "./gemm.ts";
+import { indexedKernels } from "./indexed.ts";
+import { atomic32, constant, i32 } from "./instructions.ts";
+import { BARRIER_COUNT, BARRIER_TURN, CMD, ERROR, PHASE, PROGRAM, SKIP } from "./layout.ts";
+import { type MemoryImport, Module } from "./module.ts";
+
+/** Turns of waiting before a thread goes to sleep. */
+const SPINS = 4000;
+
+/** run(program, tid, team): this thread's part of a run. A team of more than one may sleep. */
+function interpreter(m: Module): Func {
+  const f = m.function(["i32", "i32", "i32"]);
+  const [program, tid, team] = f.args;
+  const kernel = m.type({ params: ["i32", "i32", "i32", "i32"], results: [] });
+  const phase = f.let(i32.add(program, PROGRAM.bytes));
+  f.for(0, i32.load(program, PROGRAM.phases), 1, () => {
+    const total = f.let(i32.load(phase, PHASE.tiles));
+    const order = f.let(i32.load(phase, PHASE.commands));
+    const skip = f.let(i32.load(SKIP));
+    const [base, tiles, at] = [f.let(0), f.let(0), f.let(i32.sub(order, 4))];
+    const [cmd, rows, grain] = [f.let(0), f.let(0), f.let(1)];
+    f.block((done) => {
+      f.loop((again) => {
+        const t = f.let(atomic32.add(phase, 1)); // PHASE.next
+        done(i32.ge_s(t, total));
+        // tiles come in rising order, so the search goes on from the last command
+        f.while(i32.ge_s(t, i32.add(base, tiles)), () => {
+          f.bump(base, tiles);
+          f.bump(at, 4);
+          f.set(cmd, i32.load(at));
+          f.set(rows, i32.load(cmd, CMD.rows));
+          f.set(grain, i32.load(cmd, CMD.grain));
+          f.set(tiles, ceilDiv(rows, grain));
+        });
+        f.if(i32.eqz(i32.and(skip, i32.load(cmd, CMD.flags))), () => {
+          const r0 = f.let(i32.mul(i32.sub(t, base), grain));
+          f.callIndirect(kernel, i32.load(cmd, CMD.fn), cmd, r0, min(i32.add(r0, grain), rows), tid);
+        });
+        again(1);
+      });
+    });
+    barrier(f, team);
+    f.bump(phase, PHASE.bytes);
+  });
+  return f;
+}
+
+/** All threads come here before any goes on; the last one looks whether the phase has failed. */
+function barrier(f: Func, team: ReturnType<Func["let"]>): void {
+  const endPhase = (): void => f.store("i32", SKIP, i32.ne(i32.load(ERROR), 0));
+  f.if(
+    i32.eq(team, 1),
+    () => endPhase(),
+    () => {
+      const turn = f.let(atomic32.load(BARRIER_TURN));
+      f.if(
+        i32.eq(i32.add(atomic32.add(BARRIER_COUNT, 1), 1), team),
+        () => {
+          endPhase();
+          f.atomicStore(BARRIER_COUNT, 0);
+          f.atomicStore(BARRIER_TURN, i32.add(turn, 1));
+          f.drop(atomic32.notify(BARRIER_TURN, team));
+        },
+        () => {
+          const spins = f.let(SPINS);
+          f.while(i32.eq(atomic32.load(BARRIER_TURN), turn), () => {
+            f.if(
+              i32.gt_s(spins, 0),
+              () => f.bump(spins, -1),
+              () => f.drop(atomic32.wait(BARRIER_TURN, turn, constant.i64(-1))),
+            );
+          });
+        },
+      );
+    },
+  );
+}
+
+export interface Runtime {
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  /** Where each kernel is in the table. */
+  readonly kernels: ReadonlyMap<string, number>;
+}
+
+export function encodeRuntime(memory: MemoryImport): Runtime {
+  const m = new Module(memory);
+  m.export("run", interpreter(m));
+  const all = { ...gemmKernels(m), ...indexedKernels(m) };
+  const kernels = new Map<string, number>();
+  for (const [name, f] of Object.entries(all)) {
+    kernels.set(name, kernels.size);
+    m.kernel(f);
+  }
+  return { bytes: m.encode(), kernels };
+}

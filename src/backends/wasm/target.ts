@@ -1,0 +1,105 @@
+/**
+ * The `wasm` backend as the assembler sees it (cpu/target.ts): the operations that the runtime module runs by itself, and
+ * kernels emitted as they are asked for. A kernel's "source" is its text; equal ones are emitted once a process.
+ */
+import type { Index } from "../../compiler/index-expr.ts";
+import { type Kernel, runtimeValues, showKernel, type Value } from "../../compiler/kernel.ts";
+import type { GNode } from "../../compiler/lower.ts";
+import { strided } from "../../compiler/views.ts";
+import { BackendError } from "../../core/errors.ts";
+import { planContract } from "../cpu/contract.ts";
+import type { KernelShape } from "../cpu/native.ts";
+import { FLAT_ROW } from "../cpu/render.ts";
+import type { Target } from "../cpu/target.ts";
+import { templates } from "../cpu/templates.ts";
+import { type Check, type Form, KernelModule } from "./emit.ts";
+import { MR, NR } from "./gemm.ts";
+import { type MemoryImport, Module } from "./module.ts";
+
+/** The micro-kernel's shape; no product is served by a skinny kernel yet. */
+const shape: KernelShape = { mr: MR, nr: NR, lanes: 4, skinnyRows: 0, skinnyColumns: 64 };
+
+const composites = new Set<string>([]);
+const opaque = new Set(["scatter", "argsort", "cumsum", "cumprod", "cummax", ...composites]);
+const isOpaque = (n: GNode): boolean => n.op === "contract" || opaque.has(n.op);
+
+function takesStrided(n: GNode, operand: number, inMemory: (n: GNode) => boolean): boolean {
+  const look = strided(n.inputs[operand], inMemory);
+  if (!look) return false;
+  return n.op === "contract" || templates[n.op].strided(n, operand, look);
+}
+
+interface Known {
+  readonly slot: number;
+  readonly checks: readonly Check[];
+}
+
+/** Kernels that are in the table, by their text. */
+export class Kernels {
+  readonly #memory: MemoryImport;
+  readonly #known = new Map<string, Known>();
+  #next: number;
+
+  constructor(memory: MemoryImport, firstSlot: number) {
+    this.#memory = memory;
+    this.#next = firstSlot;
+  }
+
+  slot(source: string): number {
+    return (this.#known.get(source) as Known).slot;
+  }
+
+  /** A target for one program, and what it has to compile: null where all its kernels are known. */
+  target(): { target: Target; encode: () => { bytes: Uint8Array<ArrayBuffer>; base: number; count: number } | null } {
+    const base = this.#next;
+    const fresh = new KernelModule(new Module(this.#memory));
+    const render = (kernel: Kernel, form: Form) => {
+      const source = `${form}, ${extents(kernel)}\n${showKernel(kernel)}`;
+      let known = this.#known.get(source);
+      if (!known) {
+        known = { slot: this.#next++, checks: fresh.add(kernel, form, FLAT_ROW) };
+        this.#known.set(source, known);
+      }
+      return { source, checks: known.checks };
+    };
+    const target: Target = {
+      rule: { isOpaque, takesStrided, ignores: (n, i) => templates[n.op]?.ignores?.(n, i) ?? false },
+      hasTemplate: (name, node) => composites.has(name) && (templates[name].fits?.(node) ?? false),
+      render,
+      planContract: (desc) => {
+        if (desc.a.dtype !== desc.out || desc.b.dtype !== desc.out)
+          throw new BackendError(`wasm: no product of ${desc.a.dtype} and ${desc.b.dtype}`);
+        return planContract(shape, desc);
+      },
+      planOpaque: (n, looks, errorOp) => templates[n.op].plan(n, looks, shape, errorOp),
+    };
+    return {
+      target,
+      encode: () => (this.#next === base ? null : { bytes: fresh.module.encode(), base, count: this.#next - base }),
+    };
+  }
+}
+
+/** The extents that run-time indices are held to, which a kernel's text does not show. */
+function extents(k: Kernel): string {
+  const out: number[] = [];
+  const seen = new Set<Value>();
+  const walk = (i: Index): void => {
+    for (const { atom } of i.terms) {
+      if (atom.kind === "value") out.push(atom.extent);
+      else if (atom.kind !== "axis") walk(atom.of);
+    }
+  };
+  const visit = (v: Value): void => {
+    if (seen.has(v)) return;
+    seen.add(v);
+    for (const a of [...v.args, ...runtimeValues(v.index, v.valid)]) visit(a);
+    if (v.index) walk(v.index);
+    for (const c of v.valid) walk(c.index);
+  };
+  for (const s of k.stages) {
+    for (const x of [...s.stores, ...s.rowStores]) visit(x.value);
+    for (const x of [...s.reductions, ...s.columns]) visit(x.value);
+  }
+  return out.join(" ");
+}

@@ -1,0 +1,125 @@
+/**
+ * The threads beside the calling one, which then never waits: in Node, `worker_threads`. They share the memory and are
+ * given every module; a run is one message to each and one back. What they do is `worker.ts`'s.
+ */
+
+import { BackendError } from "../../core/errors.ts";
+import type { CompiledModule, LinearMemory } from "./engine.ts";
+import { type Answer, type Message, workerSource } from "./worker.ts";
+
+export interface Threads {
+  readonly size: number;
+  add(module: CompiledModule, base: number, count: number): void;
+  run(program: number): Promise<void>;
+}
+
+interface Loaded {
+  readonly module: CompiledModule;
+  readonly base: number;
+  readonly count: number;
+}
+
+/** A thread, as much of it as is used here. */
+interface Thread {
+  postMessage(message: Message): void;
+  onMessage(listener: (answer: Answer) => void): void;
+  onExit(listener: (reason: string) => void): void;
+  /** Whether the process waits for it. */
+  hold(on: boolean): void;
+  terminate(): void;
+}
+
+async function startThread(): Promise<Thread> {
+  const { Worker } = await import("node:worker_threads");
+  const worker = new Worker(workerSource, { eval: true, name: "nabla wasm", execArgv: [] });
+  worker.unref();
+  return {
+    postMessage: (message) => worker.postMessage(message),
+    onMessage: (listener) => worker.on("message", listener),
+    onExit: (listener) => {
+      worker.on("error", (error: Error) => listener(error.message));
+      worker.on("exit", (code) => listener(`it ended with code ${code}`));
+    },
+    hold: (on) => (on ? worker.ref() : worker.unref()),
+    terminate: () => void worker.terminate(),
+  };
+}
+
+class Team implements Threads {
+  readonly size: number;
+  readonly #memory: LinearMemory;
+  /** Everything that a new team has to be given. */
+  readonly #loaded: Loaded[] = [];
+  #threads: Thread[] = [];
+  #current: { resolve: () => void; reject: (error: Error) => void } | null = null;
+
+  constructor(size: number, memory: LinearMemory) {
+    this.size = size;
+    this.#memory = memory;
+  }
+
+  async start(): Promise<void> {
+    const threads = await Promise.all(Array.from({ length: this.size }, () => startThread()));
+    let ready = 0;
+    await new Promise<void>((resolve, reject) => {
+      threads.forEach((t, tid) => {
+        t.hold(true);
+        t.onExit((reason) => {
+          reject(new BackendError(`wasm: a thread did not start: ${reason}`));
+          this.#fail(threads, reason);
+        });
+        t.onMessage((a) => {
+          if (a.kind === "failed") this.#fail(threads, a.reason);
+          else if (a.kind === "done") this.#done();
+          else if (++ready === this.size) resolve();
+        });
+        t.postMessage({ kind: "start", memory: this.#memory, tid, team: this.size });
+      });
+    });
+    for (const t of threads) t.hold(false);
+    this.#threads = threads;
+    for (const l of this.#loaded) for (const t of threads) t.postMessage({ kind: "add", ...l });
+  }
+
+  add(module: CompiledModule, base: number, count: number): void {
+    this.#loaded.push({ module, base, count });
+    for (const t of this.#threads) t.postMessage({ kind: "add", module, base, count });
+  }
+
+  async run(program: number): Promise<void> {
+    if (this.#threads.length === 0) await this.start();
+    await new Promise<void>((resolve, reject) => {
+      this.#current = { resolve, reject };
+      this.#threads[0].hold(true);
+      for (const t of this.#threads) t.postMessage({ kind: "run", program });
+    });
+  }
+
+  #done(): void {
+    const run = this.#current;
+    this.#current = null;
+    this.#threads[0]?.hold(false);
+    run?.resolve();
+  }
+
+  /** One thread has failed; the others may wait for it for ever. All are ended, the next run starts others. */
+  #fail(threads: readonly Thread[], reason: string): void {
+    if (this.#threads !== threads) return;
+    this.#threads = [];
+    const run = this.#current;
+    this.#current = null;
+    for (const t of threads) t.terminate();
+    run?.reject(
+      new BackendError(
+        `wasm: a thread failed in the middle of a run: ${reason}. States that the run was writing are undefined; load a checkpoint`,
+      ),
+    );
+  }
+}
+
+/** Starts `size` threads. Throws BackendError where this host has none. */
+export async function startThreads(size: number, memory: LinearMemory): Promise<Threads> {
+  const team = new Team(size, memory);
+  await team.start();
+  return team;
+}
