@@ -32,8 +32,10 @@ const floors = [
 
 /** Imports against the order, each with its reason. An entry that no longer occurs fails the test. */
 const exceptions: Readonly<Record<string, string>> = {
+  "compiler/loop.ts → backends/backend.ts": "types only: a loop's body becomes a capture",
   "compiler/lower.ts → backends/backend.ts":
     "types only: a capture is the compiler's input, and part of what a backend is",
+  "compiler/place.ts → backends/backend.ts": "types only: where a capture's results go",
 };
 
 /** Folders whose files may import each other in circles, with the reason. */

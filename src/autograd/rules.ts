@@ -5,6 +5,7 @@
 import "./rules/composites.ts";
 import "./rules/elementwise.ts";
 import "./rules/indexed.ts";
+import "./rules/loop.ts";
 import "./rules/movement.ts";
 import "./rules/reduction.ts";
 

@@ -7,6 +7,7 @@ import type { Capture } from "../backends/backend.ts";
 import { accumulator, type DType, isFloat } from "../core/dtype.ts";
 import { BackendError } from "../core/errors.ts";
 import { type Shape, showShape, sizeOf } from "../core/shape.ts";
+import { bodyOf, loopAttrs, unrolled } from "../graph/loop.ts";
 import { type Attrs, type Node, type Spec, setGradEnabled, setRegion } from "../graph/node.ts";
 import * as ops from "../graph/ops.ts";
 
@@ -253,6 +254,20 @@ function rewrite(n: Node, rule: LowerRule): Node | null {
   return rewrites[name]?.(n) ?? widen(n, wider);
 }
 
+/** Loops of more nodes than this are not written out step by step. */
+const MOST_UNROLLED = 8192;
+
+/** For backends without loops. */
+function unroll(node: Node): readonly Node[] {
+  const a = loopAttrs(node);
+  const nodes = a.count * bodyOf(a).order.length;
+  if (nodes > MOST_UNROLLED)
+    throw new BackendError(
+      `loop: this backend has no loops, and ${a.count} steps are too many to write out (${nodes} operations, at most ${MOST_UNROLLED}); run it on "cpu" or "reference", or in shorter pieces`,
+    );
+  return unrolled(node);
+}
+
 /** Lowers a capture. `fuse` false keeps big reductions whole, so that the graph is as recorded. */
 export function lower(capture: Capture, hasTemplate: HasTemplate, rule: LowerRule = {}): Lowered {
   const gradients = setGradEnabled(false);
@@ -309,6 +324,7 @@ class Lowering {
   private replacement(node: Node): Node | readonly Node[] | null {
     const { name, group } = node.operation;
     if (this.hasTemplate(name, node)) return null;
+    if (name === "loop") return unroll(node);
     if (group !== "composite") return rewrite(node, this.rule);
     if (!node.operation.decompose)
       throw new BackendError(

@@ -80,6 +80,10 @@ function visit(root: Node, device: string, order: Node[], storages: Storage[], s
         continue;
       }
       if (node.operation === p.scalar) scalars.push(node);
+      else if (node.operation === p.placeholder)
+        throw new BackendError(
+          `${top > 0 ? describeReader(stack[top - 1]) : "a tensor"}: a value inside a loop's body does not exist outside of it; return it as a carry or an output`,
+        );
     } else {
       if (storage.version !== node.version)
         throw staleRead(node, top > 0 ? describeReader(stack[top - 1]) : "this tensor");

@@ -4,6 +4,7 @@
  */
 import { NablaError } from "../core/errors.ts";
 import { sizeOf } from "../core/shape.ts";
+import { isRecordingBody } from "../graph/loop.ts";
 import { make, type Node, Storage } from "../graph/node.ts";
 import { leaf } from "../graph/ops.ts";
 import { primitives as p } from "../graph/primitives.ts";
@@ -32,7 +33,7 @@ export const maxDepth = 2000;
 
 /** Makes `node` a root of its device's next flush. */
 export function keep(node: Node): void {
-  if (node.storage === null) pendingOf(deviceOf(node)).kept.push(node);
+  if (node.storage === null && !isRecordingBody()) pendingOf(deviceOf(node)).kept.push(node);
 }
 
 /** Keeps `node` if the chain of recorded operations below it has grown too long for one program. */
@@ -69,6 +70,10 @@ export function toState(value: Node): Node {
  * is a leaf of autograd where `target` was one. Shapes and dtypes must be equal.
  */
 export function assign(target: Node, value: Node): Node {
+  if (isRecordingBody())
+    throw new NablaError(
+      "assign: the body of a loop can't write a state (an in-place operation, batch norm in training); make what changes a carry",
+    );
   const state = target.state ?? target.storage;
   if (state === null || !state.mutable) throw new NablaError(`assign: ${target} is not a state; toState() makes one`);
   const node = write(target, value, state);

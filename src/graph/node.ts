@@ -31,6 +31,7 @@ export type Group =
   | "indexed"
   | "random"
   | "state"
+  | "control"
   | "composite";
 
 /** Source of a kernel for an operation of a user's own; the language is the backend's (cpu: C, see `autograd/define.ts`). */

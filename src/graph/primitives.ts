@@ -103,6 +103,11 @@ export const primitives = {
   const: row("leaf", "const", "any", (_, { dtype }) => ({ shape: [], dtype: dtype as DType })),
   scalar: row("leaf", "scalar", "any", (_, { dtype }) => ({ shape: [], dtype: dtype as DType })),
   iota: row("leaf", "iota", "any", (_, attrs) => ({ shape: ints(attrs, "shape"), dtype: "int32" })),
+  /** What a loop's body stands on; only bodies have any. */
+  placeholder: row("leaf", "placeholder", "any", (_, attrs) => ({
+    shape: ints(attrs, "shape"),
+    dtype: attrs["dtype"] as DType,
+  })),
 
   // unary
   neg: unary("neg", "number"),
@@ -297,6 +302,19 @@ export const primitives = {
 
   // random: Threefry-2x32 of (key, position) → uint32; the key is two scalars
   random: row("random", "random", "any", (_, attrs) => ({ shape: ints(attrs, "shape"), dtype: "uint32" })),
+
+  // control
+  /**
+   * `count` steps of a body (loop.ts), which gives the next value of each carry and the step's outputs. Inputs: the first
+   * carries, the sequences, what the body captures. Outputs: the last carries, then the steps' outputs stacked.
+   */
+  loop: row("control", "loop", "any", (inputs, attrs) => [
+    ...inputs.slice(0, attrs["carries"] as number).map(({ shape, dtype }) => ({ shape, dtype })),
+    ...(attrs["outputs"] as readonly (readonly [DType, ...number[]])[]).map(([dtype, ...sizes]) => ({
+      shape: [attrs["count"] as number, ...sizes],
+      dtype,
+    })),
+  ]),
 
   // state and plumbing
   /** Version k+1 of the state that input 0 reads: the value of input 1. */

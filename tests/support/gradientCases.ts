@@ -1,5 +1,6 @@
 /** A gradient check (or several) for every differentiable row of the primitives and the composites. */
 import * as c from "../../src/graph/composites/index.ts";
+import { loop } from "../../src/graph/loop.ts";
 import { make, type Node } from "../../src/graph/node.ts";
 import * as o from "../../src/graph/ops.ts";
 import { primitives as p } from "../../src/graph/primitives.ts";
@@ -300,6 +301,11 @@ check(
   [apart, positive, sample([3], 0.5, 2, 4)],
   ([x, t, w]) => c.binaryCrossEntropyWithLogits(x, t, { weight: w, posWeight: w }),
 );
+for (const reduction of ["mean", "sum"] as const)
+  check("crossEntropyGradient", reduction, [logits, sample([], 0.5, 1.5)], ([x, g]) => {
+    const attrs = { ignoreIndex: -100, labelSmoothing: 0.1, reduction, weight: true };
+    return c.crossEntropyGradient([x, targets(), constants(classWeight)], attrs, g);
+  });
 check(
   "linearCrossEntropyBackward",
   "both gradients",
@@ -308,5 +314,61 @@ check(
     const attrs = { ignoreIndex: -100, labelSmoothing: 0, reduction: "mean", chunk: 2 } as const;
     const { dhidden, dweight } = c.linearCrossEntropyBackward([h, w, targets()], g, attrs);
     return [dhidden, dweight];
+  },
+);
+
+// ---- loops ----------------------------------------------------------------------------------------------------------------
+
+for (const reverse of [false, true])
+  check(
+    "loop",
+    `two carries, a sequence, a captured weight${reverse ? ", backwards" : ""}`,
+    [sample([2, 3], -1, 1, 3), sample([2, 3], -1, 1, 4), sample([4, 2, 3], -1, 1, 5), sample([3, 3], -1, 1, 6)],
+    ([h, m, xs, w]) => {
+      const { carries, outputs } = loop(
+        ([a, b], [x]) => {
+          const next = o.tanh(o.add(o.matmul(a, w), o.mul(x, b)));
+          return { carries: [next, o.add(o.mul(b, 0.5), o.sin(a))], outputs: [o.mul(next, x), o.sum(b)] };
+        },
+        { carries: [h, m], sequences: [xs], count: 4, reverse },
+      );
+      return [...carries, ...outputs];
+    },
+  );
+check(
+  "loop",
+  "carries that change places, an integer carry",
+  [sample([3], 0.5, 1, 3), sample([3], 0.5, 1, 4)],
+  (inputs) => {
+    const { carries } = loop(
+      ([a, b, i]) => ({
+        carries: [o.mul(b, o.cast(i, "float64")), a, o.add(i, 1)],
+        outputs: [],
+      }),
+      { carries: [...inputs, integers([1, 2, 3])], count: 3 },
+    );
+    return carries.slice(0, 2).map(curved);
+  },
+);
+check(
+  "loop",
+  "a loop in a loop",
+  [sample([2], 0.5, 1, 3), sample([3, 2], 0.5, 1, 4), sample([2], 0.5, 1, 5)],
+  ([h, xs, w]) => {
+    const { carries, outputs } = loop(
+      ([a], [x]) => {
+        const inner = loop(
+          ([b], [y]) => ({ carries: [o.sin(o.add(o.mul(b, w), o.mul(y, a)))], outputs: [o.mul(b, b)] }),
+          {
+            carries: [x],
+            sequences: [xs],
+            count: 3,
+          },
+        );
+        return { carries: [o.mul(inner.carries[0], a)], outputs: [o.sum(inner.outputs[0], 0)] };
+      },
+      { carries: [h], sequences: [xs], count: 3, reverse: true },
+    );
+    return [...carries, ...outputs];
   },
 );

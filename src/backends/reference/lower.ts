@@ -3,9 +3,11 @@
  * decompositions, reshape and detach share their input's register, unused work falls away. The result holds shapes and
  * attributes, no nodes. Iterative throughout.
  */
+import { bodyCapture } from "../../compiler/loop.ts";
 import type { DType } from "../../core/dtype.ts";
 import { BackendError } from "../../core/errors.ts";
 import { type Shape, showShape } from "../../core/shape.ts";
+import { loopAttrs } from "../../graph/loop.ts";
 import type { Attrs, Node, Spec } from "../../graph/node.ts";
 import type { Capture } from "../backend.ts";
 
@@ -32,7 +34,12 @@ export interface Instruction {
   readonly dtype: DType;
   /** The register written. */
   readonly writes: number;
+  /** A loop: what a step does, and all registers that the loop writes. */
+  readonly loop?: { readonly body: Lowered; readonly storages: readonly Spec[]; readonly writes: readonly number[] };
 }
+
+/** All registers that an instruction writes. */
+export const writesOf = ({ loop, writes }: Instruction): readonly number[] => loop?.writes ?? [writes];
 
 export interface Lowered {
   readonly registers: readonly Register[];
@@ -107,11 +114,36 @@ export function lower(capture: Capture): Lowered {
     return writes;
   }
 
+  const loops = new Map<Node, readonly number[]>();
+
+  function lowerLoop(node: Node): number {
+    const source = { from: "instruction", index: instructions.length } as const;
+    const writes = (node.outputs as readonly Spec[]).map(({ dtype, shape }) => addRegister({ source, dtype, shape }));
+    const capture = bodyCapture(loopAttrs(node));
+    const storages = capture.storages.map(({ dtype, length }) => ({ dtype, shape: [length] }));
+    const { shape, dtype, attrs } = node;
+    instructions.push({
+      name: node.operation.name,
+      attrs,
+      reads: node.inputs.map((input) => registerOf.get(input) as number),
+      inputs: node.inputs.map((input) => ({ shape: input.shape, dtype: input.dtype })),
+      shape,
+      dtype,
+      writes: writes[0],
+      loop: { body: lower(capture), storages, writes },
+    });
+    loops.set(node, writes);
+    return writes[0];
+  }
+
+  const isLoop = (node: Node): boolean => node.operation.name === "loop";
+
   /** The nodes whose registers `node` needs before it can have its own. */
   function needs(node: Node): readonly Node[] {
     if (node.storage || node.operation.group === "leaf") return [];
     if (node.operation.group === "composite") return [decomposed(node)[0]];
     const { name } = node.operation;
+    if (name === "output" && isLoop(node.inputs[0]) && !node.inputs[0].storage) return [node.inputs[0]];
     if (name === "output") return [decomposed(node.inputs[0])[node.attrs["index"] as number]];
     return name in aliases ? [node.inputs[aliases[name]]] : node.inputs;
   }
@@ -131,6 +163,9 @@ export function lower(capture: Capture): Lowered {
       stack.pop();
       const { group, name } = node.operation;
       if (node.storage || group === "leaf") registerOf.set(node, lowerLeaf(node));
+      else if (isLoop(node)) registerOf.set(node, lowerLoop(node));
+      else if (name === "output" && loops.has(needed[0]))
+        registerOf.set(node, (loops.get(needed[0]) as readonly number[])[node.attrs["index"] as number]);
       else if (group === "composite" || name === "output" || name in aliases)
         registerOf.set(node, registerOf.get(needed[0]) as number);
       else registerOf.set(node, lowerPrimitive(node));
@@ -148,7 +183,7 @@ export function lower(capture: Capture): Lowered {
 
 /** One line: `%3 float32[2, 4] = add %1 %2`, attributes in braces. */
 export function showInstruction({ name, attrs, reads, shape, dtype, writes }: Instruction): string {
-  const given = Object.entries(attrs).filter(([key]) => key !== "shape" && key !== "dtype");
+  const given = Object.entries(attrs).filter(([key]) => key !== "shape" && key !== "dtype" && key !== "body");
   const text = given.map(([key, value]) => `${key}: ${JSON.stringify(value)}`).join(", ");
   const operands = reads.map((r) => ` %${r}`).join("");
   return `%${writes} ${dtype}${showShape(shape)} = ${name}${operands}${text ? ` {${text}}` : ""}`;

@@ -1,0 +1,34 @@
+/**
+ * A loop's body as a capture of its own: carries are states that it assigns, elements and captured values are storages that it
+ * reads, a step's outputs are its roots. So whatever makes a program makes the body of a loop. No memory here: the
+ * storages stand for places that whoever runs the loop knows.
+ */
+import type { Capture } from "../backends/backend.ts";
+import { sizeOf } from "../core/shape.ts";
+import { bodyOf, type LoopAttrs, recordStep } from "../graph/loop.ts";
+import { type Node, Storage, setGradEnabled, topologicalOrder } from "../graph/node.ts";
+import { leaf } from "../graph/ops.ts";
+
+/** `live`: the outputs that are wanted, by number; all if left out. Storage i is input i; root k is output live[k]. */
+export function bodyCapture(attrs: LoopAttrs, live?: readonly number[]): Capture {
+  const body = bodyOf(attrs);
+  const gradients = setGradEnabled(false);
+  try {
+    const storages = body.inputs.map(({ dtype, shape }) => new Storage("", dtype, sizeOf(shape), null));
+    const step = recordStep(
+      body,
+      storages.map((s, i) => leaf(s, body.inputs[i].shape)),
+    );
+    const roots = live ? live.map((k) => step.outputs[k]) : step.outputs;
+    const isLeaf = (n: Node): boolean => n.storage !== null || n.operation.group === "leaf";
+    return {
+      order: topologicalOrder([...roots, ...step.next], isLeaf),
+      storages,
+      scalars: [],
+      roots,
+      assigns: step.next.map((value, storage) => ({ storage, value })),
+    };
+  } finally {
+    setGradEnabled(gradients);
+  }
+}
