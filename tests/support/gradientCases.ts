@@ -306,6 +306,11 @@ for (const reduction of ["mean", "sum"] as const)
     const attrs = { ignoreIndex: -100, labelSmoothing: 0.1, reduction, weight: true };
     return c.crossEntropyGradient([x, targets(), constants(classWeight)], attrs, g);
   });
+for (const reduction of ["mean", "sum"] as const)
+  check("crossEntropyGradient", reduction, [logits, sample([], 0.5, 1.5)], ([x, g]) => {
+    const attrs = { ignoreIndex: -100, labelSmoothing: 0.1, reduction, weight: true };
+    return c.crossEntropyGradient([x, targets(), constants(classWeight)], attrs, g);
+  });
 check(
   "linearCrossEntropyBackward",
   "both gradients",

@@ -277,6 +277,7 @@ setGradients({
   attentionBackward: byDecomposition,
 
   crossEntropy: classLoss(crossEntropyGradient),
+  crossEntropyGradient: byDecomposition,
   nllLoss: classLoss(nllLossGradient),
   mseLoss: mseRule,
   binaryCrossEntropyWithLogits: bceRule,

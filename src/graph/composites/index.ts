@@ -11,6 +11,7 @@ export {
   binaryCrossEntropyWithLogits,
   type CrossEntropyAttrs,
   crossEntropy,
+  crossEntropyGradient,
   mseLoss,
   type NllAttrs,
   nllLoss,

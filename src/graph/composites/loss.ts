@@ -172,17 +172,33 @@ const crossEntropyRow = registerOperation({
   },
 });
 
+/** (logits, targets, [class weights], gradient of the loss) → gradient of the logits: one node to record in every step. */
+const crossEntropyGradientRow = registerOperation({
+  group: "composite",
+  name: "crossEntropyGradient",
+  infer: (inputs, attrs) => {
+    const name = "crossEntropyGradient";
+    const a = attrsOf<CrossEntropyAttrs>(attrs);
+    checkSmoothing(name, a);
+    const loss = checkClasses(name, "the logits", inputs, a);
+    expectShape(name, "the loss gradient", inputs[inputs.length - 1], loss.shape, "the loss's shape");
+    return inputs[0];
+  },
+  decompose: (inputs, attrs) => {
+    const a = attrsOf<CrossEntropyAttrs>(attrs);
+    const [logits, targets] = inputs;
+    const t = targetsOf(targets, a.ignoreIndex);
+    const weight = a.weight ? cast(inputs[2], wide(logits).dtype) : null;
+    const rowWeight = weight && take(weight, 0, t.index);
+    const gradient = wide(inputs[inputs.length - 1]);
+    const g = rowGradient(gradient, t, a.reduction, () => divisor(t, rowWeight, gradient));
+    return [cast(crossEntropyRowsGradient(logits, t, weight, rowWeight, a.labelSmoothing, g), logits.dtype)];
+  },
+});
+
 /** The gradient of `crossEntropy` with respect to the logits, from its inputs and the output's gradient. */
-export function crossEntropyGradient(inputs: readonly Node[], attrs: Attrs, gradient: Node): Node {
-  const a = attrsOf<CrossEntropyAttrs>(attrs);
-  const [logits, targets] = inputs;
-  const t = targetsOf(targets, a.ignoreIndex);
-  const weight = a.weight ? cast(inputs[2], wide(logits).dtype) : null;
-  const rowWeight = weight && take(weight, 0, t.index);
-  const wideGradient = wide(gradient);
-  const g = rowGradient(wideGradient, t, a.reduction, () => divisor(t, rowWeight, wideGradient));
-  return cast(crossEntropyRowsGradient(logits, t, weight, rowWeight, a.labelSmoothing, g), logits.dtype);
-}
+export const crossEntropyGradient = (inputs: readonly Node[], attrs: Attrs, gradient: Node): Node =>
+  make(crossEntropyGradientRow, [...inputs, gradient], attrs);
 
 const nllRow = registerOperation({
   group: "composite",
