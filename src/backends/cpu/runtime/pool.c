@@ -239,8 +239,12 @@ int pool_threads(void) {
   return n;
 }
 
-/* Scratch of `bytes` (at least 4 MiB) for every thread; pages cost nothing until a thread touches them. */
+/*
+ * Scratch of `bytes` (at least 4 MiB of addresses) for every thread; pages cost nothing until a thread touches them, and a
+ * huge page is asked for only where half of it at least is used.
+ */
 char **pool_scratch(int n, int64_t bytes) {
+  const int huge = bytes >= 1 << 20;
   bytes = round_up(max64(bytes, 4 << 20), 1 << 16);
   if (bytes > pool.scratch_bytes) {
     for (int i = 0; i < MAX_THREADS; i++) if (pool.scratch[i]) { munmap(pool.scratch[i], pool.scratch_bytes); pool.scratch[i] = 0; }
@@ -251,7 +255,7 @@ char **pool_scratch(int n, int64_t bytes) {
     char *m = mmap(0, pool.scratch_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (m == MAP_FAILED) return 0;
 #if defined(MADV_HUGEPAGE)
-    madvise(m, pool.scratch_bytes, MADV_HUGEPAGE);
+    if (huge) madvise(m, pool.scratch_bytes, MADV_HUGEPAGE);
 #endif
     pool.scratch[i] = m;
   }

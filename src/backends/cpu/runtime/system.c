@@ -76,19 +76,23 @@ EXPORT double nabla_alloc(double size) {
 EXPORT void nabla_free(double pointer) { free((void *)(uintptr_t)pointer); }
 #else
 /*
- * Zeroed memory, aligned to 64 bytes (2 MiB where it is that large, on huge pages where the kernel grants them). The
- * page before the pointer holds what nabla_free needs. Returns 0 where the system refuses.
+ * Zeroed memory, aligned to 64 bytes; where it is 2 MiB or more, aligned to that, and its whole huge pages on huge pages
+ * where the kernel grants them. The rest stays on small ones: a weight of 2.4 MB must not take 4.2. The page before the
+ * pointer holds what nabla_free needs. Returns 0 where the system refuses.
  */
 EXPORT double nabla_alloc(double size) {
-  const size_t bytes = size < 1 ? 1 : (size_t)size, align = bytes >= HUGE_PAGE ? HUGE_PAGE : 4096;
-  const size_t body = (bytes + align - 1) / align * align, total = body + 4096 + (align > 4096 ? align : 0);
+  const size_t bytes = size < 1 ? 1 : (size_t)size, body = (bytes + 4095) / 4096 * 4096;
+  const size_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : 4096, total = body + 4096 + (align - 4096);
   char *m = mmap(0, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (m == MAP_FAILED) return 0;
-  char *p = (char *)(((uintptr_t)m + 4096 + align - 1) / align * align);
+  char *p = (char *)(((uintptr_t)m + 4096 + align - 1) / align * align), *start = p - 4096;
+  /* what aligning left over goes back, lest the kernel join it with a neighbour and give both a huge page */
+  if (start > m) munmap(m, (size_t)(start - m));
+  if (m + total > p + body) munmap(p + body, (size_t)(m + total - (p + body)));
 #if defined(MADV_HUGEPAGE)
-  if (bytes >= HUGE_PAGE) madvise(p, body, MADV_HUGEPAGE);
+  if (bytes >= HUGE_PAGE) madvise(p, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
 #endif
-  *(Mapping *)(p - 64) = (Mapping){m, total};
+  *(Mapping *)(p - 64) = (Mapping){start, body + 4096};
   return (double)(uintptr_t)p;
 }
 EXPORT void nabla_free(double pointer) {
