@@ -10,7 +10,7 @@ import { type DType, isFloat, type TypedArray } from "../../src/core/dtype.ts";
 import * as composites from "../../src/graph/composites/index.ts";
 import { type Attrs, type Node, operations } from "../../src/graph/node.ts";
 import { permute, scalar } from "../../src/graph/ops.ts";
-import { backendsUnderTest } from "../support/backends.ts";
+import { backendsUnderTest, isBrief } from "../support/backends.ts";
 import { evaluate, nodeFrom } from "../support/evaluate.ts";
 import { firstDifference, readFixture, type Stored, type Tolerance, valuesOf } from "../support/fixtures.ts";
 
@@ -238,7 +238,8 @@ for (const backend of await backendsUnderTest())
       for (const name of Object.keys(builders))
         test(`${name}, ${part}`, async () => {
           const failures: string[] = [];
-          for (const dtype of floats.filter((each) => backend.dtypes.includes(each))) {
+          const present = floats.filter((each) => backend.dtypes.includes(each));
+          for (const dtype of isBrief(backend) ? (["float32"] as const) : present) {
             const list = cases.filter((c) => c.name === name).flatMap((c) => record(backend, c, dtype));
             failures.push(...(await compare(backend, dtype, list)));
           }

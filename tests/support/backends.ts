@@ -25,6 +25,12 @@ async function webgpu(): Promise<Backend | null> {
   }
 }
 
+/**
+ * Whether an ordinary run does less on this backend: a software WebGPU adapter compiles slowly, and takes the rest under
+ * NABLA_LONG=1.
+ */
+export const isBrief = ({ name }: Backend): boolean => name === "webgpu" && process.env["NABLA_LONG"] !== "1";
+
 export async function backendsUnderTest(): Promise<Backend[]> {
   const wanted = process.env["NABLA_TEST_BACKENDS"]?.split(",").filter(Boolean);
   const isWanted = (name: string): boolean => !wanted || wanted.includes(name);
@@ -37,7 +43,7 @@ export async function backendsUnderTest(): Promise<Backend[]> {
     const module = (await import(url.href)) as Record<string, () => Promise<Backend>>;
     backends.push(await module[open]());
   }
-  if (wanted?.includes("webgpu")) backends.push(...[await webgpu()].filter((b) => b !== null));
+  if (isWanted("webgpu")) backends.push(...[await webgpu()].filter((b) => b !== null));
   for (const name of wanted ?? [])
     if (!backends.some((backend) => backend.name === name))
       throw new Error(`NABLA_TEST_BACKENDS names "${name}", which is not here`);

@@ -50,8 +50,8 @@ interface Tile {
   readonly depth: number;
 }
 
-const LARGE: Tile = { rows: 64, columns: 64, height: 4, width: 4, depth: 16 };
-const SMALL: Tile = { rows: 32, columns: 32, height: 4, width: 4, depth: 16 };
+const LARGE: Tile = { rows: 64, columns: 64, height: 8, width: 8, depth: 16 };
+const SMALL: Tile = { rows: 32, columns: 32, height: 8, width: 4, depth: 16 };
 
 const tilesOf = (p: Product, t: Tile): number =>
   product(p.batch) * Math.ceil(p.M / t.rows) * Math.ceil(p.N / t.columns);
@@ -133,16 +133,13 @@ function tiled(p: Product, parts: number): ProductText {
     ...columns.map((w) => `      let b${w} = tb[k * ${t.columns / 4} + tx * ${wides} + ${w}];`),
     ...rows.flatMap((i) => columns.map((w) => `      ${acc(i, w)} += a${i >> 2}.${"xyzw"[i & 3]} * b${w};`)),
   ].join("\n");
-  const results = rows
-    .flatMap((i) =>
-      columns.flatMap((w) =>
-        [0, 1, 2, 3].map(
-          (j) =>
-            `    finish(row0 + ty * ${t.height} + ${i}, column0 + tx * ${t.width} + ${4 * w + j}, zz, ${acc(i, w)}.${"xyzw"[j]});`,
-        ),
-      ),
-    )
-    .join("\n");
+  // the sums are copied to be indexed: the loop above must keep them in registers
+  const results = `    var sums = array<${vector}, ${t.height * wides}>(${rows.flatMap((i) => columns.map((w) => acc(i, w))).join(", ")});
+    for (var i = 0; i < ${t.height}; i++) {
+      for (var j = 0; j < ${t.width}; j++) {
+        finish(row0 + ty * ${t.height} + i, column0 + tx * ${t.width} + j, zz, sums[i * ${wides} + j / 4][j % 4]);
+      }
+    }`;
   const body = `  let tx = i32(local) % ${threadsX};
   let ty = i32(local) / ${threadsX};
   for (var tile = i32(group.x); tile < ${tiles}; tile += i32(groups.x)) {
