@@ -10,6 +10,7 @@ import { type Shape, showShape, sizeOf } from "../core/shape.ts";
 import { bodyOf, loopAttrs, unrolled } from "../graph/loop.ts";
 import { type Attrs, type Node, type Spec, setGradEnabled, setRegion } from "../graph/node.ts";
 import * as ops from "../graph/ops.ts";
+import { maskPooled } from "./pooling.ts";
 
 /** A node of the compiler's graph. */
 export interface GNode {
@@ -91,6 +92,7 @@ const rewrites: Readonly<Record<string, (node: Node) => Node | null>> = {
   },
   argmax: (n) => firstWhere(n, ops.reduceMax),
   argmin: (n) => firstWhere(n, ops.reduceMin),
+  where: maskPooled,
   dynamicSlice: (n) => {
     // one axis at a time: gather at offset + position, with the offset held inside
     const [x, ...offsets] = n.inputs;

@@ -3,12 +3,14 @@
  * plan memory, render, and write the command table. Nothing runs here (program.ts), and what stays of the capture is
  * plain data.
  */
+import { readsByBlocks } from "../../compiler/blocks.ts";
 import { finishKernel, readsOnlyAt, storeOf } from "../../compiler/finish.ts";
 import { Fuser, type Group, type GroupKernel, partDType } from "../../compiler/fuse.ts";
+import { BLOCK } from "../../compiler/index-expr.ts";
 import { showKernel } from "../../compiler/kernel.ts";
 import { type GNode, type Lowered, lower } from "../../compiler/lower.ts";
 import { type Buffer, planMemory, schedule, type Unit } from "../../compiler/schedule.ts";
-import { checkOf, isView } from "../../compiler/views.ts";
+import { checkOf, isView, strided } from "../../compiler/views.ts";
 import { dtypes } from "../../core/dtype.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
 import type { Capture, ProgramStats } from "../backend.ts";
@@ -17,7 +19,7 @@ import { type Command, type NativeRuntime, ProgramBuilder } from "./native.ts";
 import { planCopy, planFill } from "./plans.ts";
 import { type Check, chooseForm, FLAT_ROW, type Form } from "./render.ts";
 import { nativeTarget, type Target } from "./target.ts";
-import { bytesOf, type Commands, type Operand, type Step, TEMPORARY } from "./templates.ts";
+import { bytesOf, type Commands, type Guest, type Operand, type Step, TEMPORARY } from "./templates.ts";
 
 /** A command before buffers have addresses: what `ProgramBuilder.command` takes, with buffers as objects. */
 interface Draft {
@@ -32,6 +34,8 @@ interface Draft {
 }
 
 interface Work extends Unit {
+  readonly reads: Buffer[];
+  readonly writes: Buffer[];
   readonly draft: Draft;
   readonly after: Work[];
   readonly lead: Work[];
@@ -104,7 +108,10 @@ export class Assembler {
   run(): Parts {
     this.fuser.run();
     const { groups } = this.fuser;
-    if (this.fuse) for (const g of groups) if (g.opaque?.op === "contract") this.attach(g);
+    if (this.fuse)
+      for (const g of groups)
+        if (g.opaque?.op === "contract") this.attach(g);
+        else if (g.opaque) this.attachBehind(g, this.target.partsBehind?.(g.opaque) ?? []);
     for (const g of groups) if (!g.opaque && !this.host.has(g)) this.fuser.chooseSplit(g);
     const stored = this.fuser.storedMembers();
     const kernels = new Map<Group, GroupKernel>();
@@ -230,19 +237,60 @@ export class Assembler {
     if (n.dtype !== "float32" || n.shape.length !== 2) return;
     const [rows, columns] = n.shape;
     if (rows < 16 || columns < 16) return;
-    for (const g of this.fuser.groups) {
-      if (g.opaque || this.host.has(g) || !g.before.has(product)) continue;
-      if (!g.built?.body.buffers.includes(n)) continue;
-      if ([...g.before].some((b) => b !== product && b.before.has(product))) continue;
+    for (const g of this.guestsOf(product)) {
       if (!this.fuser.rebuild(g, rows, columns)) continue;
       if (!this.fuser.readsAtOwnPosition(g, n)) continue;
-      this.host.set(g, product);
-      this.fuser.order(
-        [...g.before].filter((b) => b !== product),
-        product,
-      );
+      this.attachTo(product, g);
       return;
     }
+  }
+
+  /** The groups that could run in this one's command, first come first. */
+  private *guestsOf(host: Group): Iterable<Group> {
+    for (const g of this.fuser.groups) {
+      if (g.opaque || this.host.has(g) || !g.before.has(host)) continue;
+      if (!g.built?.body.buffers.includes(host.opaque as GNode)) continue;
+      if (![...g.before].some((b) => b !== host && b.before.has(host))) yield g;
+    }
+  }
+
+  private attachTo(host: Group, guest: Group): void {
+    this.host.set(guest, host);
+    this.fuser.order(
+      [...guest.before].filter((b) => b !== host),
+      host,
+    );
+  }
+
+  /** Into how many equal parts the result is cut for the group that runs behind a command. */
+  private readonly parts = new Map<Group, number>();
+
+  /** Looks for a group that can take this operation's result by equal parts: pooling behind a convolution, say. */
+  private attachBehind(host: Group, choices: readonly number[]): void {
+    const n = host.opaque as GNode;
+    if (!choices.length) return;
+    for (const g of this.guestsOf(host)) {
+      const columns = n.shape[n.shape.length - 1];
+      const { built } = g;
+      this.fuser.rebuild(g, sizeOf(n.shape) / columns, columns);
+      const parts = choices.find((k) => readsByBlocks(g, n, k));
+      if (!parts) {
+        g.built = built;
+        continue;
+      }
+      this.parts.set(g, parts);
+      this.attachTo(host, g);
+      return;
+    }
+  }
+
+  /** Whether a group alone reads what an operation makes. */
+  private isOnlyReader(guest: Group, n: GNode): boolean {
+    const { roots, assigns } = this.lowered;
+    if (roots.includes(n) || assigns.some((a) => a.value === n)) return false;
+    return this.fuser.groups.every(
+      (g) => g === guest || !(g.opaque ? this.fuser.operandSources(g.opaque) : g.built?.body.buffers)?.includes(n),
+    );
   }
 
   // ---- units ----------------------------------------------------------------------------------------------------------
@@ -259,10 +307,9 @@ export class Assembler {
     buffers: readonly Buffer[],
     writesState: boolean,
     block?: number,
-    rides = false,
+    form: Form = chooseForm(made.kernel),
   ): Draft {
     const { kernel } = made;
-    const form: Form = rides ? "columns" : chooseForm(kernel);
     const { source, checks } = this.target.render(kernel, form);
     const size = kernel.rows * kernel.columns;
     const rows = form === "flat" ? Math.ceil(kernel.columns / FLAT_ROW) : kernel.rows;
@@ -288,6 +335,7 @@ export class Assembler {
       made.writes.length === 0
     )
       return;
+    if (this.transpose(group, made)) return;
     const grain = rowGrain(made.kernel);
     const { buffers, finishes } = this.kernelBuffers(made, grain);
     const draft = this.draft(
@@ -305,6 +353,39 @@ export class Assembler {
     );
     this.workOf.set(group, work);
     for (const finish of finishes) finish();
+  }
+
+  /** A kernel that only exchanges axes, as a command of the runtime; false where it is anything else. */
+  private transpose(group: Group, made: GroupKernel): boolean {
+    const { members } = group;
+    if (members.length !== 1 || this.inPlaceGroups.has(group) || dtypes[members[0].dtype].bytes !== 4) return false;
+    let n = members[0];
+    const inMemory = (x: GNode): boolean => x !== members[0] && this.fuser.isMember(x);
+    // a reshape does not change the order in which memory is written
+    while (n.op === "reshape" && !inMemory(n.inputs[0])) n = n.inputs[0];
+    const look = isView(n) ? strided(n, inMemory) : null;
+    if (!look || look.source !== made.reads[0]) return false;
+    const command = this.target.planTranspose?.(n.shape, look.strides);
+    if (!command) return false;
+    const [from, to] = [this.buffer(look.source), this.buffer(members[0])];
+    const work = this.work(
+      `transpose %${members[0].id}`,
+      [from],
+      [to],
+      {
+        ...command,
+        buffers: [
+          [from, look.offset * dtypes[n.dtype].bytes],
+          [to, 0],
+        ],
+        scalars: [],
+        writesState: false,
+      },
+      0,
+    );
+    this.bytes += from.bytes + to.bytes;
+    this.workOf.set(group, work);
+    return true;
   }
 
   /** Buffers of a kernel; a reduction over rows leaves parts, which a small kernel of its own puts together. */
@@ -336,7 +417,7 @@ export class Assembler {
   }
 
   private work(label: string, reads: readonly Buffer[], writes: readonly Buffer[], draft: Draft, flops: number): Work {
-    const work: Work = { label, reads, writes, after: [], lead: [], draft, flops };
+    const work: Work = { label, reads: reads.slice(), writes: writes.slice(), after: [], lead: [], draft, flops };
     this.works.push(work);
     return work;
   }
@@ -345,7 +426,7 @@ export class Assembler {
     const n = group.opaque as GNode;
     if (sizeOf(n.shape) === 0 && !n.outputs) return;
     if (n.op === "contract") this.contract(group, n, guest, guest && (kernels.get(guest) as GroupKernel));
-    else this.template(group, n);
+    else this.template(group, n, guest, guest && kernels.get(guest));
   }
 
   private contract(group: Group, n: GNode, guest: Group | undefined, made: GroupKernel | undefined): void {
@@ -409,7 +490,7 @@ export class Assembler {
       const g = this.kernelBuffers(made, plan.rowBlock);
       finishes = g.finishes;
       const writesState = this.inPlaceGroups.has(guest);
-      main.post = this.draft(made, g.buffers, writesState, plan.rowBlock, true);
+      main.post = this.draft(made, g.buffers, writesState, plan.rowBlock, "columns");
       main.writesState = writesState;
       reads.push(...g.buffers.slice(0, made.reads.length).filter((x) => x !== out));
       writes.push(...g.buffers.slice(made.reads.length));
@@ -422,10 +503,11 @@ export class Assembler {
     for (const finish of finishes) finish();
   }
 
-  private template(group: Group, n: GNode): void {
+  private template(group: Group, n: GNode, guest?: Group, made?: GroupKernel): void {
     const looks = n.inputs.map((_, i) => this.fuser.look(n, i));
     const base = this.errorBase(n.op, [{ kind: "index", extent: n.shape[(n.attrs["axis"] as number) ?? 0] }]);
-    const planned: Commands = this.target.planOpaque(n, looks, base);
+    const behind = guest && made && this.behind(n, guest, made);
+    const planned: Commands = this.target.planOpaque(n, looks, base, behind);
     const { fn, rows, grain } = planned.command;
     if (typeof fn === "object") this.kernelTexts.push(`own ${rows} rows by ${grain}; ${n.op}`);
     this.scratchBytes = Math.max(this.scratchBytes, planned.scratchBytes);
@@ -458,9 +540,32 @@ export class Assembler {
       );
     };
     const lead = planned.lead && step(`pack for %${n.id}`, planned.lead, 0);
-    const work = step(`${n.op} %${n.id}`, planned, planned.flops);
+    const work = step(`${n.op} %${n.id}`, planned, planned.flops + (made?.kernel.flops ?? 0));
     if (lead) work.lead.push(lead);
     this.workOf.set(group, planned.finish ? step(`finish %${n.id}`, planned.finish, 0) : work);
+    if (guest && made) this.runBehind(work, n, guest, made, planned.blockRows as number);
+  }
+
+  private behind(n: GNode, guest: Group, made: GroupKernel): Guest {
+    const own: [number, number] = [made.reads.indexOf(n), made.reads.length + made.writes.length];
+    return { parts: this.parts.get(guest) as number, own: this.isOnlyReader(guest, n) ? own : undefined };
+  }
+
+  /** Puts a group's kernel behind the tiles of a command, `blockRows` rows of the result each. */
+  private runBehind(work: Work, n: GNode, guest: Group, made: GroupKernel, blockRows: number): void {
+    const { kernel } = made;
+    const grain = (kernel.rows * blockRows * n.shape[n.shape.length - 1]) / sizeOf(n.shape);
+    const { buffers, finishes } = this.kernelBuffers(made, grain);
+    const writesState = this.inPlaceGroups.has(guest);
+    const result = this.buffer(n);
+    // lanes along rows go in blocks that start at multiples of BLOCK
+    const form = chooseForm(kernel) === "rows" && grain % BLOCK === 0 ? "rows" : "columns";
+    work.draft.post = this.draft(made, buffers, writesState, grain, form);
+    work.draft.writesState = writesState;
+    work.reads.push(...buffers.slice(0, made.reads.length).filter((b) => b !== result));
+    work.writes.push(...buffers.slice(made.reads.length));
+    this.workOf.set(guest, work);
+    for (const finish of finishes) finish();
   }
 
   /** A literal in the program's scalar table, after the runtime scalars. */

@@ -26,9 +26,39 @@ export interface Conv2dDesc {
   /** An attached epilogue stores the tiles (rows are pixels, columns channels); forward only. */
   readonly hasEpilogue?: boolean;
   readonly accumulate?: boolean;
+  /** A kernel behind each tile; not of a strided input gradient. */
+  readonly post?: ConvPost;
+}
+
+/** A kernel that runs on the rows of whole lines of the result while they are in cache. */
+export interface ConvPost {
+  /** Lines a tile, of one image: they divide its height. */
+  readonly lines: number;
+  /** Where nobody else reads the result: its number among the kernel's buffers, and how many these are. */
+  readonly own?: readonly [number: number, buffers: number];
+}
+
+/** As MOST_BUFFERS in conv.c. */
+export const MOST_POST_BUFFERS = 64;
+/** Most memory for the lines of one tile that a kernel runs behind: half of a small second-level cache. */
+const MAX_POST_BYTES = 256 << 10;
+
+/**
+ * Lines a tile for a kernel behind it that takes the [OH, OW, OC] result of each of N images by `unit` lines, or null
+ * where tiles would be too large, or too few to share out.
+ */
+export function postLines(N: number, OH: number, OW: number, OC: number, unit: number): number | null {
+  const fits = (lines: number): boolean => 4 * lines * OW * OC <= MAX_POST_BYTES && N * (OH / lines) >= 16;
+  const choices = Array.from({ length: OH }, (_, i) => i + 1).filter(
+    (lines) => OH % lines === 0 && lines % unit === 0 && fits(lines),
+  );
+  const enough = choices.find((lines) => lines * OW >= 196);
+  return enough ?? choices.at(-1) ?? null;
 }
 
 export interface ConvPlan<Buffer extends string> extends Plan<Buffer> {
+  /** Rows of the result a tile, as pixels; for what runs behind. */
+  readonly tilePixels: number;
   /** Bytes of the "packed" buffer, which `pack` fills in an earlier phase. */
   readonly packed: number;
   readonly pack: CommandDesc<"weight" | "packed">;
@@ -94,6 +124,8 @@ function convPlan<Source extends string, Out extends string>(
   const { N, groups, weightStrides: ws } = desc;
   const { mr, nr } = shape;
   const panels = Math.ceil(out.C / groups / nr);
+  const { post } = desc;
+  let tilePixels = 0;
   let packed = 0;
   let scratch = 0;
   let tiles = 0;
@@ -102,22 +134,27 @@ function convPlan<Source extends string, Out extends string>(
     packed += groups * panels * nr * y.taps * x.taps * (source.C / groups);
     // about 196 pixels a tile: lines of an image, or several small images; then fewer channels until there are 16 tiles
     const pixels = Math.max(y.count * x.count, 1);
-    const images = Math.max(1, Math.min(N, Math.round(196 / pixels)));
-    let lines = Math.max(1, Math.min(y.count, Math.round(196 / Math.max(x.count, 1))));
+    const most = !post ? N : post.lines < y.count ? 1 : Math.floor(N / 16);
+    const images = Math.max(1, Math.min(most, Math.round(196 / pixels)));
+    let lines = post?.lines ?? Math.max(1, Math.min(y.count, Math.round(196 / Math.max(x.count, 1))));
     let block = roundUp(out.C / groups, nr);
     const count = () => Math.ceil(N / images) * Math.ceil(y.count / lines) * Math.ceil(out.C / groups / block);
-    while (count() * phases.length < 16) {
+    while (!post && count() * phases.length < 16) {
       if (block > 64 && block > nr) block = roundUp(block / 2, nr);
       else if (images === 1 && lines > 1) lines = Math.ceil(lines / 2);
       else break;
     }
     const mine = x.count ? count() : 0;
+    tilePixels = images * lines * x.count;
     tiles += mine;
     const height = (lines - 1) * y.move + Math.max(y.taps - 1, 0) * y.tap + 1;
     const width = Math.max(x.count - 1, 0) * x.move + Math.max(x.taps - 1, 0) * x.tap + 1;
     scratch = Math.max(
       scratch,
-      roundUp(images * lines * x.count, mr) * (nr + 4) + images * height * width * source.C + 64,
+      roundUp(tilePixels, mr) * (nr + 4) +
+        (post?.own ? tilePixels * out.C : 0) +
+        images * height * width * source.C +
+        64,
     );
     return [
       ...[
@@ -154,8 +191,11 @@ function convPlan<Source extends string, Out extends string>(
     ws[2],
     ws[3],
     phases.length,
+    post?.own?.[0] ?? -1,
+    post?.own?.[1] ?? 0,
   ];
   return {
+    tilePixels,
     packed: 4 * Math.max(packed, 16),
     pack: {
       fn: "conv_pack",
@@ -168,7 +208,7 @@ function convPlan<Source extends string, Out extends string>(
       fn: names.fn,
       rows: tiles,
       grain: 1,
-      buffers: desc.hasEpilogue ? [names.source, "packed"] : [names.source, "packed", names.out],
+      buffers: desc.hasEpilogue || post?.own ? [names.source, "packed"] : [names.source, "packed", names.out],
       params: [...head, ...words],
     },
     scratchBytes: 4 * scratch,
@@ -217,6 +257,8 @@ export function planConv2d(shape: KernelShape, desc: Conv2dDesc): ConvPlan<"x" |
 export function planConv2dInput(shape: KernelShape, desc: Conv2dDesc): ConvPlan<"dy" | "packed" | "dx"> {
   const [OH, OW] = checkConv(desc);
   if (desc.hasEpilogue) throw new ShapeError("conv2d: the input gradient takes no epilogue");
+  if (desc.post && (desc.stride[0] > 1 || desc.stride[1] > 1))
+    throw new ShapeError("conv2d: the input gradient of a strided convolution takes no kernel behind it");
   const axis = (i: 0 | 1, size: number) =>
     gradientPhases(size, desc.kernel[i], desc.stride[i], desc.padding[i], desc.dilation[i]);
   const [s0, s1] = desc.weightStrides;

@@ -26,6 +26,7 @@ export const builtins = [
   "cumulative",
   "fill",
   "copy",
+  "transpose",
   "conv_pack",
   "conv2d_fwd",
   "conv2d_dx",

@@ -1,10 +1,11 @@
 /**
  * The commands of the runtime's other kernels: attention, scatter, sort, prefix sums, fill, copy. Pure arithmetic on
- * shapes, like contract.ts; the parameters' meaning is in runtime/attention.c and runtime/indexed.c.
+ * shapes, like contract.ts; the parameters' meaning is in runtime/attention.c, runtime/indexed.c and (transpose) conv.c.
  */
 import type { DType } from "../../core/dtype.ts";
 import { dtypes } from "../../core/dtype.ts";
 import { DTypeError, ShapeError } from "../../core/errors.ts";
+import { contiguousStrides } from "../../core/shape.ts";
 import type { CommandDesc } from "./contract.ts";
 import type { KernelShape } from "./native.ts";
 
@@ -226,6 +227,42 @@ export function planFill(desc: { readonly count: number; readonly dtype: DType; 
   };
 }
 
+/** Axes that both sides of a copy run through alike are one. */
+function copyAxes(
+  shape: readonly number[],
+  from: readonly number[],
+  to: readonly number[],
+): [number, number, number][] {
+  const axes: [number, number, number][] = [];
+  shape.forEach((size, i) => {
+    if (size === 1) return;
+    const [f, t] = [from[i]!, to[i]!];
+    const last = axes.at(-1);
+    if (last && last[1] === f * size && last[2] === t * size) axes[axes.length - 1] = [last[0] * size, f, t];
+    else axes.push([size, f, t]);
+  });
+  return axes;
+}
+
+/** As TQ in conv.c. */
+const TRANSPOSE_BLOCK = 16;
+
+/** The copy of 4-byte elements to contiguous memory where another axis than the last is contiguous in `from`; else null. */
+export function planTranspose(shape: readonly number[], from: readonly number[]): CommandDesc<"from" | "to"> | null {
+  const axes = copyAxes(shape, from, contiguousStrides(shape));
+  const last = axes.pop();
+  const k = axes.findIndex(([size, f]) => f === 1 && size >= 4);
+  if (!last || last[1] <= 1 || k < 0 || axes.some((a) => a[1] <= 0)) return null;
+  const [[size, , to]] = axes.splice(k, 1);
+  return {
+    fn: "transpose",
+    rows: axes.reduce((n, a) => n * a[0], 1) * Math.ceil(size / TRANSPOSE_BLOCK),
+    grain: Math.max(1, Math.round(4096 / (TRANSPOSE_BLOCK * last[0]))),
+    buffers: ["from", "to"],
+    params: [axes.length, ...axes.flat(), last[0], last[1], size, to],
+  };
+}
+
 /** Copies a strided view to a strided view of the same shape (at most 16 axes), element strides. */
 export function planCopy(desc: {
   readonly shape: readonly number[];
@@ -233,14 +270,7 @@ export function planCopy(desc: {
   readonly from: readonly number[];
   readonly to: readonly number[];
 }): Plan<"from" | "to"> {
-  const axes: [number, number, number][] = [];
-  desc.shape.forEach((size, i) => {
-    if (size === 1) return;
-    const [f, t] = [desc.from[i]!, desc.to[i]!];
-    const last = axes.at(-1);
-    if (last && last[1] === f * size && last[2] === t * size) axes[axes.length - 1] = [last[0] * size, f, t];
-    else axes.push([size, f, t]);
-  });
+  const axes = copyAxes(desc.shape, desc.from, desc.to);
   if (axes.length > 16) throw new ShapeError(`copy: ${axes.length} axes; at most 16`);
   const rows = desc.shape.reduce((a, b) => a * b, 1);
   return {

@@ -328,6 +328,8 @@ class Renderer {
       }
       if (stage.stores.length || stage.reductions.length) {
         this.uniforms(stage, 1);
+        // with c known, few positions cost no divisions
+        if (k.columns <= 9) this.line("#pragma GCC unroll 9");
         this.open(`for (nb_i64 c = 0; c < ${k.columns}; c++)`);
         const values = stage.stores.map((st) => this.value(st.value, 2));
         for (const x of stage.reductions) this.value(x.value, 2);
@@ -508,7 +510,13 @@ class Renderer {
       if (atom.kind === "axis") a = inLane && atom.name === this.along ? `(${atom.name} + l)` : atom.name;
       else if (atom.kind === "value") a = this.runtimeIndex(atom.value as Value, atom.extent, inLane);
       else if (atom.kind === "bounded") a = `(${this.index(atom.of, inLane)})`;
-      else a = `((${this.index(atom.of, inLane)}) ${atom.kind === "div" ? "/" : "%"} ${atom.by})`;
+      else {
+        const operator = atom.kind === "div" ? "/" : "%";
+        const of = this.index(atom.of, inLane);
+        // unsigned and short: one multiplication and a shift, where a signed 64-bit division takes five instructions more
+        const isShort = atom.of.min >= 0 && atom.of.max < 2 ** 32;
+        a = isShort ? `(nb_i64)((__UINT32_TYPE__)(${of}) ${operator} ${atom.by}u)` : `((${of}) ${operator} ${atom.by})`;
+      }
       parts.push(coefficient === 1 ? a : `${a} * ${coefficient}`);
     }
     if (i.constant !== 0 || parts.length === 0) parts.push(String(i.constant));

@@ -7,11 +7,21 @@ import type { OpaqueRule } from "../../compiler/fuse.ts";
 import type { Kernel } from "../../compiler/kernel.ts";
 import type { GNode, HasTemplate } from "../../compiler/lower.ts";
 import type { Strided } from "../../compiler/views.ts";
-import type { ContractDesc, ContractPlan } from "./contract.ts";
+import type { CommandDesc, ContractDesc, ContractPlan } from "./contract.ts";
 import { lanesFor, lanesPrelude } from "./lanes.ts";
 import type { NativeRuntime } from "./native.ts";
+import { planTranspose } from "./plans.ts";
 import { type Check, type Form, renderKernel } from "./render.ts";
-import { type Commands, hasTemplate, ignores, isOpaque, planOpaque, takesStrided } from "./templates.ts";
+import {
+  type Commands,
+  type Guest,
+  hasTemplate,
+  ignores,
+  isOpaque,
+  partsBehind,
+  planOpaque,
+  takesStrided,
+} from "./templates.ts";
 
 export interface Target {
   readonly rule: OpaqueRule;
@@ -20,7 +30,11 @@ export interface Target {
   readonly render: (kernel: Kernel, form: Form) => { source: string; checks: readonly Check[] };
   readonly planContract: (desc: ContractDesc) => ContractPlan;
   /** The commands of an opaque node that is no product; `errorOp` is what it fails as. */
-  readonly planOpaque: (n: GNode, looks: readonly Strided[], errorOp: number) => Commands;
+  readonly planOpaque: (n: GNode, looks: readonly Strided[], errorOp: number, guest?: Guest) => Commands;
+  /** Into how many equal parts an opaque node's result may be cut for a kernel behind its command's tiles, most first. */
+  readonly partsBehind?: (n: GNode) => readonly number[];
+  /** A copy of 4-byte elements with two axes exchanged, where the runtime has it; null for another strided look. */
+  readonly planTranspose?: (shape: readonly number[], from: readonly number[]) => CommandDesc<"from" | "to"> | null;
 }
 
 /** The name of the one function that a kernel's source defines. */
@@ -36,5 +50,7 @@ export const nativeTarget = (runtime: NativeRuntime): Target => ({
     return { source: `${prelude}\n${head} {\n  (void)tid;\n${body}\n}\n`, checks };
   },
   planContract: (desc) => runtime.planContract(desc),
-  planOpaque: (n, looks, errorOp) => planOpaque(n, looks, runtime, errorOp),
+  planOpaque: (n, looks, errorOp, guest) => planOpaque(n, looks, runtime, errorOp, guest),
+  partsBehind,
+  planTranspose,
 });

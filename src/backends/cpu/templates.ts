@@ -9,7 +9,16 @@ import { dtypes } from "../../core/dtype.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
 import type { Node } from "../../graph/node.ts";
 import type { CommandDesc } from "./contract.ts";
-import { type Conv2dDesc, type ConvPlan, planConv2d, planConv2dInput, planConv2dWeight } from "./convolution.ts";
+import {
+  type Conv2dDesc,
+  type ConvPlan,
+  type ConvPost,
+  MOST_POST_BUFFERS,
+  planConv2d,
+  planConv2dInput,
+  planConv2dWeight,
+  postLines,
+} from "./convolution.ts";
 import type { KernelShape } from "./native.ts";
 import { hasOwnKernel, isOwn, planOwn } from "./own.ts";
 import {
@@ -53,6 +62,16 @@ export interface Commands extends Step {
   readonly scratchBytes: number;
   readonly canFail: boolean;
   readonly flops: number;
+  /** Of the command, in elements of the result along all but its last axis: the block that a kernel behind it gets. */
+  readonly blockRows?: number;
+}
+
+/** A kernel that runs behind each tile of a template's command (see `behind`). */
+export interface Guest {
+  /** The result is cut into so many equal parts, and the kernel can take each by itself. */
+  readonly parts: number;
+  /** Where nobody else reads the result: its number among the kernel's buffers, and how many these are. */
+  readonly own?: readonly [number: number, buffers: number];
 }
 
 interface Template {
@@ -62,7 +81,9 @@ interface Template {
   readonly strided: (n: GNode, operand: number, look: Strided) => boolean;
   /** Operands that are not read at all. */
   readonly ignores?: (n: GNode, operand: number) => boolean;
-  readonly plan: (n: GNode, looks: readonly Strided[], shape: KernelShape, errorOp: number) => Commands;
+  /** Into how many equal parts the result may be cut for a kernel behind the command's tiles, most first. */
+  readonly behind?: (n: GNode) => readonly number[];
+  readonly plan: (n: GNode, looks: readonly Strided[], shape: KernelShape, errorOp: number, guest?: Guest) => Commands;
 }
 
 const isZero = (n: GNode): boolean =>
@@ -127,6 +148,19 @@ function convDesc(
   };
 }
 
+/** Parts of whole lines, and the lines a tile for them. */
+function convParts(n: GNode): number[] {
+  const [N, OH, OW, OC] = n.shape;
+  const units = Array.from({ length: OH }, (_, i) => i + 1).filter((unit) => OH % unit === 0);
+  return sizeOf(n.shape) ? units.filter((unit) => postLines(N, OH, OW, OC, unit)).map((unit) => (N * OH) / unit) : [];
+}
+function convPost(n: GNode, guest: Guest | undefined): { post?: ConvPost } {
+  if (!guest) return {};
+  const [N, OH, OW, OC] = n.shape;
+  const lines = postLines(N, OH, OW, OC, (N * OH) / guest.parts) as number;
+  return { post: { lines, own: guest.own && guest.own[1] <= MOST_POST_BUFFERS ? guest.own : undefined } };
+}
+
 /** conv and its input gradient: the weight is packed one phase before. */
 function convCommands(plan: ConvPlan<string>, weight: Strided, flops: number): Commands {
   const at: Readonly<Record<string, Operand>> = {
@@ -146,6 +180,7 @@ function convCommands(plan: ConvPlan<string>, weight: Strided, flops: number): C
     scratchBytes: plan.scratchBytes,
     canFail: false,
     flops,
+    blockRows: plan.tilePixels,
   };
 }
 
@@ -251,10 +286,11 @@ export const templates: Readonly<Record<string, Template>> = {
   conv: {
     fits: plainConv,
     strided: (_n, i) => i === 1,
-    plan: (n, looks, shape) => {
+    behind: convParts,
+    plan: (n, looks, shape, _errorOp, guest) => {
       const [x, w] = n.inputs.map((i) => i.shape);
       return convCommands(
-        planConv2d(shape, convDesc(n, x, w.slice(2), w[0], looks[1].strides)),
+        planConv2d(shape, { ...convDesc(n, x, w.slice(2), w[0], looks[1].strides), ...convPost(n, guest) }),
         looks[1],
         2 * sizeOf(n.shape) * sizeOf(w.slice(1)),
       );
@@ -263,10 +299,11 @@ export const templates: Readonly<Record<string, Template>> = {
   convInputGradient: {
     fits: plainConv,
     strided: (_n, i) => i === 1,
-    plan: (n, looks, shape) => {
+    behind: (n) => ((n.attrs["stride"] as number[]).every((s) => s === 1) ? convParts(n) : []),
+    plan: (n, looks, shape, _errorOp, guest) => {
       const [dy, w] = n.inputs.map((i) => i.shape);
       return convCommands(
-        planConv2dInput(shape, convDesc(n, n.shape, w.slice(2), w[0], looks[1].strides)),
+        planConv2dInput(shape, { ...convDesc(n, n.shape, w.slice(2), w[0], looks[1].strides), ...convPost(n, guest) }),
         looks[1],
         2 * sizeOf(dy) * sizeOf(w.slice(1)),
       );
@@ -371,9 +408,13 @@ export function planOpaque(
   looks: readonly Strided[],
   runtime: { readonly shape: KernelShape; readonly features: number },
   errorOp: number,
+  guest?: Guest,
 ): Commands {
-  return templates[n.op]?.plan(n, looks, runtime.shape, errorOp) ?? planOwn(n, runtime.features);
+  return templates[n.op]?.plan(n, looks, runtime.shape, errorOp, guest) ?? planOwn(n, runtime.features);
 }
+
+/** Into how many equal parts an opaque node's result may be cut for a kernel behind its command's tiles, most first. */
+export const partsBehind = (n: GNode): readonly number[] => templates[n.op]?.behind?.(n) ?? [];
 
 export const ignores = (n: GNode, operand: number): boolean => templates[n.op]?.ignores?.(n, operand) ?? false;
 

@@ -14,6 +14,7 @@ const Builtin nabla_builtins[] = {
     {"cumulative", k_cumulative},
     {"fill", k_fill},
     {"copy", k_copy},
+    {"transpose", k_transpose},
     {"conv_pack", k_conv_pack},
     {"conv2d_fwd", k_conv2d_fwd},
     {"conv2d_dx", k_conv2d_dx},

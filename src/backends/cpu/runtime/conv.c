@@ -9,10 +9,10 @@
 #include "microkernel.h"
 
 /* ---- shared parameters of conv_pack, conv2d_fwd and conv2d_dx ------------------------------------------------------ */
-enum { CV_N, CV_SH, CV_SW, CV_SC, CV_OH, CV_OW, CV_OC, CV_GROUPS, CV_FLAGS, CV_SN, CV_SCH, CV_SKY, CV_SKX, CV_PHASES, CV_LIST };
+enum { CV_N, CV_SH, CV_SW, CV_SC, CV_OH, CV_OW, CV_OC, CV_GROUPS, CV_FLAGS, CV_SN, CV_SCH, CV_SKY, CV_SKX, CV_PHASES, CV_OWN, CV_BUFFERS, CV_LIST };
 /* a phase */
 enum { PH_Y, PH_X, PH_STEPY, PH_STEPX, PH_NY, PH_NX, PH_Y0, PH_X0, PH_SY, PH_SX, PH_UY, PH_UX, PH_TY, PH_TX, PH_KY, PH_DKY, PH_KX, PH_DKX, PH_PACKED, PH_LINES, PH_IMAGES, PH_BLOCK, PH_TILES, PH_WORDS };
-enum { CV_ACCUMULATE = 1 };
+enum { CV_ACCUMULATE = 1, MOST_BUFFERS = 64 };
 
 /*
  * conv_pack: b = [weight, packed]; a row is (phase, group, panel). Weight element (n, c, ky, kx) by strides, n an output
@@ -48,6 +48,32 @@ void k_conv_pack(const Cmd *c, int64_t r0, int64_t r1, int tid) {
   }
 }
 
+/*
+ * transpose: b = [from, to], 4-byte elements; params: axes around, then (size, from stride, to stride) each, then P and its
+ * from stride (to stride 1), Q and its to stride (from stride 1); a row is a block of TQ of Q at one position around.
+ */
+enum { TQ = 16 };
+void k_transpose(const Cmd *c, int64_t r0, int64_t r1, int tid) {
+  const int64_t n = c->p[0], *axes = c->p + 1, P = axes[3 * n], fp = axes[3 * n + 1], Q = axes[3 * n + 2], tq = axes[3 * n + 3], blocks = ceil_div(Q, TQ);
+  (void)tid;
+  for (int64_t r = r0; r < r1; r++) {
+    const int64_t q0 = r % blocks * TQ, q1 = min64(Q, q0 + TQ);
+    const float *s = (const float *)c->b[0];
+    float *d = (float *)c->b[1];
+    for (int64_t k = n - 1, rest = r / blocks; k >= 0; rest /= axes[3 * k], k--) {
+      s += rest % axes[3 * k] * axes[3 * k + 1];
+      d += rest % axes[3 * k] * axes[3 * k + 2];
+    }
+    int64_t p = 0;
+    for (; p + TB <= P; p += TB) {
+      int64_t q = q0;
+      for (; q + TB <= q1; q += TB) transpose_block(s + p * fp + q, fp, d + q * tq + p, tq);
+      for (; q < q1; q++) for (int64_t i = p; i < p + TB; i++) memcpy(d + q * tq + i, s + i * fp + q, 4);
+    }
+    for (int64_t q = q0; q < q1; q++) for (int64_t i = p; i < P; i++) memcpy(d + q * tq + i, s + i * fp + q, 4);
+  }
+}
+
 /* Lines y, y + step ... (count of them) of an image [H, Wd, C], columns x .. x + width, zero outside, to d. */
 static void copy_lines(const float *image, int64_t H, int64_t Wd, int64_t C, int64_t y, int64_t step, int64_t count, int64_t x, int64_t width, float *d) {
   const int64_t left = min64(width, max64(0, -x)), from = max64(0, x), inside = max64(0, min64(Wd - from, width - left));
@@ -59,7 +85,21 @@ static void copy_lines(const float *image, int64_t H, int64_t Wd, int64_t C, int
   }
 }
 
-/* b = [source, packed, out unless an epilogue stores]; a row is (phase, images, block of lines, block of channels). */
+static void store_row(const float *T, float *to, int64_t n, int64_t add) {
+  int64_t k = 0;
+  for (; k + W <= n; k += W) {
+    vf t = LOAD(T + k);
+    if (add) t += LOAD(to + k);
+    STORE(to + k, t);
+  }
+  for (; k < n; k++) to[k] = T[k] + (add ? to[k] : 0);
+}
+
+/*
+ * b = [source, packed, out unless an epilogue stores or only the kernel behind reads it]; a row is (phase, images, block of
+ * lines, block of channels). A kernel attached behind (`post`) runs on the rows that belong to the tile's lines. Where
+ * nobody else reads the result (CV_OWN is its number among that kernel's CV_BUFFERS), it lies in scratch and nowhere else.
+ */
 static void conv_tile(const Cmd *c, int64_t tile, int tid) {
   const int64_t *p = c->p, groups = p[CV_GROUPS], C = p[CV_SC], Cg = C / groups, N = p[CV_OC] / groups, panels = ceil_div(N, NR), OW = p[CV_OW];
   const int64_t *ph = p + CV_LIST;
@@ -73,7 +113,12 @@ static void conv_tile(const Cmd *c, int64_t tile, int tid) {
   const int64_t strips = ceil_div(pixels, MR), top = ph[PH_Y0] + a0 * sy, lines = uy ? (a1 - a0 - 1) * sy + (uy - 1) * ty + 1 : 0, width = ux ? (nx - 1) * sx + (ux - 1) * tx + 1 : 0;
   float *partial = (float *)c->run->scratch[tid];
   int64_t *from = (int64_t *)(partial + strips * MR * NR), *to_pixel = from + strips * MR; /* where each pixel reads and writes */
-  float *lined = (float *)(to_pixel + strips * MR);
+  float *lined = (float *)(((uintptr_t)(to_pixel + strips * MR) + 63) & ~(uintptr_t)63), *out = (float *)c->b[2];
+  const int64_t begin = (n * p[CV_OH] + a0) * OW * p[CV_OC]; /* of the tile in the result, where it is one phase */
+  if (c->post && p[CV_OWN] >= 0) {
+    out = lined - begin;
+    lined += pixels * p[CV_OC];
+  }
   const float *image = (const float *)c->b[0] + n * p[CV_SH] * p[CV_SW] * C, *source = lined;
   int64_t pitch = width * C, next = lines * pitch; /* from a line, from an image to the next */
   if (K && top >= 0 && top + lines <= p[CV_SH] && ph[PH_X0] >= 0 && ph[PH_X0] + width <= p[CV_SW]) { /* nothing to pad */
@@ -96,36 +141,30 @@ static void conv_tile(const Cmd *c, int64_t tile, int tid) {
     for (int64_t j = j0; j < j1; j += NR) {
       const int64_t nr = min64(NR, j1 - j), chunks = whole ? 1 : uy;
       const float *B = (const float *)c->b[1] + ph[PH_PACKED] + (group * panels * NR + j) * K;
-      for (int64_t u = 0; u < max64(chunks, 1); u++)
+      for (int64_t u = 0, last = max64(chunks, 1) - 1; u <= last; u++)
         for (int64_t s = 0; s < strips; s++) {
           const float *rows[MR];
           const float *base = source + (whole ? 0 : u * ty * pitch) + group * Cg;
           for (int64_t r = 0; r < MR; r++) rows[r] = base + from[s * MR + r];
-          float *T = partial + s * MR * NR;
+          float *T = partial + (last ? s * MR * NR : 0);
           if (whole) uk_segments(K ? uy : 0, ux * Cg, ty * pitch, rows, B, T, nr, 0);
           else if (joined) uk_segments(K ? 1 : 0, ux * Cg, 0, rows, B + u * ux * Cg * NR, T, nr, u > 0);
           else uk_segments(K ? ux : 0, Cg, tx * C, rows, B + u * ux * Cg * NR, T, nr, u > 0);
+          if (u < last) continue;
+          const int64_t mr = min64(MR, pixels - s * MR), at = group * N + j;
+          if (epilogue) epilogue(c->epi, T, NR, (n * p[CV_OH] + a0) * OW + s * MR, at, mr, nr); /* one phase: pixels in order */
+          else for (int64_t r = 0; r < mr; r++) store_row(T + r * NR, out + to_pixel[s * MR + r] + at, nr, p[CV_FLAGS] & CV_ACCUMULATE);
         }
-      for (int64_t s = 0; s < strips; s++) {
-        const float *T = partial + s * MR * NR;
-        const int64_t mr = min64(MR, pixels - s * MR);
-        if (epilogue) { /* one phase whose pixels follow one another */
-          epilogue(c->epi, T, NR, (n * p[CV_OH] + a0) * OW + s * MR, group * N + j, mr, nr);
-          continue;
-        }
-        for (int64_t r = 0; r < mr; r++) {
-          float *to = (float *)c->b[2] + to_pixel[s * MR + r] + group * N + j;
-          const int add = (p[CV_FLAGS] & CV_ACCUMULATE) != 0;
-          int64_t k = 0;
-          for (; k + W <= nr; k += W) {
-            vf t = LOAD(T + r * NR + k);
-            if (add) t += LOAD(to + k);
-            STORE(to + k, t);
-          }
-          for (; k < nr; k++) to[k] = T[r * NR + k] + (add ? to[k] : 0);
-        }
-      }
     }
+  if (!c->post) return;
+  const int64_t all = p[CV_N] * p[CV_OH], r0 = c->post->rows * (n * p[CV_OH] + a0) / all, r1 = c->post->rows * ((n + images - 1) * p[CV_OH] + a1) / all;
+  if (p[CV_OWN] < 0) { c->post->fn(c->post, r0, r1, tid); return; }
+  Cmd post = *c->post;
+  char *buffers[MOST_BUFFERS];
+  memcpy(buffers, post.b, p[CV_BUFFERS] * sizeof *buffers);
+  buffers[p[CV_OWN]] = (char *)out;
+  post.b = buffers;
+  post.fn(&post, r0, r1, tid);
 }
 void k_conv2d_fwd(const Cmd *c, int64_t r0, int64_t r1, int tid) { for (int64_t t = r0; t < r1; t++) conv_tile(c, t, tid); }
 void k_conv2d_dx(const Cmd *c, int64_t r0, int64_t r1, int tid) { for (int64_t t = r0; t < r1; t++) conv_tile(c, t, tid); }
@@ -194,16 +233,33 @@ void k_conv2d_dw(const Cmd *c, int64_t r0, int64_t r1, int tid) { for (int64_t t
 
 /* b = [partial sums, dW by strides (Cout, Cin / groups, kh, kw)]; a row is an output channel; parts are added in order. */
 void k_conv2d_dw_finish(const Cmd *c, int64_t r0, int64_t r1, int tid) {
-  const int64_t *p = c->p, Cg = p[DW_C] / p[DW_GROUPS], OC = p[DW_OC], taps = p[DW_KH] * p[DW_KW], size = taps * Cg * OC;
-  const float *from = (const float *)c->b[0];
+  enum { TAPS = 64 }; /* at a time */
+  const int64_t *p = c->p, Cg = p[DW_C] / p[DW_GROUPS], OC = p[DW_OC], kw = p[DW_KW], taps = p[DW_KH] * kw, size = taps * Cg * OC;
+  float sums[TAPS * W] __attribute__((aligned(64)));
   (void)tid;
-  for (int64_t i0 = 0; i0 < Cg; i0 += 16) /* few enough that the lines written stay near until they are full */
-    for (int64_t tap = 0; tap < taps; tap++)
-      for (int64_t i = i0; i < min64(Cg, i0 + 16); i++)
-        for (int64_t o = r0; o < r1; o++) {
-          const float *x = from + (tap * Cg + i) * OC + o;
-          float s = x[0];
-          for (int64_t g = 1; g < p[DW_PARTS]; g++) s += x[g * size];
-          ((float *)c->b[1])[o * p[DW_S0] + i * p[DW_S1] + tap / p[DW_KW] * p[DW_S2] + tap % p[DW_KW] * p[DW_S3]] = s;
+  for (int64_t o0 = r0; o0 < r1; o0 += W)
+    for (int64_t i = 0; i < Cg; i++)
+      for (int64_t t0 = 0; t0 < taps; t0 += TAPS) {
+        const int64_t t1 = min64(taps, t0 + TAPS), no = min64(W, r1 - o0);
+        for (int64_t t = t0; t < t1; t++) {
+          const float *x = (const float *)c->b[0] + (t * Cg + i) * OC + o0;
+          float *s = sums + (t - t0) * W;
+          if (no == W) {
+            vf v = LOAD(x);
+            for (int64_t g = 1; g < p[DW_PARTS]; g++) v += LOAD(x + g * size);
+            STORE(s, v);
+          } else
+            for (int64_t o = 0; o < no; o++) {
+              s[o] = x[o];
+              for (int64_t g = 1; g < p[DW_PARTS]; g++) s[o] += x[g * size + o];
+            }
         }
+        for (int64_t o = 0; o < no; o++) {
+          float *d = (float *)c->b[1] + (o0 + o) * p[DW_S0] + i * p[DW_S1];
+          for (int64_t t = t0, x = t0 % kw, y = t0 / kw; t < t1; t++) {
+            d[y * p[DW_S2] + x * p[DW_S3]] = sums[(t - t0) * W + o];
+            if (++x == kw) { x = 0; y++; }
+          }
+        }
+      }
 }
