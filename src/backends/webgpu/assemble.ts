@@ -12,13 +12,28 @@ import { type Buffer, planMemory, schedule, type Unit } from "../../compiler/sch
 import type { DType } from "../../core/dtype.ts";
 import { DTypeError } from "../../core/errors.ts";
 import { sizeOf } from "../../core/shape.ts";
+import type { Spec } from "../../graph/node.ts";
 import type { Capture, ProgramStats } from "../backend.ts";
 import type { Device } from "./device.ts";
-import { storageBytes } from "./layout.ts";
+import { canFollow, renderEpilogue } from "./epilogue.ts";
+import { perWord, storageBytes } from "./layout.ts";
 import { ALIGNMENT } from "./memory.ts";
 import { type Check, type RenderedWgsl, renderWgsl } from "./render.ts";
 import { type Dispatch, Shader, sameMemory } from "./shader.ts";
-import { ignores, isOpaque, needsFinish, takesStrided, templates, wider } from "./templates.ts";
+import {
+  dispatchProduct,
+  elementOf,
+  hasTemplate,
+  ignores,
+  isInParts,
+  isOpaque,
+  needsFinish,
+  type Place,
+  productOf,
+  takesStrided,
+  templates,
+  wider,
+} from "./templates.ts";
 
 interface Work extends Unit {
   readonly dispatch: Dispatch;
@@ -81,6 +96,8 @@ export class Assembler {
   private readonly failures: Failure[] = [];
   private readonly works: Work[] = [];
   private readonly workOf = new Map<Group, Work>();
+  /** The product with whose sums a group's kernel goes on. */
+  private readonly host = new Map<Group, Group>();
   private readonly kernelTexts: string[] = [];
   private bytes = 0;
 
@@ -90,7 +107,7 @@ export class Assembler {
     this.capture = capture;
     this.fuse = fuse;
     const maxBuffers = device.limits.storageBuffers - 1; // the failure word is one more
-    this.lowered = lower(capture, () => false, { wider, maxParts: maxBuffers - 1 });
+    this.lowered = lower(capture, hasTemplate, { wider, maxParts: maxBuffers - 1 });
     this.fuser = new Fuser(this.lowered, { isOpaque, takesStrided, ignores, maxBuffers }, fuse);
     const slot = (dtype: DType, length: number, index: number, label: string): Buffer => ({
       bytes: storageBytes(dtype, length),
@@ -108,15 +125,20 @@ export class Assembler {
   run(): Parts {
     const { fuser } = this;
     fuser.run();
-    if (this.fuse) for (const g of fuser.groups) if (!g.opaque) fuser.chooseSplit(g);
+    if (this.fuse) for (const g of fuser.groups) if (g.opaque?.op === "contract") this.attach(g);
+    if (this.fuse) for (const g of fuser.groups) if (!g.opaque && !this.host.has(g)) fuser.chooseSplit(g);
     const stored = fuser.storedMembers();
     const kernels = new Map<Group, GroupKernel>();
     for (const g of fuser.groups) if (!g.opaque) kernels.set(g, fuser.kernelOf(g, stored));
-    const placement = new Placement(fuser, this.lowered, kernels);
+    const placement = new Placement(fuser, this.lowered, kernels, (g) => this.host.get(g) ?? g);
+    const guests = new Map([...this.host].map(([guest, host]) => [host, guest]));
     for (const [key, target] of placement.targets) this.buffers.set(key, this.target(target));
     for (const g of fuser.groups)
-      if (g.opaque) this.template(g, g.opaque);
-      else this.kernel(g, kernels.get(g) as GroupKernel, placement.inPlace.has(g));
+      if (g.opaque) {
+        const guest = guests.get(g);
+        if (guest) this.productWith(g, guest, kernels.get(guest) as GroupKernel, placement.inPlace.has(guest));
+        else this.template(g, g.opaque);
+      } else if (!this.host.has(g)) this.kernel(g, kernels.get(g) as GroupKernel, placement.inPlace.has(g));
     this.orderStates(placement);
     return this.assemble();
   }
@@ -131,15 +153,96 @@ export class Assembler {
 
   private buffer(n: GNode): Buffer {
     if (n.op === "buffer") return this.slots[n.storage];
-    const key = valueKey(n);
+    return this.outputBuffer(valueKey(n), n);
+  }
+
+  /** Output k of an operation. */
+  private output(n: GNode, k: number): Buffer {
+    return this.outputBuffer(`${n.id}:${k}`, n.outputs ? n.outputs[k] : n);
+  }
+
+  private outputBuffer(key: string, { shape, dtype }: Spec): Buffer {
     let b = this.buffers.get(key);
-    if (!b) this.buffers.set(key, (b = this.temporary(storageBytes(n.dtype, sizeOf(n.shape)), `%${key}`)));
+    if (!b) this.buffers.set(key, (b = this.temporary(storageBytes(dtype, sizeOf(shape)), `%${key}`)));
     return b;
   }
 
   /** Whole alignments, so that every place in the plan is one where a binding may begin. */
   private temporary(bytes: number, label: string): Buffer {
     return { bytes: Math.max(1, Math.ceil(bytes / ALIGNMENT)) * ALIGNMENT, slot: -1, offset: 0, label };
+  }
+
+  // ---- kernels that follow a product -----------------------------------------------------------------------------------
+
+  /** Looks for a group that can go on with the sums of this product while they are in registers. */
+  private attach(product: Group): void {
+    const { fuser } = this;
+    const n = product.opaque as GNode;
+    const [M, N] = n.shape.slice(-2);
+    if (n.dtype !== "float32" || isInParts(n)) return;
+    for (const g of fuser.groups) {
+      if (g.opaque || this.host.has(g) || !g.before.has(product) || !g.built?.body.buffers.includes(n)) continue;
+      if ([...g.before].some((b) => b !== product && b.before.has(product))) continue;
+      const { built } = g;
+      if (fuser.rebuild(g, (sizeOf(n.shape) / (M * N)) * M, N) && fuser.readsAtOwnPosition(g, n) && this.fits(n, g)) {
+        this.host.set(g, product);
+        const others = [...g.before].filter((b) => b !== product);
+        fuser.order(others, product);
+        return;
+      }
+      g.built = built;
+    }
+  }
+
+  /** Whether product and group together have few enough buffers, and the group is one that can follow. */
+  private fits(n: GNode, g: Group): boolean {
+    const { kernel, reads, writes } = this.fuser.kernelOf(g, this.fuser.storedMembers());
+    const memory = new Set([...this.fuser.operandSources(n), ...reads]).size + writes.length; // `reads` has n
+    return writes.length > 0 && memory <= this.device.limits.storageBuffers - 1 && canFollow(kernel, this.device);
+  }
+
+  /** Whether anyone but `guest` reads a product from memory. */
+  private isReadElsewhere(n: GNode, guest: Group): boolean {
+    const { roots, assigns } = this.lowered;
+    const reads = (g: Group): readonly GNode[] =>
+      g.opaque ? this.fuser.operandSources(g.opaque) : (g.built?.body.buffers ?? []);
+    return (
+      [...roots, ...assigns.map((a) => a.value)].includes(n) ||
+      this.fuser.groups.some((g) => g !== guest && reads(g).includes(n))
+    );
+  }
+
+  /** A product and the kernel that follows it, in one dispatch. */
+  private productWith(host: Group, guest: Group, made: GroupKernel, writesState: boolean): void {
+    const n = host.opaque as GNode;
+    if (sizeOf(n.shape) === 0) return;
+    const { kernel, reads, writes } = made;
+    const s = new Shader();
+    const bare = productOf(n, this.place(n), s, "");
+    const stores = this.isReadElsewhere(n, guest);
+    const own = stores ? [this.buffer(n)] : [];
+    const store = own.map((b) => `${s.bind(b, "f32")}[z * ${bare.M * bare.N} + row * ${bare.N} + column] = x;`).join();
+    const buffers = [...reads, ...writes.map((w) => w.node)].map((x) => this.buffer(x));
+    const { text, checks } = renderEpilogue(
+      kernel,
+      { f16: this.device.f16, subgroups: false, writesState },
+      reads.indexOf(n),
+      (i, dtype) => s.bind(buffers[i], perWord(dtype) > 1 ? "u32" : elementOf(dtype)),
+    );
+    const finish = `  ${store}\n  let r = z * ${bare.M} + row;\n  let c = column;\n${text}`;
+    const firstCheck = this.failAs("indexing", checks);
+    const dispatch = dispatchProduct({ ...bare, finish }, 1, s, { firstCheck, scalars: made.scalars });
+    this.kernelTexts.push(`after the product %${n.id}; ${showKernel(kernel)}`);
+    const operands = this.fuser.operandSources(n).map((x) => this.buffer(x));
+    const work = this.work(
+      `contract %${n.id} and kernel ${writes.map((w) => `%${w.node.id}`).join(" ")}`,
+      [...operands, ...buffers.filter((_, i) => i < reads.length && reads[i] !== n)],
+      [...own, ...buffers.slice(reads.length)],
+      dispatch,
+      templates["contract"].flops(n) + kernel.flops,
+    );
+    this.workOf.set(host, work);
+    this.workOf.set(guest, work);
   }
 
   // ---- units ---------------------------------------------------------------------------------------------------------
@@ -225,24 +328,29 @@ export class Assembler {
     for (const finish of finishes) finish();
   }
 
-  /** The dispatches of a template, each after the one before; the last makes the outputs. */
-  private template(group: Group, n: GNode): void {
-    if (sizeOf(n.shape) === 0) return;
-    const template = templates[n.op];
+  /** What a template writes its dispatches with. */
+  private place(n: GNode): Place {
     const looks = n.inputs.map((_, i) => this.fuser.look(n, i));
-    const dispatches = template.plan(n, {
+    return {
       looks,
       operand: (i) => this.buffer(looks[i].source),
-      output: () => this.buffer(n),
+      output: (k = 0) => this.output(n, k),
       temporary: (count) => this.temporary(4 * count, `for %${n.id}`),
       check: (extent) => this.failAs(n.op, [{ kind: "index", extent }]),
-    });
-    const output = this.buffer(n);
+    };
+  }
+
+  /** The dispatches of a template, each after the one before; the last makes the outputs. */
+  private template(group: Group, n: GNode): void {
+    if (sizeOf(n.shape) === 0 && !n.outputs?.some((o) => sizeOf(o.shape) > 0)) return;
+    const template = templates[n.op];
+    const dispatches = template.plan(n, this.place(n));
+    const outputs = (n.outputs ?? [n]).map((_, k) => this.output(n, k));
     let before: Work | null = null;
     dispatches.forEach((dispatch, i) => {
       // what lies between the dispatches is read by all that use it: it lives from the first to the last
-      const reads = dispatch.buffers.filter((b) => b !== output);
-      const writes = dispatch.buffers.filter((b) => b === output);
+      const reads = dispatch.buffers.filter((b) => !outputs.includes(b));
+      const writes = dispatch.buffers.filter((b) => outputs.includes(b));
       const work = this.work(`${n.op} %${n.id}`, reads, writes, dispatch, i === 0 ? template.flops(n) : 0);
       if (before) work.after.push(before);
       before = work;

@@ -242,7 +242,9 @@ function scatterFew(d: Scatter): Dispatch {
       ${checked(d)}
       if (k == j) { ${take(d, source)} }
     }`;
-  return s.flat(d.outer * d.size * d.inner, `${begin}\n${d.count > 0 ? loop : ""}\n${end}`, d.firstCheck);
+  return s.flat(d.outer * d.size * d.inner, `${begin}\n${d.count > 0 ? loop : ""}\n${end}`, {
+    firstCheck: d.firstCheck,
+  });
 }
 
 function scatterSorted(d: Scatter, temporary: (count: number) => Buffer): Dispatch[] {
@@ -278,7 +280,7 @@ function scatterSorted(d: Scatter, temporary: (count: number) => Buffer): Dispat
       isFirst = ${hIndex}[${at(index, "o", "before", "i")}] != k;
     }
     if (isFirst && bitcast<u32>(k) < ${d.size}u) { ${hHeads}[${headAt("k")}] = r; }`,
-    d.firstCheck,
+    { firstCheck: d.firstCheck },
   );
 
   const s = new Shader();

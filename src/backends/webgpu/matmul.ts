@@ -13,15 +13,18 @@ export interface Matrix {
   readonly strides: readonly number[];
 }
 
-export interface Product {
+export interface Sizes {
   readonly batch: readonly number[];
   readonly M: number;
   readonly N: number;
   readonly K: number;
+}
+
+export interface Product extends Sizes {
   readonly a: Matrix;
   readonly b: Matrix;
   readonly element: "f32" | "i32";
-  /** The statement that does something with a finished sum `x` of row `r`, column `c` and batch `z`. */
+  /** What is done with a finished sum `x` of row `row`, column `column` and batch `z`. */
   readonly finish: string;
 }
 
@@ -53,17 +56,16 @@ interface Tile {
 const LARGE: Tile = { rows: 64, columns: 64, height: 8, width: 8, depth: 16 };
 const SMALL: Tile = { rows: 32, columns: 32, height: 8, width: 4, depth: 16 };
 
-const tilesOf = (p: Product, t: Tile): number =>
-  product(p.batch) * Math.ceil(p.M / t.rows) * Math.ceil(p.N / t.columns);
+const tilesOf = (p: Sizes, t: Tile): number => product(p.batch) * Math.ceil(p.M / t.rows) * Math.ceil(p.N / t.columns);
 
-function tileFor(p: Product): Tile {
+function tileFor(p: Sizes): Tile {
   return p.M <= 32 || p.N <= 32 || tilesOf(p, LARGE) < ENOUGH_TILES / 4 ? SMALL : LARGE;
 }
 
 export const isSkinny = (p: { readonly M: number; readonly N: number }): boolean => p.M <= SKINNY || p.N <= SKINNY;
 
 /** In how many parts of K a product is computed; more than one leaves parts [part, batch…, M, N]. */
-export function partsOf(p: Product): number {
+export function partsOf(p: Sizes): number {
   if (isSkinny(p)) return 1;
   const tiles = tilesOf(p, tileFor(p));
   return Math.max(1, Math.min(16, Math.floor(p.K / LEAST_PART), Math.floor(ENOUGH_TILES / tiles)));
@@ -176,8 +178,8 @@ ${results}
 }
 
 /** What is done with a sum; positions outside of the matrix are none. */
-const finishText = (p: Product): string => `fn finish(r: i32, c: i32, z: i32, x: ${p.element}) {
-  if (r >= ${p.M} || c >= ${p.N}) { return; }
+const finishText = (p: Product): string => `fn finish(row: i32, column: i32, z: i32, x: ${p.element}) {
+  if (row >= ${p.M} || column >= ${p.N}) { return; }
   ${p.finish}
 }`;
 

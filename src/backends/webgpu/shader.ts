@@ -3,8 +3,9 @@
  * bindings may not overlap. The texts themselves are in the templates; kernels of the compiler come from render.ts.
  */
 import type { Buffer } from "../../compiler/schedule.ts";
+import type { DType } from "../../core/dtype.ts";
 import { MAX_GROUPS } from "./forms.ts";
-import { type BindingKind, packUniforms } from "./layout.ts";
+import { type BindingKind, packUniforms, UNIFORM_HEAD } from "./layout.ts";
 import { libraryFor } from "./library.ts";
 
 export type Element = "f32" | "i32" | "u32";
@@ -34,6 +35,14 @@ export const sameMemory = (a: Buffer, b: Buffer): boolean => a === b || (a.slot 
 
 export const WORKGROUP = 64;
 
+/** What a text gets through the uniform buffer. */
+export interface Numbers {
+  /** The number (≥ 1) of what it fails as, if it can. */
+  readonly firstCheck?: number;
+  /** Scalars of the program: its number and type, in the order in which the text counts them. */
+  readonly scalars?: readonly { readonly slot: number; readonly dtype: DType }[];
+}
+
 export class Shader {
   private readonly bound: { readonly buffer: Buffer; readonly element: Element; readonly name: string }[] = [];
   private readonly shared: string[] = [];
@@ -56,13 +65,13 @@ export class Shader {
     this.functions.push(text);
   }
 
-  /** The text around `body`; `firstCheck` (≥ 1) is the number of what it fails as, if it can. */
-  build(body: string, size: number, groups: Groups, firstCheck = 0): Dispatch {
+  /** The text around `body`. */
+  build(body: string, size: number, groups: Groups, { firstCheck = 0, scalars = [] }: Numbers = {}): Dispatch {
     const own = this.functions.join("\n");
     const fails = /\bfail(ure)?\b/.test(body + own);
     const source = [
       ...(fails ? ["struct Failure { operation: atomic<u32>, index: atomic<u32> }"] : []),
-      "@group(0) @binding(0) var<uniform> p: array<vec4<u32>, 1>;",
+      `@group(0) @binding(0) var<uniform> p: array<vec4<u32>, ${Math.ceil((UNIFORM_HEAD + scalars.length) / 4)}>;`,
       ...this.bound.map(
         (b, i) => `@group(0) @binding(${i + 1}) var<storage, read_write> ${b.name}: array<${b.element}>;`,
       ),
@@ -80,21 +89,21 @@ export class Shader {
     ]
       .filter(Boolean)
       .join("\n");
-    const words = packUniforms([], { length: 0, firstCheck, scalars: [] });
+    const types = scalars.map((s) => s.dtype);
     return {
       source,
       kinds: ["uniform", ...this.bound.map(() => "buffer" as const), ...(fails ? ["failure" as const] : [])],
       buffers: this.bound.map((b) => b.buffer),
-      uniforms: () => words,
-      scalars: [],
+      uniforms: (values) => packUniforms(types, { length: 0, firstCheck, scalars: values }),
+      scalars: scalars.map((s) => s.slot),
       groups,
     };
   }
 
   /** A text that does `body` for every e of 0 … total − 1. */
-  flat(total: number, body: string, firstCheck = 0): Dispatch {
+  flat(total: number, body: string, numbers: Numbers = {}): Dispatch {
     const head = `  for (var e = i32(group.x) * ${WORKGROUP} + i32(local); e < ${total}; e += i32(groups.x) * ${WORKGROUP}) {`;
-    return this.build(`${head}\n${body}\n  }`, WORKGROUP, along(total / WORKGROUP), firstCheck);
+    return this.build(`${head}\n${body}\n  }`, WORKGROUP, along(total / WORKGROUP), numbers);
   }
 }
 

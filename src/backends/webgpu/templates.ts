@@ -10,10 +10,12 @@ import { type Strided, strided } from "../../compiler/views.ts";
 import type { DType } from "../../core/dtype.ts";
 import { BackendError } from "../../core/errors.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
+import type { Node } from "../../graph/node.ts";
+import { type Attention, attention, attentionBackward, type Heads, WIDEST } from "./attention.ts";
 import { argsort, type Lines, type PrefixOp, prefix, scatter } from "./indexed.ts";
 import { laneOf, typeOf } from "./layout.ts";
-import { type Product, partsOf, productText } from "./matmul.ts";
-import { type Dispatch, type Element, Shader } from "./shader.ts";
+import { type Product, partsOf, productText, type Sizes } from "./matmul.ts";
+import { type Dispatch, type Element, type Numbers, Shader } from "./shader.ts";
 
 /** What a template is given to write its dispatches with. */
 export interface Place {
@@ -28,6 +30,8 @@ export interface Place {
 }
 
 interface Template {
+  /** Whether this node can be run so; asked before lowering (composites only). */
+  readonly fits?: (node: Node) => boolean;
   /** Whether operand i may stay a strided view. */
   readonly strided: (n: GNode, operand: number, look: Strided) => boolean;
   /** Operands that are not read at all. */
@@ -88,16 +92,25 @@ const running = (op: PrefixOp): Template => ({
   flops: (n) => sizeOf(n.shape),
 });
 
-/** A product's description, its operands bound in a shader. */
-export function productOf(n: GNode, place: Place, s: Shader, finish: string): Product {
+function sizesOf(n: GNode): Sizes {
   const rank = n.shape.length;
-  const element = elementOf(n.dtype) as "f32" | "i32";
-  const matrix = (i: number) => ({ ...place.looks[i], name: s.bind(place.operand(i), element) });
   return {
     batch: n.shape.slice(0, rank - 2),
     M: n.shape[rank - 2],
     N: n.shape[rank - 1],
     K: n.inputs[0].shape[rank - 1],
+  };
+}
+
+/** Whether a product is computed in parts that are added afterwards. */
+export const isInParts = (n: GNode): boolean => partsOf(sizesOf(n)) > 1;
+
+/** A product's description, its operands bound in a shader. */
+export function productOf(n: GNode, place: Place, s: Shader, finish: string): Product {
+  const element = elementOf(n.dtype) as "f32" | "i32";
+  const matrix = (i: number) => ({ ...place.looks[i], name: s.bind(place.operand(i), element) });
+  return {
+    ...sizesOf(n),
     a: matrix(0),
     b: matrix(1),
     element,
@@ -106,11 +119,11 @@ export function productOf(n: GNode, place: Place, s: Shader, finish: string): Pr
 }
 
 /** A product as one dispatch, whose text does `finish` with every sum. */
-export function dispatchProduct(p: Product, parts: number, s: Shader): Dispatch {
+export function dispatchProduct(p: Product, parts: number, s: Shader, numbers: Numbers = {}): Dispatch {
   const text = productText(p, parts);
   for (const w of text.workgroup) s.workgroup(w);
   for (const f of text.functions) s.define(f);
-  return s.build(text.body, text.size, text.groups);
+  return s.build(text.body, text.size, text.groups, numbers);
 }
 
 function contract(n: GNode, place: Place): Dispatch[] {
@@ -120,7 +133,7 @@ function contract(n: GNode, place: Place): Dispatch[] {
   const size = bare.M * bare.N;
   const total = sizeOf(n.shape);
   const into = parts === 1 ? place.output() : place.temporary(parts * total);
-  const store = `${s.bind(into, bare.element)}[z * ${size} + r * ${bare.N} + c] = x;`;
+  const store = `${s.bind(into, bare.element)}[z * ${size} + row * ${bare.N} + column] = x;`;
   const main = dispatchProduct({ ...bare, finish: store }, parts, s);
   if (parts === 1) return [main];
   const f = new Shader();
@@ -134,7 +147,66 @@ function contract(n: GNode, place: Place): Dispatch[] {
   return [main, add];
 }
 
+const plainAttention = (n: Node, inputs: number): boolean => {
+  const width = (i: number): number => n.inputs[i].shape[3];
+  return (
+    n.inputs[0].dtype === "float32" &&
+    n.inputs.length === inputs && // no length, no mask
+    [width(0), width(2)].every((d) => d % 4 === 0 && d > 0 && d <= WIDEST) &&
+    n.inputs[1].shape[2] > 0
+  );
+};
+
+/** Operand i, or an output, as [batch, head, time, width]; `swapped` if it is [batch, time, head, width]. */
+function headsOf(buffer: Buffer, { offset, strides }: Omit<Strided, "source">, swapped: boolean): Heads {
+  const [b, h, t, d] = strides;
+  return { buffer, offset, strides: swapped ? [b, t, h, d] : [b, h, t, d] };
+}
+
+function attentionOf(n: GNode, { looks, operand }: Place): Attention {
+  const [B, H, Tq, D] = n.inputs[0].shape;
+  const [, Hkv, Tk] = n.inputs[1].shape;
+  const [q, k, v] = [0, 1, 2].map((i) => headsOf(operand(i), looks[i], false));
+  const { causal, scale } = n.attrs as { causal: boolean; scale: number };
+  return { B, H, Hkv, Tq, Tk, D, Dv: n.inputs[2].shape[3], causal, scale, q, k, v };
+}
+
+/** Output k of [batch, time, head, width]. */
+function outputHeads(n: GNode, place: Place, k: number): Heads {
+  const { shape } = (n.outputs as NonNullable<GNode["outputs"]>)[k];
+  return headsOf(place.output(k), { offset: 0, strides: contiguousStrides(shape) }, true);
+}
+
+const attentionFlops = (n: GNode, products: number): number => {
+  const [B, H, Tq, D] = n.inputs[0].shape;
+  return products * B * H * Tq * n.inputs[1].shape[2] * D * (n.attrs["causal"] === true ? 1 : 2);
+};
+
 export const templates: Readonly<Record<string, Template>> = {
+  attention: {
+    fits: (n) => plainAttention(n, 3),
+    strided: () => true,
+    plan: (n, place) => attention(attentionOf(n, place), outputHeads(n, place, 0), place.output(1)),
+    flops: (n) => attentionFlops(n, 2),
+  },
+  attentionBackward: {
+    fits: (n) => plainAttention(n, 6),
+    strided: (_, i) => i !== 4,
+    plan: (n, place) => {
+      const a = attentionOf(n, place);
+      const { looks, operand, temporary } = place;
+      return attentionBackward(a, {
+        o: headsOf(operand(3), looks[3], true),
+        lse: operand(4),
+        gradient: headsOf(operand(5), looks[5], true),
+        dq: outputHeads(n, place, 0),
+        dk: outputHeads(n, place, 1),
+        dv: outputHeads(n, place, 2),
+        inner: temporary(a.B * a.H * a.Tq),
+      });
+    },
+    flops: (n) => attentionFlops(n, 5),
+  },
   contract: {
     strided: () => true,
     plan: contract,
@@ -180,6 +252,9 @@ export const templates: Readonly<Record<string, Template>> = {
   cumprod: running("mul"),
   cummax: running("max"),
 };
+
+export const hasTemplate = (name: string, node: Node): boolean =>
+  Object.hasOwn(templates, name) && (templates[name].fits?.(node) ?? false);
 
 export const isOpaque = (n: GNode): boolean => Object.hasOwn(templates, n.op);
 

@@ -67,12 +67,29 @@ test("temporaries larger than a buffer are spread over several", { skip }, async
   small.device.gpu.destroy();
 });
 
-/** Products of which several results live side by side. */
+/** Running sums of 600,000 bytes each, of which several live side by side. */
 function chainOf(leaf: (n: number, shape: number[]) => Node): Node[] {
-  const a = leaf(300 * 300, [300, 300]);
-  const parts = [1, 2, 3, 4, 5].map((k) => o.mul(o.matmul(a, o.mul(a, 0.1 * k)), 1 / k));
-  return [parts.map((p) => o.mul(o.matmul(p, a), 1e-3)).reduce((x, y) => o.add(x, y))];
+  const a = leaf(300 * 500, [300, 500]);
+  const parts = [1, 2, 3, 4, 5].map((k) => o.cumsum(o.mul(a, k), 1));
+  return [parts.map((p) => o.cumsum(o.mul(p, 1e-3), 0)).reduce((x, y) => o.add(x, y))];
 }
+
+test("memory that is not there is said to be missing, with what was asked and what is held", async () => {
+  let told: Error | null = null;
+  const scopes: string[] = [];
+  const gpu = {
+    pushErrorScope: (kind: string) => scopes.push(kind),
+    popErrorScope: async () => ({ message: "no" }),
+    createBuffer: () => ({}),
+  };
+  const limits = { bufferBytes: 2 ** 32, bindingBytes: 2 ** 32, storageBuffers: 8, workgroupBytes: 16384 };
+  const device = { gpu, limits, check: () => {}, blame: (e: Error) => (told ??= e) };
+  const allocator = new Allocator(device as never);
+  allocator.allocate(100 * 2 ** 20);
+  await new Promise((resolve) => setImmediate(resolve));
+  assert.deepEqual(scopes, ["out-of-memory"]);
+  assert.match(String(told), /out of memory: 112 MiB for a tensor were asked for, beside 0.000 MiB already held/);
+});
 
 test("tensors larger than a buffer or a binding are refused, with both sizes", { skip }, async () => {
   const small = (await open({ limits: { bufferBytes: 1 << 20, bindingBytes: 1 << 16 } })) as WebGpuBackend;
@@ -80,6 +97,28 @@ test("tensors larger than a buffer or a binding are refused, with both sizes", {
   const x = nodeFrom(small, wave(1 << 15), [1 << 15], "float32");
   await assert.rejects(compileNodes(small, [o.sin(x)]), /131072 bytes at once; this adapter binds at most 65536/);
   small.device.gpu.destroy();
+});
+
+test("bias and activation, a residual and a state in place follow a product in its own dispatch", {
+  skip,
+}, async () => {
+  const build = (leaf: (n: number, shape: number[]) => Node): Node[] => {
+    const [x, w, b, y] = [leaf(70 * 40, [70, 40]), leaf(40 * 50, [40, 50]), leaf(50, [50]), leaf(70 * 50, [70, 50])];
+    const h = o.add(o.matmul(x, w), o.expandTo(b, [70, 50]));
+    const batched = o.matmul(o.reshape(x, [2, 35, 40]), o.expandTo(w, [2, 40, 50]));
+    return [o.add(o.tanh(h), y), o.mul(o.matmul(x, w), 0.5), o.sin(o.mul(batched, 3))];
+  };
+  await compare(backend, build);
+  const program = await backend.compile(captureOf(build((n, shape) => nodeFrom(backend, wave(n), shape, "float32"))));
+  assert.equal(program.stats.kernels, 2, program.describe("kernels"));
+  const states: ArrayLike<number>[] = [];
+  for (const on of [backend, reference]) {
+    const state = nodeFrom(on, wave(64 * 32), [64, 32], "float32");
+    const [a, b] = [nodeFrom(on, wave(64 * 20), [64, 20], "float32"), nodeFrom(on, wave(640), [20, 32], "float32")];
+    await evaluate(on, [], [{ target: state, value: o.sub(state, o.mul(o.matmul(a, b), 0.1)) }]);
+    states.push((await evaluate(on, [state]))[0]);
+  }
+  assertClose("the state", states[0], states[1], { rtol: 1e-5, atol: 1e-5 });
 });
 
 test("every dispatch keeps to the number of workgroups along an axis", { skip }, async () => {
@@ -130,17 +169,15 @@ test("a run that cannot fail reads nothing back; one that can brings its failure
 }, async () => {
   const x = nodeFrom(backend, wave(4), [4], "float32");
   const index = nodeFrom(backend, [0, 9], [2], "int32");
-  const run = async (root: Node): Promise<unknown> => {
+  /** What a run gives back: nothing, or a promise. */
+  const begin = async (root: Node): Promise<{ result: void | Promise<void> }> => {
     const capture = captureOf([root]);
     const program = await backend.compile(capture);
-    return program.run({
-      buffers: capture.storages.map((s) => s.memory),
-      scalars: new Float64Array(0),
-      outputs: [backend.allocate(16)],
-    });
+    const buffers = capture.storages.map((s) => s.memory);
+    return { result: program.run({ buffers, scalars: new Float64Array(0), outputs: [backend.allocate(16)] }) };
   };
-  assert.equal(await backend.compile(captureOf([o.sin(x)])).then(() => run(o.sin(x))), undefined);
-  await assert.rejects(run(o.take(x, 0, index)) as Promise<unknown>, IndexError);
+  assert.equal((await begin(o.sin(x))).result, undefined);
+  await assert.rejects((await begin(o.take(x, 0, index))).result as Promise<void>, IndexError);
   // the next run starts with a clean word
   assert.deepEqual(await evaluate(backend, [o.take(x, 0, nodeFrom(backend, [3], [1], "int32"))]), [wave(4).slice(3)]);
 });
