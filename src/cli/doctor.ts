@@ -36,13 +36,14 @@ async function doctor(measure: boolean): Outcome {
   const cpu = await inspectCpu();
   for (const line of cpu.lines) console.log(line);
   console.log(row("reference", "works: plain TypeScript, exact and slow; what the others are compared with"));
-  console.log(row("wasm", "not in this version yet"));
+  const wasm = await inspectWasm();
+  console.log(row("wasm", wasm.line));
   const webgpu = await inspectWebGpu();
   for (const line of webgpu.lines) console.log(line);
   if (!measure) return exitCodes.ok;
   console.log("\nmeasured");
-  const works = { cpu: cpu.works, webgpu: webgpu.works, reference: true };
-  for (const device of ["cpu", "webgpu", "reference"] as const) {
+  const works = { cpu: cpu.works, wasm: wasm.works, webgpu: webgpu.works, reference: true };
+  for (const device of ["cpu", "wasm", "webgpu", "reference"] as const) {
     if (!works[device]) continue;
     const { gflops, size, gbytes } = await measureDevice(device);
     console.log(
@@ -84,6 +85,22 @@ async function inspectCpu(): Promise<{ works: boolean; lines: string[] }> {
   }
 }
 
+async function inspectWasm(): Promise<{ works: boolean; line: string }> {
+  try {
+    const { backendOf } = await import("../execution/index.ts");
+    const { threads, largestMemory } = (await backendOf("wasm")) as import("../backends/wasm/index.ts").WasmBackend;
+    const { formatBytes } = await import("../train/terminal.ts");
+    const count = `${threads} ${threads === 1 ? "thread" : "threads"}`;
+    return {
+      works: true,
+      line: `works: 128-bit vectors, ${count}, up to ${formatBytes(largestMemory)} of memory; computes where cpu does not work`,
+    };
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    return { works: false, line: `does not work: ${reason.replace(/^wasm: /, "")}` };
+  }
+}
+
 async function inspectWebGpu(): Promise<{ works: boolean; lines: string[] }> {
   try {
     const { backendOf } = await import("../execution/index.ts");
@@ -120,7 +137,7 @@ async function best(run: () => Promise<void>, repeats: number): Promise<number> 
 }
 
 async function measureDevice(
-  device: "cpu" | "webgpu" | "reference",
+  device: "cpu" | "wasm" | "webgpu" | "reference",
 ): Promise<{ gflops: number; size: number; gbytes: number }> {
   const { asState, rand, realize } = await import("../tensor/index.ts");
   const [size, length, repeats] = device === "reference" ? [256, 1 << 20, 3] : [1024, 1 << 24, 8];

@@ -22,7 +22,7 @@ export const declare: Declare = (parent: Command, done) => {
   const train = plan.command("train").description("of a training");
   const common = (command: Command): Command =>
     command
-      .option("--device <name>", "cpu or reference; cpu where it works")
+      .option("--device <name>", "cpu, wasm or reference; cpu where it works, else wasm")
       .option("--json", "print one line of JSON");
   const gpt = gptModelOptions(train.command("gpt").description("of train gpt with these flags")).option(
     "--vocab <n>",

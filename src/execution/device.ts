@@ -95,6 +95,22 @@ export function backendOf(name: string): Backend | Promise<Backend> {
   return openBackend(name) ?? (find(name).opening as Promise<Backend>);
 }
 
+/** What computes for "cpu" where nobody asked for it by name and it does not open: WebAssembly, or plain TypeScript. */
+async function stead(reason: string): Promise<Backend> {
+  try {
+    const { openWasmBackend } = await import("../backends/wasm/index.ts");
+    const backend = await openWasmBackend();
+    say(`the compiled cpu backend does not open here (${reason}); "cpu" is computed by the wasm backend`);
+    return backend;
+  } catch (error) {
+    const second = error instanceof Error ? error.message : String(error);
+    say(
+      `neither the compiled cpu backend (${reason}) nor the wasm backend (${second}) opens here; "cpu" is computed by the reference backend, which is exact but slow`,
+    );
+    return referenceBackend();
+  }
+}
+
 registerBackend("reference", () => referenceBackend());
 
 registerBackend("wasm", async () => {
@@ -118,9 +134,6 @@ registerBackend("cpu", async () => {
         `device "cpu" does not open here: ${reason}. Choose another with setDevice or NABLA_DEVICE (known are ${deviceNames().join(", ")})`,
         { cause: error },
       );
-    say(
-      `the compiled cpu backend does not open here (${reason}); "cpu" is computed by the reference backend, which is exact but slow`,
-    );
-    return referenceBackend();
+    return stead(reason);
   }
 });

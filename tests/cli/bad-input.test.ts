@@ -274,7 +274,7 @@ describe("devices", { concurrency: 2 }, () => {
     await fails(["generate", gpt, "--device", "abacus"], 69, /there is no device "abacus"; known are/);
   });
 
-  test("cpu asked for by name without a compiler is an error; nobody asking, it is said once and reference serves", async () => {
+  test("cpu asked for by name without a compiler is an error; nobody asking, it is said once and wasm serves", async () => {
     const env = {
       NABLA_CC: join(room, "no-such-compiler"),
       NABLA_DEVICE: undefined,
@@ -286,5 +286,6 @@ describe("devices", { concurrency: 2 }, () => {
     const served = await nabla(["generate", gpt, "--tokens", "5"], { env });
     assert.equal(served.code, 0, served.stderr);
     assert.equal(served.stderr.match(/does not open here/g)?.length, 1, served.stderr);
+    assert.match(served.stderr, /computed by the wasm backend/);
   });
 });

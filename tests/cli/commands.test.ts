@@ -27,6 +27,7 @@ test("doctor names every backend, and what to install where there is no compiler
   assert.equal(here.code, 0, here.stderr);
   assert.match(here.stdout, /^ {2}cpu +(works: |does not work: )/m);
   assert.match(here.stdout, /^ {2}reference +works/m);
+  assert.match(here.stdout, /^ {2}wasm +works: .* threads?, up to .* of memory/m);
   const without = await nabla(["doctor"], { env: { NABLA_DEVICE: undefined, NABLA_CC: join(room, "none") } });
   assert.equal(without.code, 0, without.stderr);
   assert.match(without.stdout, /cpu +does not work: .*none.*\n.*(to get it|a C compiler is needed): /);

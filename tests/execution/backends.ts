@@ -34,7 +34,7 @@ registerBackend("late", lateBackend);
 /** The name of the compiled CPU backend, or null with the reason why it is not here. */
 export async function compiledCpu(): Promise<{ device: string | null; reason: string }> {
   const backend = await backendOf("cpu");
-  return backend.name === "reference"
+  return backend.name !== "cpu"
     ? { device: null, reason: "the cpu backend does not open here" }
     : { device: "cpu", reason: "" };
 }

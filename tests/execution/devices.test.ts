@@ -34,7 +34,7 @@ describe("devices", () => {
     assert.equal((await child(script, { NABLA_DEVICE: "reference" })).stdout, "reference 2\n");
     await assert.rejects(
       child(script, { NABLA_DEVICE: "abacus" }),
-      /there is no device "abacus"; known are reference, cpu/,
+      /there is no device "abacus"; known are reference, wasm, webgpu, cpu/,
     );
   });
 

@@ -35,12 +35,21 @@ async function wantedThreads(): Promise<number> {
   return availableParallelism();
 }
 
+export interface WasmBackend extends Backend {
+  /** Threads that compute; 0: the calling one. */
+  readonly threads: number;
+  /** Bytes to which the memory may grow. */
+  readonly largestMemory: number;
+}
+
 /** Opens the backend; NABLA_FUSE=0 gives every operation a kernel of its own. Throws BackendError where it can't. */
-export async function openWasmBackend(options: { fuse?: boolean; threads?: number } = {}): Promise<Backend> {
+export async function openWasmBackend(options: { fuse?: boolean; threads?: number } = {}): Promise<WasmBackend> {
   const machine = await Machine.open(options.threads ?? (await wantedThreads()));
   const fuse = options.fuse ?? process.env["NABLA_FUSE"] !== "0";
   return {
     name: "wasm",
+    threads: machine.threads,
+    largestMemory: machine.heap.maximum * 65536,
     dtypes: Object.keys(dtypes) as DType[],
     allocate: (bytes) => machine.heap.allocate(bytes),
     write: (memory, data) => {
