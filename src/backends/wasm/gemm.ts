@@ -360,10 +360,22 @@ function plainGemm(m: Module, kind: "f64" | "i32"): Func {
   return f;
 }
 
+/** What other kernels use of the product: packing by fours and by eights, and the micro-kernel. */
+export interface ProductParts {
+  readonly pack4: Func;
+  readonly pack8: Func;
+  readonly micro: Func;
+}
+
+export const productParts = (m: Module): ProductParts => ({
+  pack4: packer(m, 4),
+  pack8: packer(m, 8),
+  micro: microkernel(m),
+});
+
 /** The products by the names of their commands. */
-export function gemmKernels(m: Module): Record<string, Func> {
-  const [pack4, pack8] = [packer(m, 4), packer(m, 8)];
-  const block = gemmBlock(m, pack4, microkernel(m));
+export function gemmKernels(m: Module, { pack4, pack8, micro }: ProductParts): Record<string, Func> {
+  const block = gemmBlock(m, pack4, micro);
   return {
     pack_b: packB(m, pack8),
     gemm: gemm(m, block),

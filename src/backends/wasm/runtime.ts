@@ -5,8 +5,9 @@
  * A program is a list of phases, run in order. Within a phase the threads take tiles of all its commands from one counter;
  * a barrier ends it. Nothing but the order in which tiles are taken depends on the number of threads.
  */
+import { attentionKernels } from "./attention.ts";
 import type { Func } from "./function.ts";
-import { ceilDiv, gemmKernels, min } from "./gemm.ts";
+import { ceilDiv, gemmKernels, min, productParts } from "./gemm.ts";
 import { indexedKernels } from "./indexed.ts";
 import { atomic32, constant, i32 } from "./instructions.ts";
 import { BARRIER_COUNT, BARRIER_TURN, CMD, ERROR, PHASE, PROGRAM, SKIP } from "./layout.ts";
@@ -93,7 +94,8 @@ export interface Runtime {
 export function encodeRuntime(memory: MemoryImport): Runtime {
   const m = new Module(memory);
   m.export("run", interpreter(m));
-  const all = { ...gemmKernels(m), ...indexedKernels(m) };
+  const parts = productParts(m);
+  const all = { ...gemmKernels(m, parts), ...attentionKernels(m, parts), ...indexedKernels(m) };
   const kernels = new Map<string, number>();
   for (const [name, f] of Object.entries(all)) {
     kernels.set(name, kernels.size);

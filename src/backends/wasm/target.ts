@@ -5,13 +5,16 @@
 import type { Index } from "../../compiler/index-expr.ts";
 import { type Kernel, runtimeValues, showKernel, type Value } from "../../compiler/kernel.ts";
 import type { GNode } from "../../compiler/lower.ts";
-import { strided } from "../../compiler/views.ts";
+import { type Strided, strided } from "../../compiler/views.ts";
 import { BackendError } from "../../core/errors.ts";
+import { contiguousStrides } from "../../core/shape.ts";
 import { planContract } from "../cpu/contract.ts";
 import type { KernelShape } from "../cpu/native.ts";
+import type { HeadStrides } from "../cpu/plans.ts";
 import { FLAT_ROW } from "../cpu/render.ts";
 import type { Target } from "../cpu/target.ts";
-import { templates } from "../cpu/templates.ts";
+import { type Commands, templates } from "../cpu/templates.ts";
+import { type AttentionShape, planAttention, planAttentionBackward } from "./attention.ts";
 import { type Check, type Form, KernelModule } from "./emit.ts";
 import { MR, NR } from "./gemm.ts";
 import { type MemoryImport, Module } from "./module.ts";
@@ -19,7 +22,54 @@ import { type MemoryImport, Module } from "./module.ts";
 /** The micro-kernel's shape; no product is served by a skinny kernel yet. */
 const shape: KernelShape = { mr: MR, nr: NR, lanes: 4, skinnyRows: 0, skinnyColumns: 64 };
 
-const composites = new Set<string>([]);
+/** Attention by the runtime's own kernels: what `cpu` runs by itself, planned for this runtime. */
+const attention: Readonly<Record<string, (n: GNode, looks: readonly Strided[]) => Commands>> = {
+  attention: (n, looks) => {
+    const shape = attentionShape(n, looks, [headsOut(contiguousStrides(n.shape))]);
+    return attentionCommands(n, looks, "attention_fwd", planAttention(shape), [-1, -2], 2 * shape.D * scores(shape));
+  },
+  attentionBackward: (n, looks) => {
+    const outs = (n.outputs as readonly { shape: readonly number[] }[]).map((s) =>
+      headsOut(contiguousStrides(s.shape)),
+    );
+    const shape = attentionShape(n, looks, [headsOut(looks[3].strides), headsOut(looks[5].strides), ...outs]);
+    const plan = planAttentionBackward(shape);
+    return attentionCommands(n, looks, "attention_bwd", plan, [-1, -2, -3], 5 * shape.D * scores(shape));
+  },
+};
+
+/** (batch, head, time) strides of [B, H, T, D], and of [B, T, H, D]. */
+const heads = ({ strides: s }: Strided): HeadStrides => [s[0], s[1], s[2]];
+const headsOut = (s: readonly number[]): HeadStrides => [s[0], s[2], s[1]];
+const scores = ({ B, H, Tq, Tk, causal }: AttentionShape): number => B * H * Tq * Tk * (causal ? 1 : 2);
+
+function attentionShape(n: GNode, looks: readonly Strided[], more: readonly HeadStrides[]): AttentionShape {
+  const [B, H, Tq, D] = n.inputs[0].shape;
+  const [, Hkv, Tk] = n.inputs[1].shape;
+  const strides = [heads(looks[0]), heads(looks[1]), heads(looks[2]), ...more];
+  return { B, H, Hkv, Tq, Tk, D, causal: n.attrs["causal"] === true, strides };
+}
+
+function attentionCommands(
+  n: GNode,
+  looks: readonly Strided[],
+  fn: "attention_fwd" | "attention_bwd",
+  plan: { rows: number; params: readonly number[]; scratchBytes: number },
+  outputs: readonly number[],
+  flops: number,
+): Commands {
+  const operands = [...looks.map((l, i) => ({ of: i, offset: l.offset })), ...outputs.map((of) => ({ of, offset: 0 }))];
+  return {
+    command: { fn, rows: plan.rows, grain: 1, buffers: operands.map(() => ""), params: plan.params },
+    buffers: operands,
+    scalars: [n.attrs["scale"] as number],
+    scratchBytes: plan.scratchBytes,
+    canFail: false,
+    flops,
+  };
+}
+
+const composites = new Set(Object.keys(attention));
 const opaque = new Set(["scatter", "argsort", "cumsum", "cumprod", "cummax", ...composites]);
 const isOpaque = (n: GNode): boolean => n.op === "contract" || opaque.has(n.op);
 
@@ -71,7 +121,7 @@ export class Kernels {
           throw new BackendError(`wasm: no product of ${desc.a.dtype} and ${desc.b.dtype}`);
         return planContract(shape, desc);
       },
-      planOpaque: (n, looks, errorOp) => templates[n.op].plan(n, looks, shape, errorOp),
+      planOpaque: (n, looks, errorOp) => attention[n.op]?.(n, looks) ?? templates[n.op].plan(n, looks, shape, errorOp),
     };
     return {
       target,

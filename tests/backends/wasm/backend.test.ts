@@ -1,0 +1,145 @@
+/**
+ * What only the wasm backend promises: the same bits at any number of threads, random numbers bit-equal with the other
+ * backends, a memory that says when it is full, and a thread that fails without taking the process with it.
+ */
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import type { Backend } from "../../../src/backends/backend.ts";
+import { referenceBackend } from "../../../src/backends/reference/index.ts";
+import { openWasmBackend } from "../../../src/backends/wasm/index.ts";
+import { CMD, PHASE, PROGRAM } from "../../../src/backends/wasm/layout.ts";
+import { Machine } from "../../../src/backends/wasm/machine.ts";
+import { Heap } from "../../../src/backends/wasm/memory.ts";
+import type { Node } from "../../../src/graph/node.ts";
+import * as o from "../../../src/graph/ops.ts";
+import { type Assign, compileNodes, evaluate, nodeFrom } from "../../support/evaluate.ts";
+import { randomProgram } from "../cpu/program.generator.ts";
+import { convStep, gptStep } from "../cpu/program.steps.ts";
+
+interface Recorded {
+  readonly roots: readonly Node[];
+  readonly assigns: readonly Assign[];
+  readonly states: readonly Node[];
+}
+
+/** The bytes of all roots of two runs and of all states after them. */
+async function bytesOf(backend: Backend, record: (backend: Backend) => Recorded): Promise<Buffer[]> {
+  const { roots, assigns, states } = record(backend);
+  const { run } = await compileNodes(backend, roots, assigns);
+  const out: Buffer[] = [];
+  const keep = (data: { buffer: ArrayBufferLike; byteOffset: number; byteLength: number }): void => {
+    out.push(Buffer.from(data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength) as ArrayBuffer));
+  };
+  for (let i = 0; i < 2; i++) for (const values of await run()) keep(values);
+  for (const { storage, dtype } of states) if (storage) keep(await backend.read(storage.memory, dtype, storage.length));
+  return out;
+}
+
+describe("the same bits at 0, 1, 2 and 5 threads", async () => {
+  const records: Record<string, (backend: Backend) => Recorded> = {};
+  for (const [name, step] of [
+    ["a GPT's training step", gptStep],
+    ["a convolutional network's training step", convStep],
+  ] as const)
+    records[name] = (b) => {
+      const { roots, assigns, states } = step(b);
+      return { roots, assigns, states: [...states.values()] };
+    };
+  for (let seed = 1; seed <= 4; seed++)
+    records[`random program ${seed}`] = (b) => randomProgram(b, seed, { dtype: seed % 2 ? "float32" : "float64" });
+  // large enough that threads are really used
+  records["a product with a sum over rows and columns"] = (b) => {
+    const numbers = Float32Array.from({ length: 256 * 300 }, (_, i) => Math.sin(i));
+    const a = nodeFrom(b, numbers, [256, 300], "float32");
+    const c = o.contract(a, o.permute(a, [1, 0]));
+    return { roots: [o.sum(o.exp(o.mul(c, 0.01)), [0]), o.sum(c, [1]), c], assigns: [], states: [] };
+  };
+  const backends = await Promise.all([0, 1, 2, 5].map((threads) => openWasmBackend({ threads })));
+  for (const [name, record] of Object.entries(records))
+    test(name, async () => {
+      const expected = await bytesOf(backends[0], record);
+      for (const backend of backends.slice(1)) {
+        const got = await bytesOf(backend, record);
+        got.forEach((bytes, i) => {
+          assert.ok(bytes.equals(expected[i]), `value ${i} differs`);
+        });
+      }
+    });
+});
+
+describe("random numbers are those of the reference backend, bit for bit", async () => {
+  const backends = [referenceBackend(), await openWasmBackend({ threads: 2 })];
+  for (const length of [1, 2, 1023, 70001])
+    test(`${length} of them`, async () => {
+      const drawn = await Promise.all(
+        backends.map(async (b) => {
+          const key = [17, 4294967295].map((k) => nodeFrom(b, [k], [], "uint32"));
+          const bits = o.random([length], key[0], key[1]);
+          const uniform = o.mul(o.cast(o.shr(bits, 8), "float32"), 2 ** -24);
+          return evaluate(b, [bits, uniform]);
+        }),
+      );
+      assert.deepEqual(drawn[1][0], drawn[0][0]);
+      assert.deepEqual(drawn[1][1], drawn[0][1]);
+    });
+});
+
+describe("memory", () => {
+  test("what is given back is zeroed and given out again, neighbours joined", () => {
+    const heap = new Heap(false);
+    const [a, b, c] = [heap.take(1000), heap.take(1000), heap.take(1000)];
+    heap.view(a, 3000).fill(7);
+    heap.free(a, 1000);
+    heap.free(c, 1000);
+    heap.free(b, 1000);
+    assert.equal(heap.bytesInUse, 0);
+    const whole = heap.take(3000);
+    assert.equal(whole, a);
+    assert.ok(heap.view(whole, 3000).every((byte) => byte === 0));
+  });
+
+  test("grows, keeps what is there, and says how much was wanted where it can't", () => {
+    const heap = new Heap(false);
+    const a = heap.take(100);
+    heap.view(a, 100).fill(5);
+    const large = heap.take(50 << 20);
+    assert.ok(heap.view(a, 100).every((byte) => byte === 5));
+    assert.ok(heap.view(large, 50 << 20).every((byte) => byte === 0));
+    const inUse = heap.bytesInUse;
+    assert.throws(() => heap.take(5 * 2 ** 30), {
+      name: "BackendError",
+      message: /out of memory: 5170 MiB are wanted at once, .* can't grow beyond \d+ MiB here/,
+    });
+    assert.equal(heap.bytesInUse, inUse);
+  });
+});
+
+test("a thread that fails ends the run with an error, and the next run has new threads", async () => {
+  const machine = await Machine.open(2);
+  const program = (fn: number): number => {
+    const { pointer } = machine.heap.allocate(512);
+    const words = new Int32Array(machine.heap.memory.buffer, pointer, 128);
+    const put = (at: number, value: number): void => {
+      words[at >> 2] = value;
+    };
+    const command = PROGRAM.bytes + PHASE.bytes;
+    put(PROGRAM.phases, 1);
+    put(PROGRAM.bytes + PHASE.tiles, 1);
+    put(PROGRAM.bytes + PHASE.commands, pointer + 400);
+    put(400, pointer + command);
+    put(command + CMD.fn, fn);
+    put(command + CMD.rows, 16);
+    put(command + CMD.grain, 16);
+    put(command + CMD.buffers, pointer + 416);
+    put(416, pointer + 448);
+    put(command + CMD.params, pointer + 432);
+    put(432, 1);
+    put(436, 9);
+    return pointer;
+  };
+  const nothing = 63; // an entry of the table that no module has filled
+  await assert.rejects(machine.runThreads(program(nothing)), /wasm: a thread failed in the middle of a run/);
+  const fill = program(machine.builtin("fill"));
+  await machine.runThreads(fill);
+  assert.deepEqual([...machine.heap.view(fill + 448, 17)], [...new Array(16).fill(9), 0]);
+});
