@@ -26,7 +26,6 @@ export const builtins = [
   "cumulative",
   "fill",
   "copy",
-  "transpose",
   "conv_pack",
   "conv2d_fwd",
   "conv2d_dx",
@@ -55,6 +54,26 @@ export interface Command {
   writesState?: boolean;
 }
 
+/** Buffer number `buffer` of a command; of no command where that is −1. */
+export interface BufferName {
+  readonly command: number;
+  readonly buffer: number;
+}
+
+/** A buffer that goes `stride` bytes further with each iteration; the second iteration begins at `start`, where given. */
+export interface Move {
+  readonly of: BufferName;
+  readonly stride: number;
+  readonly start?: BufferName | undefined;
+}
+
+export interface LoopRange {
+  readonly first: number;
+  readonly last: number;
+  readonly count: number;
+  readonly moves: readonly Move[];
+}
+
 /**
  * Writes the command table of a program: commands, then phases in the order in which they run. The words are described
  * at the top of runtime/program.c.
@@ -62,6 +81,8 @@ export interface Command {
 export class ProgramBuilder {
   readonly #commands: Command[] = [];
   readonly #phases: number[][] = [];
+  readonly #extra: (readonly [slot: number, byteOffset: number])[] = [];
+  readonly #loops: LoopRange[] = [];
 
   /** Adds a command; returns its index. */
   command(command: Command): number {
@@ -79,6 +100,21 @@ export class ProgramBuilder {
   /** Adds a phase: commands that may run at the same time. */
   phase(commands: readonly number[]): void {
     this.#phases.push([...commands]);
+  }
+
+  get numPhases(): number {
+    return this.#phases.length;
+  }
+
+  /** A buffer of no command, from which one of a command can go on (`Move.start`). */
+  buffer(slot: number, byteOffset: number): BufferName {
+    this.#extra.push([slot, byteOffset]);
+    return { command: -1, buffer: this.#extra.length - 1 };
+  }
+
+  /** Runs phases `first` to `last` again; loops inside others come first. */
+  loop(range: LoopRange): void {
+    this.#loops.push(range);
   }
 
   build(sizes: { numBuffers: number; numScalars: number; scratchBytes: number }): Int32Array {
@@ -109,6 +145,27 @@ export class ProgramBuilder {
       }
       words.push(c.scalars?.length ?? 0, ...(c.scalars ?? []), c.params?.length ?? 0);
       for (const p of c.params ?? []) wide(p);
+    }
+    words.push(this.#extra.length);
+    for (const [slot, offset] of this.#extra) {
+      words.push(slot);
+      wide(offset);
+    }
+    const first: number[] = [];
+    let refs = 0;
+    for (const c of this.#commands) {
+      first.push(refs);
+      refs += c.buffers.length;
+    }
+    const ref = ({ command, buffer }: BufferName): number => (command < 0 ? refs : first[command]) + buffer;
+    words.push(this.#loops.length);
+    for (const l of this.#loops) {
+      words.push(l.first, l.last, l.count, l.moves.length);
+      for (const m of l.moves) {
+        words.push(ref(m.of));
+        wide(m.stride);
+        words.push(m.start ? ref(m.start) : -1);
+      }
     }
     return Int32Array.from(words);
   }

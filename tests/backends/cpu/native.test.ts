@@ -98,6 +98,61 @@ test("phases run in order, scalars are read at every run, at 1, 2 and 7 threads"
   runtime.free(pointer);
 });
 
+test("loops run their phases again with other buffers, also one inside another, at 1, 2 and 7 threads", {
+  skip,
+}, () => {
+  const n = 1000;
+  const [outer, inner] = [3, 4];
+  const pointer = runtime.alloc(4 * n * outer * inner);
+  const other = runtime.alloc(4 * n * outer * 2);
+  const x = new Float32Array(runtime.view(pointer, 4 * n * outer * inner));
+  const y = new Float32Array(runtime.view(other, 4 * n * outer * 2));
+  const b = new ProgramBuilder();
+  const add = (slot: number, scalar: number): number =>
+    b.command({ fn: 0, rows: n, grain: 64, buffers: [[slot, 0]], scalars: [scalar] });
+  const [each, early, after] = [add(0, 0), add(1, 1), add(1, 0)];
+  b.phase([early]);
+  b.phase([each]);
+  b.phase([after]);
+  // the first iteration adds to the first half of y, those behind it, one after the other, to the second half
+  const start = b.buffer(1, 4 * n * outer);
+  const of = { command: each, buffer: 0 };
+  b.loop({ first: 1, last: 1, count: inner, moves: [{ of, stride: 4 * n }] });
+  b.loop({
+    first: 0,
+    last: 2,
+    count: outer,
+    moves: [
+      { of, stride: 4 * n * inner },
+      { of: { command: early, buffer: 0 }, stride: 4 * n, start },
+    ],
+  });
+  const table = b.build({ numBuffers: 2, numScalars: 2, scratchBytes: 0 });
+  const program = runtime.createProgram(table, [kernels["add_scalar"]!]);
+  for (const threads of [1, 2, 7]) {
+    runtime.setThreads(threads);
+    for (let run = 0; run < 20; run++) {
+      x.fill(0);
+      y.fill(0);
+      assert.equal(program.run(Float64Array.of(pointer, other), Float64Array.of(1, 5)), 0);
+      assert.ok(x.every((v) => v === 1));
+      // "after" adds 1 to the first part three times; "early" adds 5 there once, then to the fourth and fifth parts
+      const parts = Array.from({ length: 6 }, (_, i) => y.subarray(i * n, (i + 1) * n));
+      [8, 0, 0, 5, 5, 0].forEach((expected, i) => {
+        assert.ok(
+          parts[i].every((v) => v === expected),
+          `part ${i} of y is ${parts[i][0]}, expected ${expected}`,
+        );
+      });
+    }
+  }
+  assert.throws(() => {
+    b.loop({ first: 2, last: 5, count: 2, moves: [] });
+    runtime.createProgram(b.build({ numBuffers: 2, numScalars: 2, scratchBytes: 0 }), [kernels["add_scalar"]!]);
+  }, /a loop over phases that do not exist/);
+  runtime.setThreads(2);
+});
+
 test("a failure is reported once, and later commands that write state are skipped", { skip }, () => {
   for (const threads of [1, 2, 7]) {
     runtime.setThreads(threads);

@@ -1,6 +1,7 @@
 /*
  * Programs: decoding of the command table, and its interpreter. The phases run in order; within a phase the workers take
- * tiles of all its commands from one counter; one barrier ends a phase.
+ * tiles of all its commands from one counter; one barrier ends a phase. A loop is a range of phases that is run again:
+ * whoever ends its last phase moves the pointers that go along a sequence, and goes back to its first.
  *
  * The table is int32 words (native.ts, ProgramBuilder, writes it):
  *   header   magic version numCommands numPhases numBuffers numScalars scratchBytes
@@ -9,6 +10,8 @@
  *            nb, then nb x (slot offsetLo offsetHi)
  *            ns, then ns scalar indices
  *            np, then np x (lo hi)
+ *   extra    nx, then nx x (slot offsetLo offsetHi): buffers of no command, numbered behind all those of the commands
+ *   loop     first last phase, count, nm, then nm x (buffer strideLo strideHi start)   (nl, then nl times; inner ones first)
  * A 64-bit value is its low word, then its high word. fn >= 0 indexes the functions given to nabla_program; fn < 0 is
  * builtin -1 - fn (builtins.c). flags bit 0: writes state. epi and post are command indices or -1; a command that is
  * only attached stands in no phase. A buffer is bufs[slot] + offset bytes.
@@ -19,9 +22,16 @@ enum { MAGIC = 0x4e42504c, HEADER = 7, WRITES_STATE = 1 };
 
 typedef struct { _Alignas(64) atomic_llong next; int64_t tiles; int32_t first, count; } Phase;
 typedef struct { int32_t slot; int64_t offset; } BufferRef;
+/* A pointer that goes `stride` bytes further each iteration; the second begins at pointer `start`, if that is not -1. */
+typedef struct { int64_t ref, stride, start; char *origin; } Move;
+typedef struct { int32_t first, last, count, iteration; Move *moves; int64_t num_moves; } Loop;
 typedef struct {
   Run run;
-  int32_t num_commands, num_phases, num_buffers, num_scalars;
+  int32_t num_commands, num_phases, num_buffers, num_scalars, num_loops;
+  int32_t steps; /* phases, each as often as it runs */
+  int32_t at; /* the phase that runs now */
+  Loop *loops;
+  Move *moves;
   int parallel; /* some phase has work for two */
   Cmd *commands;
   uint8_t *flags;
@@ -54,7 +64,7 @@ static void record_failure(Run *run, int64_t op, int64_t position) {
 EXPORT void nabla_program_free(Program *p) {
   if (!p) return;
   free(p->commands); free(p->flags); free(p->phases); free(p->order); free(p->refs); free(p->pointers);
-  free(p->params); free(p->scalars); free(p->scalar_index); free(p->ns);
+  free(p->params); free(p->scalars); free(p->scalar_index); free(p->ns); free(p->loops); free(p->moves);
   free(p);
 }
 
@@ -76,6 +86,54 @@ static int64_t count(Reader *r, int64_t each) {
 static void *refuse(Program *p, const char *why) {
   create_error = why;
   nabla_program_free(p);
+  return 0;
+}
+
+/* A list of buffers; 0 where one has no slot. */
+static int buffers(Program *p, Reader *r) {
+  for (int64_t k = count(r, 3); k > 0; k--) {
+    BufferRef *ref = &p->refs[p->num_refs++];
+    ref->slot = word(r);
+    ref->offset = word64(r);
+    if (ref->slot < 0 || ref->slot >= p->num_buffers) return 0;
+  }
+  return 1;
+}
+
+/* The loops, and how many steps they make of the phases; what is wrong with them, or null. */
+static const char *loops(Program *p, Reader *r) {
+  int64_t nm = 0;
+  p->num_loops = (int32_t)count(r, 4);
+  for (int32_t i = 0; i < p->num_loops; i++) {
+    Loop *l = &p->loops[i];
+    l->first = word(r);
+    l->last = word(r);
+    l->count = word(r);
+    l->moves = p->moves + nm;
+    l->num_moves = count(r, 4);
+    if (l->first < 0 || l->last < l->first || l->last >= p->num_phases || l->count < 1) return "a loop over phases that do not exist";
+    for (int64_t k = 0; k < l->num_moves; k++) {
+      Move *m = &p->moves[nm++];
+      m->ref = word(r);
+      m->stride = word64(r);
+      m->start = word(r);
+      if (m->ref < 0 || m->ref >= p->num_refs || m->start < -1 || m->start >= p->num_refs) return "a loop that moves a buffer that does not exist";
+    }
+    for (int32_t k = 0; k < i; k++) { /* apart, or one inside the other */
+      const Loop *in = &p->loops[k];
+      if (!(in->last < l->first || in->first > l->last || (in->first >= l->first && in->last <= l->last)))
+        return "loops that overlap, or an outer one before an inner one";
+    }
+  }
+  int64_t steps = 0;
+  for (int32_t i = 0; i < p->num_phases; i++) {
+    int64_t times = 1;
+    for (int32_t k = 0; k < p->num_loops && times <= INT32_MAX; k++)
+      if (p->loops[k].first <= i && i <= p->loops[k].last) times *= p->loops[k].count;
+    steps += times;
+    if (steps > INT32_MAX) return "a program of too many steps";
+  }
+  p->steps = (int32_t)steps;
   return 0;
 }
 
@@ -104,7 +162,9 @@ EXPORT Program *nabla_program(const int32_t *table, int64_t words, const double 
   p->params = calloc(words, 8);
   p->scalars = calloc(p->num_scalars + 1, 8);
   p->scalar_index = calloc(words, 4);
-  if (!p->commands || !p->flags || !p->phases || !p->order || !p->refs || !p->pointers || !p->params || !p->scalars || !p->scalar_index)
+  p->loops = calloc(words, sizeof(Loop));
+  p->moves = calloc(words, sizeof(Move));
+  if (!p->loops || !p->moves || !p->commands || !p->flags || !p->phases || !p->order || !p->refs || !p->pointers || !p->params || !p->scalars || !p->scalar_index)
     return refuse(p, "out of memory");
   memset(p->phases, 0, (p->num_phases + 1) * sizeof(Phase));
 
@@ -137,12 +197,7 @@ EXPORT Program *nabla_program(const int32_t *table, int64_t words, const double 
     c->run = &p->run;
     c->s = p->scalars;
     c->b = p->pointers + p->num_refs;
-    for (int64_t k = count(&r, 3); k > 0; k--) {
-      BufferRef *ref = &p->refs[p->num_refs++];
-      ref->slot = word(&r);
-      ref->offset = word64(&r);
-      if (ref->slot < 0 || ref->slot >= p->num_buffers) return refuse(p, "a buffer slot that does not exist");
-    }
+    if (!buffers(p, &r)) return refuse(p, "a buffer slot that does not exist");
     c->si = p->scalar_index + ns;
     for (int64_t k = count(&r, 1); k > 0; k--) {
       const int32_t s = word(&r);
@@ -152,7 +207,10 @@ EXPORT Program *nabla_program(const int32_t *table, int64_t words, const double 
     c->p = p->params + np;
     for (int64_t k = count(&r, 2); k > 0; k--) p->params[np++] = word64(&r);
   }
+  if (!buffers(p, &r)) return refuse(p, "a buffer slot that does not exist");
+  const char *wrong = loops(p, &r);
   if (r.bad || r.at != words) return refuse(p, "a table that is too short or too long");
+  if (wrong) return refuse(p, wrong);
   for (int32_t i = 0; i < p->num_phases; i++) {
     Phase *phase = &p->phases[i];
     for (int32_t k = 0; k < phase->count; k++) {
@@ -164,18 +222,42 @@ EXPORT Program *nabla_program(const int32_t *table, int64_t words, const double 
   return p;
 }
 
+/* Takes a loop to its next iteration, or, behind its last, back to where it began; whether there is a next. */
+static int iterate(Program *p, Loop *l) {
+  const int again = ++l->iteration < l->count;
+  for (int64_t k = 0; k < l->num_moves; k++) {
+    Move *m = &l->moves[k];
+    char **at = &p->pointers[m->ref];
+    if (!again) *at = m->start >= 0 && l->count > 1 ? m->origin : *at - m->stride * (l->count - 1);
+    else if (l->iteration == 1 && m->start >= 0) {
+      m->origin = *at;
+      *at = p->pointers[m->start];
+    } else *at += m->stride;
+  }
+  if (!again) l->iteration = 0;
+  else for (int32_t i = l->first; i <= l->last; i++) atomic_store_explicit(&p->phases[i].next, 0, memory_order_relaxed);
+  return again;
+}
+
+/* Called by the last member to arrive, while the others wait. */
 static void phase_done(void *x) {
   Program *p = x;
   p->skip = atomic_load_explicit(&p->error, memory_order_relaxed) != 0;
+  for (int32_t i = 0; i < p->num_loops; i++)
+    if (p->loops[i].last == p->at && iterate(p, &p->loops[i])) {
+      p->at = p->loops[i].first;
+      return;
+    }
+  p->at++;
 }
 
-/* The work of one member, from the phase at which it joined. */
-static void interpret(void *x, int tid, int32_t i) {
+/* The work of one member, from the step at which it joined. */
+static void interpret(void *x, int tid, int32_t step) {
   Program *p = x;
   const int profiling = p->profiling;
   /* once the last phase has ended the caller may free the program: nothing of it is read from there on */
-  for (const int32_t num_phases = p->num_phases; i < num_phases; i++) {
-    Phase *phase = &p->phases[i];
+  for (const int32_t steps = p->steps; step < steps; step++) {
+    Phase *phase = &p->phases[p->at];
     const int32_t *order = p->order + phase->first;
     int64_t base = 0, tiles = 0, t;
     int32_t k = -1;
@@ -191,7 +273,7 @@ static void interpret(void *x, int tid, int32_t i) {
       c->fn(c, r0, r1, tid);
       if (profiling) p->ns[(int64_t)tid * p->num_commands + order[k]] += now_ns() - t0;
     }
-    pool_phase_end(i + 1 == num_phases, phase_done, p);
+    pool_phase_end(step + 1 == steps, phase_done, p);
   }
 }
 
@@ -201,6 +283,7 @@ static int begin(Program *p, int team) {
   for (int32_t i = 0; i < p->num_phases; i++) atomic_store_explicit(&p->phases[i].next, 0, memory_order_relaxed);
   atomic_store(&p->error, 0);
   p->skip = 0;
+  p->at = 0;
   pool_begin(team > 1, interpret, p, &p->running);
   return 1;
 }
