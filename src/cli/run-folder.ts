@@ -7,13 +7,10 @@ import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { NablaError } from "../core/errors.ts";
 import { ensureFolder, fileError, writeFileAtomic } from "../formats/atomic.ts";
+import { lockRun, RunError, unlockRun } from "./run-lock.ts";
 
-/** A folder that is not the run that a command needs. */
-export class RunError extends NablaError {
-  override name = "RunError";
-}
+export { RunError };
 
 export const settingsName = "training.json";
 
@@ -33,8 +30,8 @@ async function writeJson(path: string, value: unknown): Promise<void> {
 }
 
 /**
- * Starts a run's folder. If `prepare` fails (the data can't be read, say), the folder is left as it was found. Throws RunError if
- * it already holds a run.
+ * Starts a run's folder, and locks it. If `prepare` fails (the data can't be read, say), the folder is left as it was found.
+ * Throws RunError if it already holds a run, or another process trains there.
  */
 export async function startRun<S extends RunSettings, T>(
   folder: string,
@@ -42,17 +39,27 @@ export async function startRun<S extends RunSettings, T>(
   prepare: () => Promise<T>,
 ): Promise<T> {
   const path = join(folder, settingsName);
-  if (existsSync(path))
+  const refuse = (): void => {
+    if (!existsSync(path)) return;
     throw new RunError(
       `${folder} already holds a run; go on with it (nabla train ${settings.kind} --resume ${folder}), choose another --out, or remove the folder`,
     );
+  };
+  refuse();
   const made = !existsSync(folder);
   await ensureFolder(folder);
-  await writeJson(path, settings);
+  lockRun(folder);
   try {
-    return await prepare();
+    refuse(); // another process may have begun one meanwhile, and ended
+    await writeJson(path, settings);
+    try {
+      return await prepare();
+    } catch (error) {
+      await (made ? rm(folder, { recursive: true, force: true }) : rm(path)).catch(() => {});
+      throw error;
+    }
   } catch (error) {
-    await (made ? rm(folder, { recursive: true, force: true }) : rm(path)).catch(() => {});
+    unlockRun(folder);
     throw error;
   }
 }

@@ -13,6 +13,7 @@ import { formatDuration, lossChart, usesColor } from "../train/terminal.ts";
 import { exitCodes } from "./exit.ts";
 import { takeInterrupts } from "./interrupt.ts";
 import { type RunSettings, readJson, writeJson } from "./run-folder.ts";
+import { unlockRun } from "./run-lock.ts";
 
 export interface SessionOptions {
   readonly folder: string;
@@ -90,6 +91,7 @@ export async function runSession<M extends Module, B, R extends object>(
     throw error;
   } finally {
     interrupt.release();
+    unlockRun(folder);
   }
 }
 

@@ -21,6 +21,7 @@ import { openDevice } from "./device.ts";
 import { exitCodes } from "./exit.ts";
 import type { Outcome } from "./main.ts";
 import { checkData, fingerprint, readSettings, startRun, writeJson } from "./run-folder.ts";
+import { lockRun } from "./run-lock.ts";
 import {
   isFinished,
   runSession,
@@ -37,6 +38,7 @@ export async function trainClassifier(flags: ClassifierFlags, checkpointEveryGiv
   if (resume !== undefined) {
     const settings = readSettings<ClassifierSettings>(folder, "classifier");
     if (isFinished(folder)) return exitCodes.ok;
+    lockRun(folder);
     const device = await openDevice(settings.device);
     const data = await prepare(folder, settings);
     describe(data, device);

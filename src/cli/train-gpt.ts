@@ -5,6 +5,7 @@ import { exitCodes } from "./exit.ts";
 import { describeRun, type GptSettings, prepareData, report, sessionOf, trainRun } from "./gpt-run.ts";
 import type { Outcome } from "./main.ts";
 import { readSettings, startRun } from "./run-folder.ts";
+import { lockRun } from "./run-lock.ts";
 import { isFinished, sayWhereItGoesOn } from "./session.ts";
 import type { GptFlags } from "./train.ts";
 
@@ -42,6 +43,7 @@ async function startNew(flags: GptFlags, folder: string): Outcome {
 async function goOn(flags: GptFlags, folder: string, checkpointEveryGiven: boolean): Outcome {
   const settings = readSettings<GptSettings>(folder, "gpt");
   if (isFinished(folder)) return exitCodes.ok;
+  lockRun(folder);
   const device = await openDevice(settings.device);
   const data = await prepareData(folder, settings);
   console.log(describeRun(settings, data, device));
