@@ -403,7 +403,7 @@ export class Fuser {
         const owner = this.groupFor(s);
         if (owner !== g && owner.before.has(g)) return null;
       }
-      const built = this.build([...g.members, n]);
+      const built = this.extend(g, n);
       if (!built || !this.fits(built, [...g.members, n])) return null;
       g.built = built;
       return g;
@@ -479,10 +479,22 @@ export class Fuser {
   /** The members as one kernel body, or null where they can't be one. */
   build(members: readonly GNode[], forced?: Domain): Built | null {
     const domain = forced ?? this.domainFor(members);
+    return domain && this.compute({ domain, body: new Body(this.isBoundary), entries: [] }, members);
+  }
+
+  /** What `build` gives for the group's members and `n`; where the domain stays, only `n` is computed anew. */
+  private extend({ members, built }: Group, n: GNode): Built | null {
+    const more = [...members, n];
+    const domain = this.domainFor(more);
     if (!domain) return null;
+    if (!built || built.domain.key !== domain.key) return this.build(more, domain);
+    return this.compute({ domain: built.domain, body: built.body.fork(), entries: built.entries.slice() }, [n]);
+  }
+
+  /** `built` with these members computed in its body too, or null where they can't be. */
+  private compute(built: { domain: Domain; body: Body; entries: Entry[] }, members: readonly GNode[]): Built | null {
+    const { domain, body, entries } = built;
     const { rows, columns } = domain;
-    const body = new Body(this.isBoundary);
-    const entries: Entry[] = [];
     const r = axis("r", rows);
     const c = axis("c", columns);
     try {
@@ -525,7 +537,7 @@ export class Fuser {
       if (error === misaligned) return null;
       throw error;
     }
-    return { domain, body, entries };
+    return built;
   }
 
   private domainFor(members: readonly GNode[]): Domain | null {

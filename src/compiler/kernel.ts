@@ -104,10 +104,17 @@ export const costOf = (name: string): number => costs[name] ?? 1;
 
 /** Makes values, each distinct one once. */
 export class Values {
-  private readonly known = new Map<string, Value>();
+  private readonly known: Map<string, Value>;
   /** reduction number → the stage after which it is known. */
-  private readonly reductionStage: number[] = [];
-  private next = 0;
+  private readonly reductionStage: number[];
+  private next: number;
+
+  /** `from`: the values to begin with. */
+  constructor(from?: Values) {
+    this.known = new Map(from?.known);
+    this.reductionStage = from ? from.reductionStage.slice() : [];
+    this.next = from?.next ?? 0;
+  }
 
   make(spec: ValueSpec): Value {
     const key = `${spec.kind}|${spec.dtype}|${spec.name ?? ""}|${spec.slot ?? ""}|${spec.args?.map((a) => a.id).join(",") ?? ""}|${spec.index?.key ?? ""}|${spec.valid?.map((c) => `${c.lo}<=${c.index.key}<${c.hi}`).join("&") ?? ""}`;

@@ -98,19 +98,32 @@ function isWhole(position: Index, size: number): boolean {
 export const misaligned = Symbol("misaligned");
 
 export class Body {
-  readonly values = new Values();
+  readonly values: Values;
   /** Nodes read from memory, in order of their kernel buffer number. */
-  readonly buffers: GNode[] = [];
-  readonly scalars: GNode[] = [];
+  readonly buffers: GNode[];
+  readonly scalars: GNode[];
   /** What this kernel checks at run time: an index (a node, by number) against an extent, or a divisor. */
-  readonly checked = new Set<string>();
-  private readonly bufferIndex = new Map<GNode, number>();
-  private readonly own = new Map<GNode, { readonly value: Value; readonly at: Index } | null>();
-  private readonly memo = new Map<string, Value>();
+  readonly checked: Set<string>;
+  private readonly bufferIndex: Map<GNode, number>;
+  private readonly own: Map<GNode, { readonly value: Value; readonly at: Index } | null>;
+  private readonly memo: Map<string, Value>;
   private readonly isBoundary: (n: GNode) => boolean;
 
-  constructor(isBoundary: (n: GNode) => boolean) {
+  /** `from`: a body whose computations this one begins with. */
+  constructor(isBoundary: (n: GNode) => boolean, from: Body | null = null) {
     this.isBoundary = isBoundary;
+    this.values = new Values(from?.values);
+    this.buffers = from ? from.buffers.slice() : [];
+    this.scalars = from ? from.scalars.slice() : [];
+    this.checked = new Set(from?.checked);
+    this.bufferIndex = new Map(from?.bufferIndex);
+    this.own = new Map(from?.own);
+    this.memo = new Map(from?.memo);
+  }
+
+  /** A body that has computed what this one has; what it computes from now on leaves this one as it is. */
+  fork(): Body {
+    return new Body(this.isBoundary, this);
   }
 
   /** Declares that this kernel computes `n` at position `at` as `value`; null: computes it where it can't be read. */
