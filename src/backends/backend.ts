@@ -31,6 +31,10 @@ export interface ProgramStats {
   readonly flops: number;
   readonly bytes: number;
   readonly arenaBytes: number;
+  /** What its kernels use beside temporaries, all threads together; 0 where left out. */
+  readonly scratchBytes?: number;
+  /** Libraries that were loaded for it. */
+  readonly libraries?: number;
 }
 
 /** A compiled capture. `run` throws IndexError and kin when the error word is set; no state was then written. */
@@ -42,6 +46,8 @@ export interface Program {
    * throw. It must be called before anything else is run or read. Null: `run` is the better way.
    */
   start?(run: Run): (() => void) | null;
+  /** Frees what the garbage collector does not see. The program is never run again; a run that is under way ends first. */
+  dispose?(): void;
   /** Text of every stage, for NABLA_DEBUG and `nabla graph`. */
   describe(stage: "graph" | "kernels" | "memory" | "source"): string;
 }

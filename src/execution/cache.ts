@@ -21,7 +21,17 @@ export interface Entry {
   /** An array for the next run's scalars, while no run has it: making one costs more than filling it. */
   scalars: Float64Array | null;
   used: number;
-  runs: number;
+  /** Jobs that were captured for it and have not ended. */
+  jobs: number;
+  /** Out of the cache: with its last job its program goes. */
+  evicted: boolean;
+}
+
+/** Frees the program of an entry that nobody will find or run again. */
+export function disposeUnused(entry: Entry): void {
+  if (!entry.evicted || entry.jobs > 0) return;
+  entry.program?.dispose?.();
+  entry.program = null;
 }
 
 let warned = false;
@@ -59,7 +69,8 @@ export class ProgramCache {
       compiling: null,
       scalars: null,
       used: ++this.clock,
-      runs: 0,
+      jobs: 0,
+      evicted: false,
     };
     if (this.size >= cacheCapacity) this.evict();
     if (list) list.push(entry);
@@ -87,6 +98,8 @@ export class ProgramCache {
     if (!oldest) return;
     this.remove(oldest);
     this.evicted++;
+    oldest.evicted = true;
+    disposeUnused(oldest);
   }
 
   private countVariant(capture: Capture): void {

@@ -12,7 +12,7 @@ import { type Node, Storage } from "../graph/node.ts";
 import { constantValue } from "../graph/ops.ts";
 import { primitives as p } from "../graph/primitives.ts";
 import { checkRun, detectsAnomalies } from "./anomaly.ts";
-import { type Entry, ProgramCache } from "./cache.ts";
+import { disposeUnused, type Entry, ProgramCache } from "./cache.ts";
 import { capture, captureProgress, copyCapture, staleRead } from "./capture.ts";
 import { debugLevel, sayCompiled, sayRun } from "./debug.ts";
 import { backendOf, openBackend } from "./device.ts";
@@ -235,6 +235,7 @@ function promise(line: Line, captured: Capture, assigns: readonly Node[], init: 
   const values = entry.scalars ?? new Float64Array(scalars.length);
   entry.scalars = null;
   for (let i = 0; i < scalars.length; i++) values[i] = scalars[i].value;
+  entry.jobs++;
   const outputs = new Array<Storage>(roots.length);
   for (let i = 0; i < roots.length; i++) {
     const root = roots[i];
@@ -264,11 +265,18 @@ function promise(line: Line, captured: Capture, assigns: readonly Node[], init: 
   };
 }
 
+/** A job is over, well or not: a program that was evicted meanwhile goes with the last. */
+function ended({ entry }: Job): void {
+  entry.jobs--;
+  if (entry.evicted) disposeUnused(entry);
+}
+
 /** After a failure: these jobs (in line order), and what was recorded on top of them, are as if never recorded. */
 function takeBack(line: Line, jobs: readonly Job[]): void {
   const { pending } = line;
   const undone: Node[] = [];
   for (const job of jobs) {
+    ended(job);
     for (const root of job.roots) root.storage = null;
     for (const node of job.assigns) (node.state as Storage).version--;
     if (job.init) {
@@ -294,6 +302,7 @@ function undoAssigns(assigns: readonly Node[]): void {
 /** What has a value and passes no gradient on needs its sources no more. */
 function letGo(job: Job): void {
   const { roots, assigns } = job;
+  ended(job);
   job.entry.scalars = job.scalars;
   for (let i = 0; i < roots.length; i++) {
     const root = roots[i];

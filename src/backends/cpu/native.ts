@@ -394,6 +394,8 @@ export class Program {
   readonly numBuffers: number;
   readonly numScalars: number;
   /** What the last failed run reported; null after a run that went well. */
+  /** Of each thread that runs it. */
+  readonly scratchBytes: number;
   failure: RunFailure | null = null;
   readonly #runtime: NativeRuntime;
   readonly #lib: Library;
@@ -411,6 +413,7 @@ export class Program {
     this.numBuffers = table[4]!;
     this.numScalars = table[5]!;
   }
+    this.scratchBytes = table[6]!;
 
   #slot(): Slot {
     const pointer = this.#runtime.alloc(8 * (this.numBuffers + this.numScalars) || 8);

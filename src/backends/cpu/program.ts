@@ -31,7 +31,13 @@ export async function compileProgram(
   const functions = await runtime.compileKernels(units);
   const { flops, bytes } = parts.stats;
   const serial = flops < SERIAL_FLOPS && bytes < SERIAL_FLOPS;
-  return new CpuProgram(runtime.createProgram(parts.table, functions, { serial }), arena, parts, serial);
+  const program = runtime.createProgram(parts.table, functions, { serial });
+  const stats = {
+    ...parts.stats,
+    scratchBytes: (serial ? 1 : runtime.threads) * program.scratchBytes,
+    libraries: new Set(parts.sources).size,
+  };
+  return new CpuProgram(program, arena, parts, stats, serial);
 }
 
 /** A program as data: what is compiled, the command table, and what a run has to bring. */
@@ -48,12 +54,12 @@ export class CpuProgram implements Program {
   /** NABLA_DEBUG=2: what each command of a run took is printed. */
   private readonly profiled: boolean;
 
-  constructor(native: NativeProgram, arena: Arena, parts: Parts, serial: boolean) {
+  constructor(native: NativeProgram, arena: Arena, parts: Parts, stats: ProgramStats, serial: boolean) {
     this.native = native;
     this.arena = arena;
     this.parts = parts;
     this.serial = serial;
-    this.stats = parts.stats;
+    this.stats = stats;
     this.pointers = new Float64Array(1 + parts.numStorages + parts.numOutputs);
     this.scalars = new Float64Array(parts.numScalars + parts.constants.length);
     this.scalars.set(parts.constants, parts.numScalars);
@@ -116,6 +122,10 @@ export class CpuProgram implements Program {
 
   describe(stage: "graph" | "kernels" | "memory" | "source"): string {
     if (stage === "source") return this.parts.sources.join("\n\n");
+  dispose(): void {
+    this.native.dispose();
+  }
+
     return this.parts.texts[stage];
   }
 }
