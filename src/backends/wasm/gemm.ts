@@ -1,5 +1,5 @@
 /**
- * Matrix products of the runtime module: pack_b, gemm, gemm_small (float32), gemm_f64, gemm_i32. The commands and their
+ * Matrix products of the runtime module: pack_b, gemm, gemm_skinny, gemm_small (float32), gemm_f64, gemm_i32. The commands and their
  * parameters are `cpu/contract.ts`'s; the blocking is that of the native runtime's gemm.c, with one difference: A is
  * always packed, four rows side by side, because the micro-kernel then needs one pointer for it.
  *
@@ -7,7 +7,20 @@
  * a third of its speed: the engine then keeps more values alive than the machine has registers (docs/lab-notes.md).
  */
 import type { Func, Local } from "./function.ts";
-import { constant, type Expr, f32x4, f64, f64x2, i32, i32s, i32x4, select, shuffle32, v128 } from "./instructions.ts";
+import {
+  constant,
+  type Expr,
+  f32,
+  f32x4,
+  f64,
+  f64x2,
+  i32,
+  i32s,
+  i32x4,
+  select,
+  shuffle32,
+  v128,
+} from "./instructions.ts";
 import { CMD, SCRATCH, SCRATCH_BYTES } from "./layout.ts";
 import type { Module } from "./module.ts";
 
@@ -278,6 +291,120 @@ function gemmSmall(m: Module, pack8: Func, block: Func): Func {
   return f;
 }
 
+/** Rows and columns of a tile of gemm_skinny. */
+export const SKINNY_ROWS = 8;
+export const SKINNY_COLUMNS = 64;
+
+/** The sums of four floats a vector. */
+const total = (f: Func, v: Local): Expr => {
+  const x = f.let(f32x4.add(v, shuffle32(v, v, [2, 3, 0, 1])));
+  return f32x4.lane(f32x4.add(x, shuffle32(x, x, [1, 0, 3, 2])), 0);
+};
+
+/**
+ * gemm_skinny: few rows, b = [A, B, C]; B is read where it lies; a row of the command is 64 columns of a batch. Where B's
+ * columns lie side by side, four rows by eight columns are summed up at a time; else columns are taken one by one.
+ */
+function gemmSkinny(m: Module): Func {
+  const f = m.function(["i32", "i32", "i32", "i32"]);
+  const [cmd, r0, r1, tid] = f.args;
+  const p = parameters(f, cmd, gemmNames);
+  const axes = f.let(i32.add(i32.load(cmd, CMD.params), 4 * gemmNames.length));
+  const [A, B, C] = [0, 1, 2].map((i) => buffer(f, cmd, i));
+  const blocks = f.let(ceilDiv(p.N, SKINNY_COLUMNS));
+  const room = f.let(scratchOf(tid));
+  const [bk, line] = [f.let(i32.mul(p.bk, 4)), f.let(i32.mul(p.N, 4))];
+  f.for(r0, r1, 1, (t) => {
+    const batch = f.let(i32.div(t, blocks));
+    const o = batchOffsets(f, axes, p.dims, batch);
+    const n0 = f.let(i32.mul(i32.rem(t, blocks), SKINNY_COLUMNS));
+    const n1 = f.let(min(i32.add(n0, SKINNY_COLUMNS), p.N));
+    const c = f.let(i32.add(C, i32.mul(i32.mul(i32.mul(batch, p.M), p.N), 4)));
+    // rows of A, one number behind the other
+    const a = f.let(i32.add(A, i32.mul(o.a, 4)));
+    const am = f.let(i32.mul(p.am, 4));
+    f.if(i32.ne(p.ak, 1), () => {
+      f.for(0, p.M, 1, (i) =>
+        f.for(0, p.K, 1, (k) => {
+          const from = i32.add(a, i32.mul(i32.add(i32.mul(i, p.am), i32.mul(k, p.ak)), 4));
+          f.store("f32", i32.add(room, i32.mul(i32.add(i32.mul(i, p.K), k), 4)), f32.load(from));
+        }),
+      );
+      f.set(a, room);
+      f.set(am, i32.mul(p.K, 4));
+    });
+    const b = f.let(i32.add(B, i32.mul(o.b, 4)));
+    // past the last row, rows are the last one again, and not stored
+    const rowsFrom = (i: Expr): Local[] =>
+      [0, 1, 2, 3].map((r) => f.let(i32.add(a, i32.mul(min(i32.add(i, r), i32.sub(p.M, 1)), am))));
+    f.for(0, p.M, 4, (i) => {
+      const rows = f.let(i32.sub(p.M, i));
+      f.if(
+        i32.eq(p.bn, 1),
+        () =>
+          f.for(n0, n1, 8, (n) => {
+            const from = f.let(i32.add(b, i32.mul(n, 4)));
+            const at = rowsFrom(i);
+            const sums = Array.from({ length: 8 }, () => f.let(i32s(0)));
+            f.for(0, p.K, 1, () => {
+              const [b0, b1] = [f.let(v128.load(from)), f.let(v128.load(from, 16))];
+              at.forEach((x, r) => {
+                const v = f.let(v128.load32_splat(x));
+                f.set(sums[2 * r], f32x4.add(sums[2 * r], f32x4.mul(v, b0)));
+                f.set(sums[2 * r + 1], f32x4.add(sums[2 * r + 1], f32x4.mul(v, b1)));
+                f.bump(x, 4);
+              });
+              f.bump(from, bk);
+            });
+            const to = f.let(i32.add(c, i32.add(i32.mul(i, line), i32.mul(n, 4))));
+            for (let r = 0; r < 4; r++)
+              f.if(i32.gt_s(rows, r), () => {
+                for (let l = 0; l < 8; l++)
+                  f.if(i32.gt_s(i32.sub(n1, n), l), () => f.storeLane(32, to, sums[2 * r + (l >> 2)], l & 3, 4 * l));
+                f.bump(to, line);
+              });
+          }),
+        () =>
+          f.for(n0, n1, 1, (n) => {
+            const from = f.let(i32.add(b, i32.mul(i32.mul(n, p.bn), 4)));
+            const at = rowsFrom(i);
+            const sums = at.map(() => f.let(i32s(0)));
+            const rest = at.map(() => f.let(constant.f32(0)));
+            const k = f.let(0);
+            f.if(i32.eq(p.bk, 1), () =>
+              f.while(i32.le_s(i32.add(k, 4), p.K), () => {
+                const column = f.let(v128.load(from));
+                at.forEach((x, r) => {
+                  f.set(sums[r], f32x4.add(sums[r], f32x4.mul(v128.load(x), column)));
+                  f.bump(x, 16);
+                });
+                f.bump(from, 16);
+                f.bump(k, 4);
+              }),
+            );
+            f.while(i32.lt_s(k, p.K), () => {
+              const column = f.let(f32.load(from));
+              at.forEach((x, r) => {
+                f.set(rest[r], f32.add(rest[r], f32.mul(f32.load(x), column)));
+                f.bump(x, 4);
+              });
+              f.bump(from, bk);
+              f.bump(k, 1);
+            });
+            const to = f.let(i32.add(c, i32.add(i32.mul(i, line), i32.mul(n, 4))));
+            sums.forEach((s, r) => {
+              f.if(i32.gt_s(rows, r), () => {
+                f.store("f32", to, f32.add(total(f, s), rest[r]));
+                f.bump(to, line);
+              });
+            });
+          }),
+      );
+    });
+  });
+  return f;
+}
+
 /**
  * gemm_f64 and gemm_i32: b = [A, B, C], a tile is mc × nc. Rows of A by blocks of 256 of k, four columns (of float64: two)
  * at a time; B is read where it lies, lane by lane where its columns are not side by side.
@@ -379,6 +506,7 @@ export function gemmKernels(m: Module, { pack4, pack8, micro }: ProductParts): R
   return {
     pack_b: packB(m, pack8),
     gemm: gemm(m, block),
+    gemm_skinny: gemmSkinny(m),
     gemm_small: gemmSmall(m, pack8, block),
     gemm_f64: plainGemm(m, "f64"),
     gemm_i32: plainGemm(m, "i32"),

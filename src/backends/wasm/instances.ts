@@ -8,6 +8,7 @@ export class Instances {
   readonly #host: HostFunctions;
   readonly #table = new engine.Table({ initial: 64, element: "anyfunc" });
   #run: ((program: number, tid: number, team: number) => void) | undefined;
+  #command: ((cmd: number) => void) | undefined;
 
   constructor(memory: LinearMemory, host: HostFunctions) {
     this.#memory = memory;
@@ -27,6 +28,12 @@ export class Instances {
       },
     });
     this.#run ??= instance.exports["run"] as (program: number, tid: number, team: number) => void;
+    this.#command ??= instance.exports["command"] as (cmd: number) => void;
+  }
+
+  /** One command by itself. */
+  command(cmd: number): void {
+    this.#command?.(cmd);
   }
 
   /** This thread's part of a run, as number `tid` of `team`. */

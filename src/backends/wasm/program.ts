@@ -58,6 +58,8 @@ export class WasmProgram implements Program {
   readonly #scalars: number;
   readonly #phases: number;
   readonly #parallel: boolean;
+  /** NABLA_DEBUG=2: the addresses of the commands, phase by phase, and their labels. */
+  readonly #profiled: { phases: number[][]; labels: Map<number, string> } | null;
 
   constructor(machine: Machine, parts: Parts, slots: readonly number[]) {
     this.#machine = machine;
@@ -78,6 +80,7 @@ export class WasmProgram implements Program {
     const base = this.#memory.pointer;
     const bytes = machine.heap.view(base, this.#memory.bytes);
     const words = new Int32Array(bytes.buffer, base, (values - 0) >> 2);
+    words.fill(0);
     const put = (at: number, value: number): void => {
       words[at >> 2] = value;
     };
@@ -122,11 +125,20 @@ export class WasmProgram implements Program {
     this.#scalars = base + values;
     this.#phases = phases.length;
     const { flops, bytes: moved } = parts.stats;
+    const address = (c: number): number => base + firstCommand + CMD.bytes * c;
+    this.#profiled =
+      Number(process.env["NABLA_DEBUG"] ?? 0) >= 2
+        ? {
+            phases: phases.map((list) => list.map(address)),
+            labels: new Map(phases.flat().map((c) => [address(c), parts.labels[c]])),
+          }
+        : null;
     this.#parallel = flops >= SMALL_FLOPS || moved >= SMALL_BYTES;
   }
 
   run(run: Run): void | Promise<void> {
     const machine = this.#machine;
+    if (this.#profiled) return machine.enqueue(async () => this.#profile(run));
     if (!this.#parallel && machine.idle) {
       this.#prepare(run);
       machine.runHere(this.#memory.pointer);
@@ -140,6 +152,21 @@ export class WasmProgram implements Program {
       this.#check();
       void run; // which keeps its buffers alive until it is done
     });
+  }
+
+  /** Time of the run's commands in one thread, longest first. */
+  #profile(run: Run): void {
+    this.#prepare(run);
+    const { phases, labels } = this.#profiled as { phases: number[][]; labels: Map<number, string> };
+    const rows = [...this.#machine.profile(phases)].sort((a, b) => b[1] - a[1]);
+    const total = rows.reduce((n, [, ms]) => n + ms, 0);
+    const lines = rows
+      .slice(0, 40)
+      .map(([cmd, ms]) => `  ${(1e3 * ms).toFixed(1).padStart(10)} µs  ${labels.get(cmd)}`);
+    console.error(
+      `program of ${rows.length} commands, ${(1e3 * total).toFixed(0)} µs in one thread\n${lines.join("\n")}`,
+    );
+    this.#check();
   }
 
   #prepare(run: Run): void {

@@ -6,6 +6,7 @@
  * a barrier ends it. Nothing but the order in which tiles are taken depends on the number of threads.
  */
 import { attentionKernels } from "./attention.ts";
+import { convKernels } from "./conv.ts";
 import type { Func } from "./function.ts";
 import { ceilDiv, gemmKernels, min, productParts } from "./gemm.ts";
 import { indexedKernels } from "./indexed.ts";
@@ -85,6 +86,20 @@ function barrier(f: Func, team: ReturnType<Func["let"]>): void {
   );
 }
 
+/** command(cmd): all tiles of one command in this thread; what the profile measures. */
+function oneCommand(m: Module): Func {
+  const f = m.function(["i32"]);
+  const [cmd] = f.args;
+  const kernel = m.type({ params: ["i32", "i32", "i32", "i32"], results: [] });
+  f.if(i32.and(i32.load(SKIP), i32.load(cmd, CMD.flags)), () => f.return());
+  const rows = f.let(i32.load(cmd, CMD.rows));
+  const grain = f.let(i32.load(cmd, CMD.grain));
+  f.for(0, rows, grain, (r0) => {
+    f.callIndirect(kernel, i32.load(cmd, CMD.fn), cmd, r0, min(i32.add(r0, grain), rows), 0);
+  });
+  return f;
+}
+
 export interface Runtime {
   readonly bytes: Uint8Array<ArrayBuffer>;
   /** Where each kernel is in the table. */
@@ -94,8 +109,14 @@ export interface Runtime {
 export function encodeRuntime(memory: MemoryImport): Runtime {
   const m = new Module(memory);
   m.export("run", interpreter(m));
+  m.export("command", oneCommand(m));
   const parts = productParts(m);
-  const all = { ...gemmKernels(m, parts), ...attentionKernels(m, parts), ...indexedKernels(m) };
+  const all = {
+    ...gemmKernels(m, parts),
+    ...attentionKernels(m, parts),
+    ...convKernels(m, parts),
+    ...indexedKernels(m),
+  };
   const kernels = new Map<string, number>();
   for (const [name, f] of Object.entries(all)) {
     kernels.set(name, kernels.size);

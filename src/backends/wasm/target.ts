@@ -13,14 +13,15 @@ import type { KernelShape } from "../cpu/native.ts";
 import type { HeadStrides } from "../cpu/plans.ts";
 import { FLAT_ROW } from "../cpu/render.ts";
 import type { Target } from "../cpu/target.ts";
-import { type Commands, templates } from "../cpu/templates.ts";
+import { type Commands, type Operand, TEMPORARY, templates } from "../cpu/templates.ts";
 import { type AttentionShape, planAttention, planAttentionBackward } from "./attention.ts";
+import { convShape, planConv, planConvWeight } from "./conv.ts";
 import { type Check, type Form, KernelModule } from "./emit.ts";
-import { MR, NR } from "./gemm.ts";
+import { MR, NR, SKINNY_COLUMNS, SKINNY_ROWS } from "./gemm.ts";
 import { type MemoryImport, Module } from "./module.ts";
 
-/** The micro-kernel's shape; no product is served by a skinny kernel yet. */
-const shape: KernelShape = { mr: MR, nr: NR, lanes: 4, skinnyRows: 0, skinnyColumns: 64 };
+/** The micro-kernel's shape. */
+const shape: KernelShape = { mr: MR, nr: NR, lanes: 4, skinnyRows: SKINNY_ROWS, skinnyColumns: SKINNY_COLUMNS };
 
 /** Attention by the runtime's own kernels: what `cpu` runs by itself, planned for this runtime. */
 const attention: Readonly<Record<string, (n: GNode, looks: readonly Strided[]) => Commands>> = {
@@ -69,8 +70,58 @@ function attentionCommands(
   };
 }
 
-const composites = new Set(Object.keys(attention));
-const opaque = new Set(["scatter", "argsort", "cumsum", "cumprod", "cummax", ...composites]);
+const at = (of: number, offset = 0): Operand => ({ of, offset });
+const bufferNames = (operands: readonly Operand[]): string[] => operands.map(() => "");
+
+/** A convolution or its input's gradient: the weight is packed one phase before. */
+function convCommands(n: GNode, looks: readonly Strided[], backward: boolean): Commands {
+  const [source, weight] = n.inputs.map((i) => i.shape);
+  const [x, y] = backward ? [n.shape, source] : [source, n.shape];
+  const plan = planConv(convShape(n.attrs, x, y, weight, looks[1].strides), backward);
+  const operands = [at(0), at(TEMPORARY), at(-1)];
+  const packing = [at(1, looks[1].offset), at(TEMPORARY)];
+  const fn = backward ? "conv2d_dx" : "conv2d_fwd";
+  return {
+    command: { fn, grain: 1, buffers: bufferNames(operands), ...plan.main },
+    buffers: operands,
+    lead: { command: { fn: "conv_pack", grain: 1, buffers: bufferNames(packing), ...plan.pack }, buffers: packing },
+    temporaries: [plan.packedBytes],
+    scalars: [],
+    scratchBytes: plan.scratchBytes,
+    canFail: false,
+    flops: plan.flops,
+  };
+}
+
+/** The weight's gradient: parts, which are put together one phase later. */
+function convWeightCommands(n: GNode): Commands {
+  const [x, dy] = n.inputs.map((i) => i.shape);
+  const plan = planConvWeight(convShape(n.attrs, x, dy, n.shape, contiguousStrides(n.shape)));
+  const operands = [at(0), at(1), at(TEMPORARY)];
+  const finishing = [at(TEMPORARY), at(-1)];
+  return {
+    command: { fn: "conv2d_dw", grain: 1, buffers: bufferNames(operands), ...plan.main },
+    buffers: operands,
+    finish: {
+      command: { fn: "conv2d_dw_finish", grain: 16, buffers: bufferNames(finishing), ...plan.finish },
+      buffers: finishing,
+    },
+    temporaries: [plan.partialBytes],
+    scalars: [],
+    scratchBytes: plan.scratchBytes,
+    canFail: false,
+    flops: plan.flops,
+  };
+}
+
+/** The composites that the runtime runs by itself. */
+const composites: Readonly<Record<string, (n: GNode, looks: readonly Strided[]) => Commands>> = {
+  ...attention,
+  conv: (n, looks) => convCommands(n, looks, false),
+  convInputGradient: (n, looks) => convCommands(n, looks, true),
+  convWeightGradient: convWeightCommands,
+};
+const opaque = new Set(["scatter", "argsort", "cumsum", "cumprod", "cummax", ...Object.keys(composites)]);
 const isOpaque = (n: GNode): boolean => n.op === "contract" || opaque.has(n.op);
 
 function takesStrided(n: GNode, operand: number, inMemory: (n: GNode) => boolean): boolean {
@@ -114,14 +165,14 @@ export class Kernels {
     };
     const target: Target = {
       rule: { isOpaque, takesStrided, ignores: (n, i) => templates[n.op]?.ignores?.(n, i) ?? false },
-      hasTemplate: (name, node) => composites.has(name) && (templates[name].fits?.(node) ?? false),
+      hasTemplate: (name, node) => Object.hasOwn(composites, name) && (templates[name].fits?.(node) ?? false),
       render,
       planContract: (desc) => {
         if (desc.a.dtype !== desc.out || desc.b.dtype !== desc.out)
           throw new BackendError(`wasm: no product of ${desc.a.dtype} and ${desc.b.dtype}`);
         return planContract(shape, desc);
       },
-      planOpaque: (n, looks, errorOp) => attention[n.op]?.(n, looks) ?? templates[n.op].plan(n, looks, shape, errorOp),
+      planOpaque: (n, looks, errorOp) => composites[n.op]?.(n, looks) ?? templates[n.op].plan(n, looks, shape, errorOp),
     };
     return {
       target,

@@ -85,17 +85,15 @@ describe("random numbers are those of the reference backend, bit for bit", async
 });
 
 describe("memory", () => {
-  test("what is given back is zeroed and given out again, neighbours joined", () => {
+  test("what is given back is given out again, neighbours joined", () => {
     const heap = new Heap(false);
     const [a, b, c] = [heap.take(1000), heap.take(1000), heap.take(1000)];
-    heap.view(a, 3000).fill(7);
     heap.free(a, 1000);
     heap.free(c, 1000);
     heap.free(b, 1000);
     assert.equal(heap.bytesInUse, 0);
-    const whole = heap.take(3000);
-    assert.equal(whole, a);
-    assert.ok(heap.view(whole, 3000).every((byte) => byte === 0));
+    assert.equal(heap.take(3000), a);
+    assert.ok(heap.take(64) >= a + 3000);
   });
 
   test("grows, keeps what is there, and says how much was wanted where it can't", () => {
@@ -104,7 +102,7 @@ describe("memory", () => {
     heap.view(a, 100).fill(5);
     const large = heap.take(50 << 20);
     assert.ok(heap.view(a, 100).every((byte) => byte === 5));
-    assert.ok(heap.view(large, 50 << 20).every((byte) => byte === 0));
+    assert.equal(heap.view(large, 50 << 20).length, 50 << 20);
     const inUse = heap.bytesInUse;
     assert.throws(() => heap.take(5 * 2 ** 30), {
       name: "BackendError",
