@@ -111,8 +111,9 @@ function product(room: string, desc: Omit<ContractDesc, "batch" | "out">, b: num
     packed,
     b,
     pack: () => {
+      if (!plan.pack) return; // b is read where it lies
       kinds.push("pack");
-      phase.push(builder.command({ ...plan.pack!, buffers: at([b, packed]) }));
+      phase.push(builder.command({ ...plan.pack, buffers: at([b, packed]) }));
     },
     main: ({ a, out = 0, asum = 0, epilogue, post }) => {
       kinds.push("gemm");

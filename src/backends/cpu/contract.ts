@@ -64,6 +64,7 @@ const WANTED_TILES = 16;
 const MIN_TILE_FLOP = 2e6;
 const ACCUMULATE = 1;
 const ROW_SUMS = 2;
+const B_IN_PLACE = 4;
 
 /** Length of a block of K: even blocks, a multiple of 8, such that a panel of B stays near the core. */
 export function kBlock(shape: KernelShape, K: number): number {
@@ -78,9 +79,10 @@ export function gemmTile(
 ): { mc: number; nc: number } {
   const { M, N, K, post, batches = 1 } = size;
   const { mr, nr } = shape;
-  // packing a transposed strip is paid once a column block: fewer and wider ones
-  let mc = roundUp(size.transposedA ? 48 : 96, mr);
-  let nc = post ? roundUp(N, nr) : roundUp(size.transposedA ? 768 : 384, nr);
+  // packing a transposed strip is paid once a column block: fewer and wider ones (with AVX-512 it is read in place)
+  const packs = size.transposedA && shape.lanes < 16;
+  let mc = roundUp(packs ? 48 : 96, mr);
+  let nc = post ? roundUp(N, nr) : roundUp(packs ? 768 : 384, nr);
   const even = () => {
     mc = roundUp(ceilDiv(M, ceilDiv(M, mc)), mr);
     nc = roundUp(ceilDiv(N, ceilDiv(N, nc)), nr);
@@ -172,7 +174,10 @@ export function planContract(shape: KernelShape, desc: ContractDesc): ContractPl
   const flags = (desc.accumulate ? ACCUMULATE : 0) | (desc.asum ? ROW_SUMS : 0);
   const adt = dtypes[desc.a.dtype].code;
   const bdt = dtypes[desc.b.dtype].code;
-  const base = (mc: number, nc: number) => [M, N, K, am, ak, adt, mc, nc, kb, flags, bk, bn, bdt, axes.length];
+  const base = (mc: number, nc: number, flag = 0) => [
+    ...[M, N, K, am, ak, adt, mc, nc, kb, flags | flag, bk, bn, bdt],
+    axes.length,
+  ];
   const direct = axes.flatMap((x) => [x.size, x.a, x.b]);
   const outputs: ContractBuffer[] = [
     ...(desc.hasEpilogue ? [] : (["out"] as const)),
@@ -228,6 +233,15 @@ export function planContract(shape: KernelShape, desc: ContractDesc): ContractPl
   // blocks of rows must not straddle batches in two different ways: the caller counts them as [batch * M] / rowBlock
   if (desc.hasPost && batches > 1 && M % tile.mc !== 0) tile.mc = M;
   const { mc, nc } = tile;
+  const main = (buffer: "b" | "packed", flag: number, strides: readonly number[]): CommandDesc => ({
+    fn: kind,
+    rows: ceilDiv(M, mc) * ceilDiv(N, nc) * batches,
+    grain: 1,
+    buffers: ["a", buffer, ...outputs],
+    params: [...base(mc, nc, flag), ...strides],
+  });
+  if (shape.lanes === 16 && transposedA && bn === 1 && N % nr === 0 && desc.b.dtype === "float32")
+    return { packed: 0, main: main("b", B_IN_PLACE, direct), rowBlock: mc, scratchBytes: 4 * room(mc, nc) };
   const own = axes.filter((x) => x.b !== 0);
   const packedOne = K * panels * nr;
   const packedBatches = product(own.map((x) => x.size));
@@ -243,13 +257,11 @@ export function planContract(shape: KernelShape, desc: ContractDesc): ContractPl
       buffers: ["b", "packed"],
       params: [K, N, bk, bn, bdt, kb, packTiles, own.length, ...own.flatMap((x) => [x.size, 0, x.b])],
     },
-    main: {
-      fn: kind,
-      rows: ceilDiv(M, mc) * ceilDiv(N, nc) * batches,
-      grain: 1,
-      buffers: ["a", "packed", ...outputs],
-      params: [...base(mc, nc), ...axes.flatMap((x) => [x.size, x.a, packedStride.get(x) ?? 0])],
-    },
+    main: main(
+      "packed",
+      0,
+      axes.flatMap((x) => [x.size, x.a, packedStride.get(x) ?? 0]),
+    ),
     rowBlock: mc,
     scratchBytes: 4 * Math.max(room(mc, nc), desc.b.dtype === "float32" ? 0 : Math.max(8 * N, nr * kb)),
   };

@@ -122,8 +122,7 @@ void k_attention_fwd(const Cmd *c, int64_t r0, int64_t r1, int tid) {
           for (int64_t i = i0; i < i1; i += MR) {
             const int64_t mr = min64(MR, i1 - i);
             if (j >= visible(&a, i + mr - 1) - j0) continue;
-            uk_rows(D, Q + i * ldr, ldr, mr, Kt + j * D, T, NR, 0);
-            for (int64_t r = 0; r < mr; r++) for (int v = 0; v < NV; v++) STORE(S + (i - i0 + r) * LD + j + v * W, LOAD(T + r * NR + v * W) * splat(a.scale));
+            uk_rows(D, Q + i * ldr, ldr, mr, Kt + j * D, S + (i - i0) * LD + j, LD, NR, 0);
           }
         const int64_t width = round_up(see, W);
         for (int64_t i = i0; i < i1; i++) {
@@ -131,14 +130,15 @@ void k_attention_fwd(const Cmd *c, int64_t r0, int64_t r1, int tid) {
           const int64_t n = max64(0, min64(kn, visible(&a, i) - j0)), nw = round_up(n, W);
           alpha[i - q0] = 1;
           if (n > 0) {
-            for (int64_t j = n; j < nw; j++) s[j] = -1e30f;
-            vf top = LOAD(s);
-            for (int64_t j = W; j < nw; j += W) top = max_(top, LOAD(s + j));
+            for (int64_t j = n; j < nw; j++) s[j] = s[n - 1];
+            const vf scale = splat(a.scale);
+            vf top = LOAD(s) * scale;
+            for (int64_t j = W; j < nw; j += W) top = max_(top, LOAD(s + j) * scale);
             const float mn = fmaxf(m[i - q0], hmax(top));
             const vf mv = splat(mn);
             vf sum = {0};
             for (int64_t j = 0; j < nw; j += W) {
-              vf e = exp_(LOAD(s + j) - mv);
+              vf e = exp_(fma_(LOAD(s + j), scale, -mv));
               if (j + W > n) e = select_((vi)(iota_() + splati((int)j) < splati((int)n)), e, (vf){0});
               sum += e;
               STORE(s + j, e);
@@ -153,7 +153,7 @@ void k_attention_fwd(const Cmd *c, int64_t r0, int64_t r1, int tid) {
           for (int64_t i = i0; i < i1; i += MR) {
             const int64_t mr = min64(MR, i1 - i), n = min64(kn, visible(&a, i + mr - 1) - j0);
             if (n <= 0) continue;
-            uk_rows(n, S + (i - i0) * LD, LD, mr, Vp + d * kn, T, min64(NR, D - d), 0);
+            uk_rows(n, S + (i - i0) * LD, LD, mr, Vp + d * kn, T, NR, min64(NR, D - d), 0);
             for (int64_t r = 0; r < mr; r++) for (int v = 0; v < NV; v++) {
               float *to = acc + (i - q0 + r) * DP + d + v * W;
               STORE(to, fma_(LOAD(to), splat(alpha[i - q0 + r]), LOAD(T + r * NR + v * W)));
@@ -172,13 +172,19 @@ void k_attention_fwd(const Cmd *c, int64_t r0, int64_t r1, int tid) {
   }
 }
 
-INLINE void add_tile(const float *T, float *C, int64_t ldc, int64_t mr, int64_t nr) {
-  for (int64_t r = 0; r < mr; r++) {
-    int64_t n = 0;
-    for (; n + W <= nr; n += W) STORE(C + r * ldc + n, LOAD(C + r * ldc + n) + LOAD(T + r * NR + n));
-    for (; n < nr; n++) C[r * ldc + n] += T[r * NR + n];
-  }
-}
+/* A product of mr rows that goes to (or is added to) C, nr columns of it: at once where the micro-kernel fits. */
+#define INTO(C, ldc, CALL) do {                                                                                          \
+    float *T = (C);                                                                                                      \
+    int64_t ldt = (ldc);                                                                                                 \
+    const int direct = nr == NR && rows_written(mr, nr) == mr;                                                           \
+    if (!direct) {                                                                                                       \
+      T = T1;                                                                                                            \
+      ldt = NR;                                                                                                          \
+      if (add) copy_tile((C), (ldc), T, NR, mr, nr);                                                                     \
+    }                                                                                                                    \
+    CALL;                                                                                                                \
+    if (!direct) copy_tile(T, NR, (C), (ldc), mr, nr);                                                                   \
+  } while (0)
 
 /*
  * b = [q, k, v, o, lse, dO, dq, dk, dv]; a row of the command is (batch, key head). Scores are computed transposed, keys
@@ -194,18 +200,23 @@ void k_attention_bwd(const Cmd *c, int64_t r0, int64_t r1, int tid) {
     const int64_t bi = t / a.hkv, hk = t % a.hkv;
     const float *K = AT((const float *)c->b[1], S_K, bi, hk, 0), *V = AT((const float *)c->b[2], S_V, bi, hk, 0);
     float *dK = AT((float *)c->b[7], S_DK, bi, hk, 0), *dV = AT((float *)c->b[8], S_DV, bi, hk, 0);
-    for (int64_t j = 0; j < a.tk; j++) {
+    /* what the first block of queries does not see, it does not write */
+    for (int64_t j = a.tq ? visible(&a, min64(QN, a.tq) - 1) : 0; j < a.tk; j++) {
       memset(dK + j * lddk, 0, D * 4);
       memset(dV + j * lddv, 0, D * 4);
     }
-    float *Qt = (float *)c->run->scratch[tid], *dOt = Qt + D * QN, *Qp = dOt + D * QN, *dOp = Qp + QN * DP, *dQ = dOp + QN * DP;
-    float *P = dQ + QN * DP, *S = P + KN * LDQ, *Kp = S + KN * LDQ, *Ap = Kp + KN * DP, *delta = Ap + MR * KN, *ls = delta + QN, *Kc = ls + QN, *Vc = Kc + KN * (D + 16);
+    float *Qt = (float *)c->run->scratch[tid], *dOt = Qt + D * QN, *Qp = dOt + D * QN, *dOp = Qp + QN * DP;
+    float *P = dOp + QN * DP, *S = P + KN * LDQ, *Kp = S + KN * LDQ, *delta = Kp + KN * DP, *ls = delta + QN, *Kc = ls + QN, *Vc = Kc + KN * (D + 16);
     for (int64_t hi = hk * group; hi < (hk + 1) * group; hi++) {
       const float *Q = AT((const float *)c->b[0], S_Q, bi, hi, 0), *O = AT((const float *)c->b[3], S_O, bi, hi, 0), *dO = AT((const float *)c->b[5], S_DO, bi, hi, 0);
       const float *lse = (const float *)c->b[4] + (bi * a.h + hi) * a.tq;
       float *dq = AT((float *)c->b[6], S_DQ, bi, hi, 0);
       for (int64_t q0 = 0; q0 < a.tq; q0 += QN) {
         const int64_t qn = min64(QN, a.tq - q0), qw = round_up(qn, NR);
+        for (int64_t i = 0; i < qn; i++) for (int64_t d = 0; d < D; d += 16) { /* what is read last is on its way first */
+          __builtin_prefetch(O + (q0 + i) * ldo + d);
+          __builtin_prefetch(dO + (q0 + i) * lddo + d);
+        }
         pack_panels(Q + q0 * ldq, 1, ldq, D, qn, Qt);
         pack_panels(dO + q0 * lddo, 1, lddo, D, qn, dOt);
         pack_panels(Q + q0 * ldq, ldq, 1, qn, D, Qp);
@@ -221,8 +232,8 @@ void k_attention_bwd(const Cmd *c, int64_t r0, int64_t r1, int tid) {
           ls[i] = lse[q0 + i];
         }
         for (int64_t i = qn; i < qw; i++) { delta[i] = 0; ls[i] = 0; }
-        memset(dQ, 0, qn * DP * 4);
         const int64_t most = visible(&a, q0 + qn - 1);
+        for (int64_t i = 0; i < qn && visible(&a, q0 + i) == 0; i++) memset(dq + (q0 + i) * lddq, 0, D * 4);
         for (int64_t j0 = 0; j0 < most; j0 += KN) {
           const int64_t kn = min64(KN, most - j0);
           /* the first query that sees key j0, down to a whole panel */
@@ -242,8 +253,8 @@ void k_attention_bwd(const Cmd *c, int64_t r0, int64_t r1, int tid) {
                 }
                 continue;
               }
-              uk_rows(D, Kb + j * lk, lk, mr, Qt + q * D, T1, NR, 0);
-              uk_rows(D, Vb + j * lv, lv, mr, dOt + q * D, T2, NR, 0);
+              uk_rows(D, Kb + j * lk, lk, mr, Qt + q * D, T1, NR, NR, 0);
+              uk_rows(D, Vb + j * lv, lv, mr, dOt + q * D, T2, NR, NR, 0);
               for (int v = 0; v < NV; v++) {
                 const vf l = LOAD(ls + q + v * W), de = LOAD(delta + q + v * W);
                 const vi position = iota_() + splati((int)(a.offset + q0 + q + v * W));
@@ -258,28 +269,21 @@ void k_attention_bwd(const Cmd *c, int64_t r0, int64_t r1, int tid) {
           for (int64_t d = 0; d < D; d += NR)
             for (int64_t j = 0; j < kn; j += MR) {
               const int64_t mr = min64(MR, kn - j), nr = min64(NR, D - d);
-              const int64_t start = a.causal ? max64(from, (j0 + j - a.offset - q0) / NR * NR) : 0;
-              if (start >= qn) continue;
-              uk_rows(qn - start, P + j * LDQ + start, LDQ, mr, dOp + d * qn + start * NR, T1, nr, 0);
-              add_tile(T1, dV + (j0 + j) * lddv + d, lddv, mr, nr);
-              uk_rows(qn - start, S + j * LDQ + start, LDQ, mr, Qp + d * qn + start * NR, T1, nr, 0);
-              add_tile(T1, dK + (j0 + j) * lddk + d, lddk, mr, nr);
+              const int64_t start = a.causal ? max64(from, (j0 + j - a.offset - q0) / NR * NR) : 0, n = max64(0, qn - start);
+              const int add = q0 > 0 || hi > hk * group;
+              INTO(dV + (j0 + j) * lddv + d, lddv, uk_rows(n, P + j * LDQ + start, LDQ, mr, dOp + d * qn + start * NR, T, ldt, nr, add));
+              INTO(dK + (j0 + j) * lddk + d, lddk, uk_rows(n, S + j * LDQ + start, LDQ, mr, Qp + d * qn + start * NR, T, ldt, nr, add));
             }
           pack_panels(K + j0 * ldk, ldk, 1, kn, D, Kp);
-          for (int64_t i = from / MR * MR; i < qn; i += MR) {
-            const int64_t mr = min64(MR, qn - i);
-            for (int64_t k = 0; k < kn; k++) { /* dS back to queries by keys, a panel of MR queries */
-              const float *s = S + k * LDQ + i;
-              if (i >= from && i + MR <= LDQ) memcpy(Ap + k * MR, s, MR * 4);
-              else for (int64_t r = 0; r < MR; r++) Ap[k * MR + r] = i + r >= from && i + r < qn ? s[r] : 0;
-            }
+          for (int64_t i = from; i < qn; i += MR) { /* dS lies keys by queries: a transposed operand, read in place */
+            const int64_t mr = min64(MR, qn - i), n = max64(0, min64(kn, visible(&a, q0 + i + mr - 1) - j0));
+            const int add = j0 > 0;
             for (int64_t d = 0; d < D; d += NR) {
-              uk_panel(kn, Ap, Kp + d * kn, T1, min64(NR, D - d), 0);
-              add_tile(T1, dQ + i * DP + d, DP, mr, min64(NR, D - d));
+              const int64_t nr = min64(NR, D - d);
+              INTO(dq + (q0 + i) * lddq + d, lddq, uk_panel(n, S + i, LDQ, mr, Kp + d * kn, NR, T, ldt, nr, add));
             }
           }
         }
-        for (int64_t i = 0; i < qn; i++) memcpy(dq + (q0 + i) * lddq, dQ + i * DP, D * 4);
       }
     }
   }

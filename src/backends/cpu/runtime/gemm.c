@@ -62,7 +62,7 @@ void k_pack_b(const Cmd *c, int64_t r0, int64_t r1, int tid) { for (int64_t t = 
 
 /* ---- gemm: b = [A, packed or B, C unless an epilogue stores, row sums where asked]; rows = tiles ------------------- */
 enum { G_M, G_N, G_K, G_AM, G_AK, G_DTYPE, G_MC, G_NC, G_KB, G_FLAGS, G_BK, G_BN, G_BDTYPE, G_DIMS, G_BATCH };
-enum { ACCUMULATE = 1, ROW_SUMS = 2 };
+enum { ACCUMULATE = 1, ROW_SUMS = 2, B_IN_PLACE = 4 };
 
 /* A strip of A with m contiguous (A[k * ld + m], mc x kc) to panels of MR, row sums into s where asked. */
 static void pack_transposed(const float *A, int64_t ld, int64_t mc, int64_t kc, float *d, float *s) {
@@ -119,24 +119,20 @@ static float row_sum(const float *a, int64_t n) {
   for (; k < n; k++) s += a[k];
   return s;
 }
-INLINE void store_tile(const float *T, float *C, int64_t ldc, int64_t mr, int64_t nr, int add) {
-  if (nr == NR) {
-    for (int64_t r = 0; r < mr; r++) for (int v = 0; v < NV; v++) {
-      vf t = LOAD(T + r * NR + v * W);
-      if (add) t += LOAD(C + r * ldc + v * W);
-      STORE(C + r * ldc + v * W, t);
-    }
-    return;
-  }
-  for (int64_t r = 0; r < mr; r++) for (int64_t n = 0; n < nr; n++) C[r * ldc + n] = T[r * NR + n] + (add ? C[r * ldc + n] : 0);
-}
+/*
+ * Whether a transposed A (rows of M, `ld` apart) is read where it lies. A strip of 14 rows takes a whole line of the cache,
+ * so copying it gains nothing; one of 6 is worth copying where many panels of B read it, or where lines evict one another.
+ */
+INLINE int reads_in_place(int64_t ld, int64_t columns) { return MR > 8 || (columns <= 4 * NR && ld * 4 % 2048 != 0); }
 
-/* Rows whose distance is a multiple of 2 KiB share a few cache sets: with many rows at once they evict one another. */
-INLINE int rows_collide(int64_t lda) { return MR > 8 && lda * 4 % 2048 == 0; }
-
-/* Rows [i0, i1) x columns [j0, j1) of one batch; `first_row` is that batch's row 0 among all rows of C. */
+/*
+ * Rows [i0, i1) x columns [j0, j1) of one batch; `first_row` is that batch's row 0 among all rows of C.
+ * B is in panels, or (B_IN_PLACE: A is transposed, N whole panels) as it lies.
+ */
 static void gemm_block(const Cmd *c, const char *A, const float *packed, int64_t first_row, int64_t i0, int64_t i1, int64_t j0, int64_t j1, float *room) {
   const int64_t *p = c->p, N = p[G_N], K = p[G_K], am = p[G_AM], ak = p[G_AK], kb = p[G_KB], panels = ceil_div(N, NR);
+  const int in_place = (p[G_FLAGS] & B_IN_PLACE) != 0;
+  const int64_t bs = in_place ? p[G_BK] : NR;
   const int dtype = (int)p[G_DTYPE], add_to = (p[G_FLAGS] & ACCUMULATE) != 0;
   const int transposed = am == 1 && ak != 1 && dtype == F32, copied = !transposed && (ak != 1 || dtype != F32 || rows_collide(am));
   const int64_t mc = i1 - i0, strips = ceil_div(mc, MR), ldr = kb + 16;
@@ -144,17 +140,19 @@ static void gemm_block(const Cmd *c, const char *A, const float *packed, int64_t
   float *C = epilogue ? 0 : (float *)c->b[2] + first_row * N;
   float *sums = (p[G_FLAGS] & ROW_SUMS) && j0 == 0 ? (float *)c->b[epilogue ? 2 : 3] + first_row + i0 : 0;
   float *a_room = room, *partial = room + (transposed || copied ? strips * MR * ldr : 0);
-  const int keep_partial = epilogue && K > kb;
+  const int keep_partial = epilogue && K > kb, packed_a = transposed && (sums || !reads_in_place(ak, j1 - j0));
   float tile[MR * NR] __attribute__((aligned(64)));
   if (sums) memset(sums, 0, mc * 4);
   int64_t k0 = 0;
   do { /* once even where K is 0 */
     const int64_t kc = min64(kb, K - k0);
     const int first = k0 == 0, last = k0 + kc == K;
-    const float *rows = (const float *)A + i0 * am + k0;
+    const float *rows = (const float *)A + i0 * am + k0, *at = (const float *)A + k0 * ak + i0;
     int64_t lda = am;
-    if (transposed) pack_transposed((const float *)A + k0 * ak + i0, ak, mc, kc, a_room, sums);
-    else if (copied) {
+    if (transposed) { /* in place, all but the last strip, of which a micro-kernel could read rows that do not exist */
+      const int64_t from = packed_a ? 0 : mc / MR * MR;
+      pack_transposed(at + from, ak, mc - from, kc, a_room, sums);
+    } else if (copied) {
       copy_rows(A + (i0 * am + k0 * ak) * dtype_size(dtype), am, ak, dtype, mc, kc, a_room, ldr);
       rows = a_room;
       lda = ldr;
@@ -162,18 +160,25 @@ static void gemm_block(const Cmd *c, const char *A, const float *packed, int64_t
     if (sums && !transposed) for (int64_t i = 0; i < mc; i++) sums[i] += row_sum(rows + i * lda, kc);
     const int64_t slice = ceil_div(kc * NR / 16, strips) * 16; /* the next panel of B comes to L2 a slice a tile */
     for (int64_t j = j0; j < j1; j += NR) {
-      const float *B = packed + k0 * panels * NR + j * kc, *next = B + kc * NR;
+      const float *B = in_place ? packed + k0 * bs + j : packed + k0 * panels * NR + j * kc, *next = B + kc * NR;
       const int64_t nr = min64(NR, j1 - j);
       if (j + NR >= j1) next = packed + (last ? 0 : (k0 + kc) * panels * NR) + j0 * min64(kb, last ? kc : K - k0 - kc);
       for (int64_t i = i0, s = 0; i < i1; i += MR, s++, next += slice) {
-        const int64_t mr = min64(MR, i1 - i);
-        float *T = keep_partial ? partial + ((j - j0) / NR * strips + s) * MR * NR : tile;
-        if (C) for (int64_t r = 0; r < mr; r++) for (int64_t n = 0; n < nr; n += 16) __builtin_prefetch(C + (i + r) * N + j + n, 1, 3);
-        for (int64_t l = 0; l < slice; l += 16) __builtin_prefetch(next + l, 0, 2);
-        if (transposed) uk_panel(kc, a_room + s * MR * kc, B, T, nr, keep_partial && !first);
-        else uk_rows(kc, rows + (i - i0) * lda, lda, mr, B, T, nr, keep_partial && !first);
-        if (!epilogue) store_tile(T, C + i * N + j, N, mr, nr, add_to || !first);
-        else if (last) epilogue(c->epi, T, NR, first_row + i, j, mr, nr);
+        const int64_t mr = min64(MR, i1 - i), exact = rows_written(mr, nr) == mr;
+        float *T = keep_partial ? partial + ((j - j0) / NR * strips + s) * MR * NR : tile, *to = C + i * N + j;
+        int64_t ldt = NR;
+        const int direct = C && nr == NR && exact, add = add_to || !first;
+        if (direct) {
+          T = to;
+          ldt = N;
+        } else if (C && add) copy_tile(to, N, T, NR, mr, nr);
+        if (C) for (int64_t r = 0; r < mr; r++) for (int64_t n = 0; n < nr; n += 16) __builtin_prefetch(to + r * N + n, 1, 3);
+        if (!in_place) for (int64_t l = 0; l < slice; l += 16) __builtin_prefetch(next + l, 0, 2);
+        if (!transposed) uk_rows(kc, rows + (i - i0) * lda, lda, mr, B, T, ldt, nr, add);
+        else if (packed_a || mr < MR) uk_panel(kc, a_room + (packed_a ? s * MR * kc : 0), MR, mr, B, bs, T, ldt, nr, add);
+        else uk_panel(kc, at + i - i0, ak, mr, B, bs, T, ldt, nr, add);
+        if (epilogue) { if (last) epilogue(c->epi, T, NR, first_row + i, j, mr, nr); }
+        else if (!direct) copy_tile(T, NR, to, N, mr, nr);
       }
     }
     k0 += kb;

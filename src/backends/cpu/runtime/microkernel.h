@@ -6,25 +6,27 @@
 #ifndef NABLA_MICROKERNEL_H
 #define NABLA_MICROKERNEL_H
 #include "runtime.h"
-#define R1_(X) X(0)
-#define R6_(X) X(0) X(1) X(2) X(3) X(4) X(5)
-#define R14_(X) R6_(X) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13)
+#define R4_(X) X(0) X(1) X(2) X(3)
+#define R6_(X) R4_(X) X(4) X(5)
+#define R8_(X) R6_(X) X(6) X(7)
+#define R14_(X) R8_(X) X(8) X(9) X(10) X(11) X(12) X(13)
 #if W == 16
 #define MR 14
 #define NV 2
-#define EACH_ROW(X) R14_(X)
+#define ALL_ROWS(X) R14_(X)
 #elif W == 8
 #define MR 6
 #define NV 2
-#define EACH_ROW(X) R6_(X)
+#define ALL_ROWS(X) R6_(X)
 #else
 #define MR 6
 #define NV 4
-#define EACH_ROW(X) R6_(X)
+#define ALL_ROWS(X) R6_(X)
 #endif
 #define NR (NV * W)
 #define HALF (NR / 2)
 
+#define EACH_ROW ALL_ROWS
 #define COLS NV
 #define NAME(x) x##_full
 #include "microkernel.inc"
@@ -35,12 +37,34 @@
 #endif
 #define NAME(x) x##_half
 #include "microkernel.inc"
+#undef EACH_ROW
 
-INLINE void uk_panel(int64_t kc, const float *A, const float *B, float *T, int64_t nr, int acc) {
-  if (nr > HALF) uk_panel_full(kc, A, B, T, acc); else uk_panel_half(kc, A, B, T, acc);
+/* The last rows of an operand: with MR of 14, most of a tile could be of no use. */
+#define EACH_ROW R4_
+#define SHORT
+#define COLS NV
+#define NAME(x) x##_4
+#include "microkernel.inc"
+#undef EACH_ROW
+#if MR > 8
+#define EACH_ROW R8_
+#define SHORT
+#define COLS NV
+#define NAME(x) x##_8
+#include "microkernel.inc"
+#undef EACH_ROW
+#define SIZED(NAME_, ...) (mr > 8 ? NAME_##_full(__VA_ARGS__) : mr > 4 ? NAME_##_8(__VA_ARGS__) : NAME_##_4(__VA_ARGS__))
+#else
+#define SIZED(NAME_, ...) (mr > 4 ? NAME_##_full(__VA_ARGS__) : NAME_##_4(__VA_ARGS__))
+#endif
+/* Rows that a product of mr rows writes. */
+INLINE int64_t rows_written(int64_t mr, int64_t nr) { return nr <= HALF ? MR : mr <= 4 ? 4 : MR > 8 && mr <= 8 ? 8 : MR; }
+
+INLINE void uk_panel(int64_t kc, const float *A, int64_t as, int64_t mr, const float *B, int64_t bs, float *T, int64_t ldt, int64_t nr, int acc) {
+  if (nr > HALF) SIZED(uk_panel, kc, A, as, B, bs, T, ldt, acc); else uk_panel_half(kc, A, as, B, bs, T, ldt, acc);
 }
-INLINE void uk_rows(int64_t kc, const float *A, int64_t lda, int64_t mr, const float *B, float *T, int64_t nr, int acc) {
-  if (nr > HALF) uk_rows_full(kc, A, lda, mr, B, T, acc); else uk_rows_half(kc, A, lda, mr, B, T, acc);
+INLINE void uk_rows(int64_t kc, const float *A, int64_t lda, int64_t mr, const float *B, float *T, int64_t ldt, int64_t nr, int acc) {
+  if (nr > HALF) SIZED(uk_rows, kc, A, lda, mr, B, T, ldt, acc); else uk_rows_half(kc, A, lda, mr, B, T, ldt, acc);
 }
 INLINE void uk_segments(int64_t ns, int64_t kc, int64_t ss, const float *const *rows, const float *B, float *T, int64_t nr, int acc) {
   if (nr > HALF) uk_segments_full(ns, kc, ss, rows, B, T, acc); else uk_segments_half(ns, kc, ss, rows, B, T, acc);
@@ -48,6 +72,17 @@ INLINE void uk_segments(int64_t ns, int64_t kc, int64_t ss, const float *const *
 INLINE void uk_outer(int64_t ny, int64_t nx, const float *A, int64_t ax, int64_t ay, const float *B, float *T, int64_t nr, int acc) {
   if (nr > HALF) uk_outer_full(ny, nx, A, ax, ay, B, T, acc); else uk_outer_half(ny, nx, A, ax, ay, B, T, acc);
 }
+
+/* A tile of mr rows and nr columns from one place to another. */
+INLINE void copy_tile(const float *from, int64_t lf, float *to, int64_t lt, int64_t mr, int64_t nr) {
+  for (int64_t r = 0; r < mr; r++) {
+    if (nr == NR) for (int v = 0; v < NV; v++) STORE(to + r * lt + v * W, LOAD(from + r * lf + v * W));
+    else for (int64_t n = 0; n < nr; n++) to[r * lt + n] = from[r * lf + n];
+  }
+}
+
+/* Rows whose distance is a multiple of 2 KiB share a few cache sets: with many rows at once they evict one another. */
+INLINE int rows_collide(int64_t lda) { return MR > 8 && lda * 4 % 2048 == 0; }
 
 /* Transposition of a square block of floats (8 x 8, or 4 x 4 with four lanes): d[j * dd + i] = s[i * ld + j]. */
 #if W >= 8

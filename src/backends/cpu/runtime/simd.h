@@ -61,13 +61,30 @@ INLINE vf min_(vf a, vf b) { return select_((vi)(a < b), a, b); }
 #endif
 
 /* Sum and maximum of the lanes, in a fixed pattern of halves. */
-INLINE float hsum(vf a) {
-  float s[W];
-  STORE(s, a);
-  for (int h = W / 2; h; h /= 2) for (int i = 0; i < h; i++) s[i] += s[i + h];
-  return s[0];
-}
-INLINE float hmax(vf a) { float m = a[0]; for (int i = 1; i < W; i++) m = a[i] > m ? a[i] : m; return m; }
+#if defined(__clang__)
+#define LANES(a, ...) __builtin_shufflevector(a, a, __VA_ARGS__)
+#else
+#define LANES(a, ...) __builtin_shuffle(a, (vi){__VA_ARGS__})
+#endif
+#if W == 16
+#define HALVES(a, F)                                                      \
+  a = F(a, LANES(a, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)); \
+  a = F(a, LANES(a, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)); \
+  a = F(a, LANES(a, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)); \
+  a = F(a, LANES(a, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
+#elif W == 8
+#define HALVES(a, F)                          \
+  a = F(a, LANES(a, 4, 5, 6, 7, 0, 1, 2, 3)); \
+  a = F(a, LANES(a, 2, 3, 0, 1, 6, 7, 4, 5)); \
+  a = F(a, LANES(a, 1, 0, 3, 2, 5, 4, 7, 6));
+#else
+#define HALVES(a, F)              \
+  a = F(a, LANES(a, 2, 3, 0, 1)); \
+  a = F(a, LANES(a, 1, 0, 3, 2));
+#endif
+INLINE vf plus_(vf a, vf b) { return a + b; }
+INLINE float hsum(vf a) { HALVES(a, plus_) return a[0]; }
+INLINE float hmax(vf a) { HALVES(a, max_) return a[0]; }
 INLINE vi iota_(void) { vi r; for (int i = 0; i < W; i++) r[i] = i; return r; }
 
 /*
