@@ -13,9 +13,11 @@ import { type Buffer, planMemory, schedule, type Unit } from "../../compiler/sch
 import { checkOf, isView, strided } from "../../compiler/views.ts";
 import { dtypes } from "../../core/dtype.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
+import { elementAt } from "../../graph/loop.ts";
 import type { Capture, ProgramStats } from "../backend.ts";
 import { rowGrain } from "./kernels.ts";
-import { type Command, type NativeRuntime, ProgramBuilder } from "./native.ts";
+import { type LoopBody, loopBody, type Place, placesOf } from "./loops.ts";
+import { type BufferName, type Command, type Move, type NativeRuntime, ProgramBuilder } from "./native.ts";
 import { planCopy, planFill } from "./plans.ts";
 import { type Check, chooseForm, FLAT_ROW, type Form } from "./render.ts";
 import { nativeTarget, type Target } from "./target.ts";
@@ -26,14 +28,31 @@ interface Draft {
   readonly fn: Command["fn"] | { readonly source: string; readonly operation?: string };
   readonly rows: number;
   readonly grain: number;
-  readonly buffers: readonly (readonly [Buffer, number])[];
+  readonly buffers: readonly Place[];
   readonly scalars: readonly number[];
   readonly params: readonly number[];
   writesState: boolean;
   post?: Draft;
 }
 
-interface Work extends Unit {
+/** What stands in a phase: a command, or a loop, whose phases follow. */
+interface Item {
+  readonly label: string;
+  readonly draft: Draft;
+  readonly loop?: Loop;
+}
+
+interface Loop {
+  /** What buffers that move in it name. */
+  readonly identity: object;
+  readonly count: number;
+  /** What is done once, before the first iteration and behind the last. */
+  readonly before: readonly (readonly Item[])[];
+  readonly phases: readonly (readonly Item[])[];
+  readonly after: readonly Item[];
+}
+
+interface Work extends Unit, Item {
   readonly reads: Buffer[];
   readonly writes: Buffer[];
   readonly draft: Draft;
@@ -76,21 +95,29 @@ export class Assembler {
   private readonly slots: Buffer[];
   private readonly sources = new Map<string, number>();
   private readonly owners: (string | undefined)[] = [];
-  private readonly constants: number[] = [];
-  private readonly failures: Failure[] = [];
+  private readonly constants: number[];
+  private readonly failures: Failure[];
   private readonly works: Work[] = [];
   private readonly workOf = new Map<Group, Work>();
-  private readonly kernelTexts: string[] = [];
+  private readonly kernelTexts: string[];
+  /** Runtime scalars of the program. */
+  private readonly numScalars: number;
+  private readonly bodies = new Map<GNode, { readonly body: LoopBody; readonly assembler: Assembler }>();
   /** The product whose finished rows a group's kernel runs on. */
   private readonly host = new Map<Group, Group>();
   private scratchBytes = 0;
   private bytes = 0;
 
-  constructor(machine: NativeRuntime | Target, capture: Capture, fuse: boolean) {
+  /** `around`: the program in which this one is the body of a loop. */
+  constructor(machine: NativeRuntime | Target, capture: Capture, fuse: boolean, around?: Assembler) {
     const target = "render" in machine ? machine : nativeTarget(machine);
     this.target = target;
     this.capture = capture;
     this.fuse = fuse;
+    this.constants = around?.constants ?? [];
+    this.failures = around?.failures ?? [];
+    this.kernelTexts = around?.kernelTexts ?? [];
+    this.numScalars = around?.numScalars ?? capture.scalars.length;
     this.lowered = lower(capture, target.hasTemplate);
     this.fuser = new Fuser(this.lowered, target.rule, fuse);
     // slot 0 is the arena, then the storages, then the outputs
@@ -103,9 +130,25 @@ export class Assembler {
         label: `output ${i}`,
       })),
     ];
+    for (const n of this.lowered.nodes) {
+      if (n.op !== "loop") continue;
+      const body = loopBody(n, this.lowered);
+      this.bodies.set(n, { body, assembler: new Assembler(target, body.capture, fuse, this) });
+    }
+  }
+
+  /** The graphs of all loops' bodies. */
+  get loweredBodies(): Lowered[] {
+    return [...this.bodies.values()].flatMap(({ assembler }) => [assembler.lowered, ...assembler.loweredBodies]);
   }
 
   run(): Parts {
+    this.makeWorks();
+    return this.assemble();
+  }
+
+  private makeWorks(): void {
+    for (const { assembler } of this.bodies.values()) assembler.makeWorks();
     this.fuser.run();
     const { groups } = this.fuser;
     if (this.fuse)
@@ -124,7 +167,6 @@ export class Assembler {
       else if (!this.host.has(g)) this.kernel(g, kernels.get(g) as GroupKernel);
     }
     this.stateOrder(copies);
-    return this.assemble();
   }
 
   // ---- buffers ----------------------------------------------------------------------------------------------------
@@ -220,6 +262,8 @@ export class Assembler {
   private checksOf(g: Group): Iterable<string> {
     if (!g.opaque) return this.fuser.checksOf(g);
     const n = g.opaque;
+    const assembler = this.bodies.get(n)?.assembler;
+    if (assembler) return assembler.fuser.groups.some((x) => assembler.canFail(x)) ? [`loop %${n.id}`] : [];
     return n.op === "scatter" ? [checkOf(n.inputs[1], n.shape[n.attrs["axis"] as number])] : [];
   }
 
@@ -425,7 +469,8 @@ export class Assembler {
   private opaque(group: Group, guest: Group | undefined, kernels: ReadonlyMap<Group, GroupKernel>): void {
     const n = group.opaque as GNode;
     if (sizeOf(n.shape) === 0 && !n.outputs) return;
-    if (n.op === "contract") this.contract(group, n, guest, guest && (kernels.get(guest) as GroupKernel));
+    if (n.op === "loop") this.loop(group, n);
+    else if (n.op === "contract") this.contract(group, n, guest, guest && (kernels.get(guest) as GroupKernel));
     else this.template(group, n, guest, guest && kernels.get(guest));
   }
 
@@ -568,11 +613,95 @@ export class Assembler {
     for (const finish of finishes) finish();
   }
 
+  // ---- loops --------------------------------------------------------------------------------------------------------------
+
+  private loop(group: Group, n: GNode): void {
+    const { body, assembler } = this.bodies.get(n) as { body: LoopBody; assembler: Assembler };
+    const { attrs, live } = body;
+    const made = assembler.bodyPhases(attrs.carries + attrs.sequences);
+    const arena: Buffer = { bytes: made.bytes, slot: -1, offset: 0, label: `loop %${n.id}` };
+    const looks = n.inputs.map((_, i) => this.fuser.look(n, i));
+    const identity = {};
+    const output = (k: number): Buffer => this.outputBuffer(n, k);
+    const memory = { looks, output, arena, buffer: (x: GNode) => this.buffer(x) };
+    const place = placesOf(n, body, memory, identity);
+    const items = (list: readonly Item[]): Item[] => list.map((x) => placeItem(x, place, `loop %${n.id}: `));
+    const copy = (label: string, i: number, from: Place, to: Place): Item => {
+      const { main } = planCopy({ shape: [sizeOf(n.inputs[i].shape)], dtype: n.inputs[i].dtype, from: [1], to: [1] });
+      const bound = { from, to };
+      const { fn, rows, grain, params } = main;
+      const buffers = main.buffers.map((x) => bound[x]);
+      return { label, draft: { fn, rows, grain, params, buffers, scalars: [], writesState: false } };
+    };
+    const starts: Item[] = [];
+    const ends: Item[] = [];
+    const writes: Buffer[] = [arena];
+    for (let i = 0; i < attrs.carries; i++) {
+      const { source, offset } = looks[i];
+      const first: Place = [this.buffer(source), offset * bytesOf([], n.inputs[i].dtype)];
+      const root = body.trailing.get(i);
+      if (root === undefined || live.has(i)) writes.push(output(i));
+      if (root === undefined) starts.push(copy(`loop %${n.id}: first carry ${i}`, i, first, [output(i), 0]));
+      else if (live.has(i)) {
+        const last = elementAt(attrs, attrs.count - 1) * bytesOf(n.inputs[i].shape, n.inputs[i].dtype);
+        const from: Place = [output(attrs.carries + body.stacked[root]), last];
+        ends.push(copy(`loop %${n.id}: last carry ${i}`, i, from, [output(i), 0]));
+      }
+    }
+    for (const k of body.stacked) writes.push(output(attrs.carries + k));
+    const before = made.before.map(items);
+    if (starts.length) before[0] = [...starts, ...(before[0] ?? [])];
+    const nothing: Draft = { fn: "copy", rows: 0, grain: 1, buffers: [], scalars: [], params: [], writesState: false };
+    const reads = [...new Set(looks.map((x) => this.buffer(x.source)))];
+    const work: Work = {
+      label: `loop %${n.id}`,
+      reads,
+      writes,
+      after: [],
+      lead: [],
+      draft: nothing,
+      flops: made.flops * attrs.count,
+      loop: { identity, count: attrs.count, before, phases: made.phases.map(items), after: ends },
+    };
+    this.works.push(work);
+    this.workOf.set(group, work);
+    this.scratchBytes = Math.max(this.scratchBytes, assembler.scratchBytes);
+    this.bytes += assembler.bytes * attrs.count;
+  }
+
+  /**
+   * The units of a loop's body in phases, `before` those that do the same in every iteration: they read nothing but captured
+   * values (inputs from `firstCapture` on), so they run once.
+   */
+  private bodyPhases(firstCapture: number): { before: Work[][]; phases: Work[][]; bytes: number; flops: number } {
+    const fixed = new Set<Buffer>(this.slots.slice(firstCapture, this.capture.storages.length));
+    const once = new Set<Work>();
+    for (let found = -1; found !== once.size; ) {
+      found = once.size;
+      for (const w of this.works) {
+        if (once.has(w) || !w.reads.every((b) => fixed.has(b)) || !w.writes.every((b) => b.slot < 0)) continue;
+        if (![...w.lead, ...w.after].every((x) => once.has(x))) continue;
+        once.add(w);
+        for (const b of w.writes) fixed.add(b);
+      }
+    }
+    const rest = this.works.filter((w) => !once.has(w));
+    for (const list of rest.flatMap((w) => [w.after, w.lead]))
+      list.splice(0, list.length, ...list.filter((x) => !once.has(x)));
+    const before = schedule([...once]);
+    const phases = schedule(rest);
+    // what is made once has to last through all iterations
+    const lasting: Unit = { label: "", reads: [...once].flatMap((w) => w.writes), writes: [], after: [], lead: [] };
+    const units: Unit[][] = [...before, ...phases];
+    const bytes = planMemory([...units.slice(0, -1), [...(units.at(-1) ?? []), lasting]]);
+    return { before, phases, bytes, flops: rest.reduce((sum, w) => sum + w.flops, 0) };
+  }
+
   /** A literal in the program's scalar table, after the runtime scalars. */
   private constant(value: number): number {
     let i = this.constants.indexOf(value);
     if (i < 0) i = this.constants.push(value) - 1;
-    return this.capture.scalars.length + i;
+    return this.numScalars + i;
   }
 
   /** Copies to results and state, and the order that writes of state need. */
@@ -663,26 +792,53 @@ export class Assembler {
       }
       return i;
     };
+    const moves = new Map<object, Move[]>();
+    const where = ([b, offset]: Place): [number, number] => [Math.max(b.slot, 0), (b.slot < 0 ? b.offset : 0) + offset];
+    const moving = (of: BufferName, [, , travels = []]: Place): void => {
+      for (const { loop, stride, start } of travels) {
+        let list = moves.get(loop);
+        if (!list) moves.set(loop, (list = []));
+        list.push({ of, stride, start: start && named(start) });
+      }
+    };
+    const named = (place: Place): BufferName => {
+      const name = builder.buffer(...where(place));
+      moving(name, place);
+      return name;
+    };
     const emit = (d: Draft): number => {
       const post = d.post && emit(d.post);
-      return builder.command({
-        ...d,
-        fn: fn(d.fn),
-        buffers: d.buffers.map(([b, o]) => [Math.max(b.slot, 0), (b.slot < 0 ? b.offset : 0) + o]),
-        post,
+      const command = builder.command({ ...d, fn: fn(d.fn), buffers: d.buffers.map(where), post });
+      d.buffers.forEach((place, buffer) => {
+        moving({ command, buffer }, place);
       });
+      return command;
     };
     const labels: string[] = [];
+    const emitPhase = (items: readonly Item[]): void => {
+      const plain = items.filter((x) => !x.loop);
+      if (plain.length)
+        builder.phase(
+          plain.map((x) => {
+            const at = emit(x.draft);
+            labels[at] = x.label;
+            return at;
+          }),
+        );
+      for (const { loop } of items) {
+        if (!loop) continue;
+        loop.before.forEach(emitPhase);
+        const first = builder.numPhases;
+        loop.phases.forEach(emitPhase);
+        const last = builder.numPhases - 1;
+        if (last >= first) builder.loop({ first, last, count: loop.count, moves: moves.get(loop.identity) ?? [] });
+        emitPhase(loop.after);
+      }
+    };
     const poison = process.env["NABLA_POISON"] === "1" ? this.poison(phases, arenaBytes) : null;
     if (poison?.first.length) builder.phase(poison.first.map(emit));
     phases.forEach((phase, i) => {
-      builder.phase(
-        phase.map((w) => {
-          const at = emit(w.draft);
-          labels[at] = w.label;
-          return at;
-        }),
-      );
+      emitPhase(phase);
       if (poison?.after[i].length) builder.phase(poison.after[i].map(emit));
     });
     const numScalars = this.capture.scalars.length + this.constants.length;
@@ -712,6 +868,28 @@ export class Assembler {
       },
     };
   }
+}
+
+/** A unit of a loop's body with its buffers where they lie outside. */
+function placeItem(item: Item, place: (b: Buffer) => Place, label: string): Item {
+  const moved = ([b, offset, travels = []]: Place): Place => {
+    const [to, at, own = []] = place(b);
+    return [to, at + offset, [...travels.map((t) => ({ ...t, start: t.start && moved(t.start) })), ...own]];
+  };
+  const placed = (d: Draft): Draft => ({
+    ...d,
+    buffers: d.buffers.map(moved),
+    ...(d.post && { post: placed(d.post) }),
+  });
+  const each = (list: readonly Item[]): Item[] => list.map((x) => placeItem(x, place, label));
+  const { loop } = item;
+  return {
+    label: label + item.label,
+    draft: placed(item.draft),
+    ...(loop && {
+      loop: { ...loop, before: loop.before.map(each), phases: loop.phases.map(each), after: each(loop.after) },
+    }),
+  };
 }
 
 const showNode = (n: GNode): string =>

@@ -67,6 +67,7 @@ export function programKey(
   capture: Capture,
   lowered: Lowered,
   settings: string,
+  bodies: readonly Lowered[] = [],
 ): string | null {
   const version = codeHash();
   if (version === null) return null;
@@ -74,16 +75,19 @@ export function programKey(
   for (const s of capture.storages) lines.push(`storage ${s.dtype} ${s.length}`);
   for (const r of capture.roots) lines.push(`output ${r.dtype} ${r.shape.join(",")}`);
   lines.push(`scalars ${capture.scalars.length}`);
-  for (const n of lowered.nodes) {
-    if (isOwn(n)) return null;
-    let line = `${n.id} ${n.op} ${n.dtype} ${n.shape.join(",")} ${n.storage} ${n.slot} `;
-    for (const x of n.inputs) line += `%${x.id}`;
-    line += showAttrs(n.attrs);
-    if (n.outputs) for (const o of n.outputs) line += ` ${o.dtype} ${o.shape.join(",")}`;
-    lines.push(line);
+  // the bodies of loops, which the graph has only by name, count as what they became
+  for (const graph of [lowered, ...bodies]) {
+    for (const n of graph.nodes) {
+      if (isOwn(n)) return null;
+      let line = `${n.id} ${n.op} ${n.dtype} ${n.shape.join(",")} ${n.storage} ${n.slot} `;
+      for (const x of n.inputs) line += `%${x.id}`;
+      line += showAttrs(n.attrs);
+      if (n.outputs) for (const o of n.outputs) line += ` ${o.dtype} ${o.shape.join(",")}`;
+      lines.push(line);
+    }
+    for (const n of graph.roots) lines.push(`root ${n.id}`);
+    for (const a of graph.assigns) lines.push(`assign ${a.storage} ${a.value.id}`);
   }
-  for (const n of lowered.roots) lines.push(`root ${n.id}`);
-  for (const a of lowered.assigns) lines.push(`assign ${a.storage} ${a.value.id}`);
   return lines.join("\n");
 }
 

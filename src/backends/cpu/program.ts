@@ -26,7 +26,9 @@ export async function compileProgram(
 ): Promise<CpuProgram> {
   const assembler = new Assembler(runtime, capture, fuse);
   const settings = `${fuse} ${process.env["NABLA_POISON"] ?? ""}`;
-  const parts = keptProgram(programKey(runtime, capture, assembler.lowered, settings), () => assembler.run());
+  const parts = keptProgram(programKey(runtime, capture, assembler.lowered, settings, assembler.loweredBodies), () =>
+    assembler.run(),
+  );
   const units: KernelUnit[] = parts.sources.map((source, i) => ({ symbol: SYMBOL, source, of: parts.owners[i] }));
   const functions = await runtime.compileKernels(units);
   const { flops, bytes } = parts.stats;
@@ -120,12 +122,12 @@ export class CpuProgram implements Program {
     return failureError(this.parts.failures, op, position >= 2 ** 39 ? position - 2 ** 40 : position);
   }
 
-  describe(stage: "graph" | "kernels" | "memory" | "source"): string {
-    if (stage === "source") return this.parts.sources.join("\n\n");
   dispose(): void {
     this.native.dispose();
   }
 
+  describe(stage: "graph" | "kernels" | "memory" | "source"): string {
+    if (stage === "source") return this.parts.sources.join("\n\n");
     return this.parts.texts[stage];
   }
 }

@@ -9,6 +9,7 @@ import type { GNode, HasTemplate } from "../../compiler/lower.ts";
 import type { Strided } from "../../compiler/views.ts";
 import type { CommandDesc, ContractDesc, ContractPlan } from "./contract.ts";
 import { lanesFor, lanesPrelude } from "./lanes.ts";
+import { takesView } from "./loops.ts";
 import type { NativeRuntime } from "./native.ts";
 import { planTranspose } from "./plans.ts";
 import { type Check, type Form, renderKernel } from "./render.ts";
@@ -41,8 +42,12 @@ export interface Target {
 export const SYMBOL = "nabla_kernel";
 
 export const nativeTarget = (runtime: NativeRuntime): Target => ({
-  rule: { isOpaque, takesStrided, ignores },
-  hasTemplate,
+  rule: {
+    isOpaque: (n) => n.op === "loop" || isOpaque(n),
+    takesStrided: (n, operand, inMemory) => (n.op === "loop" ? takesView : takesStrided)(n, operand, inMemory),
+    ignores,
+  },
+  hasTemplate: (name, node) => name === "loop" || hasTemplate(name, node),
   render: (kernel, form) => {
     const { body, needed, hasFloat64, checks } = renderKernel(kernel, form);
     const prelude = lanesPrelude(lanesFor(runtime.features, hasFloat64), needed);

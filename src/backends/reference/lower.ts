@@ -164,8 +164,8 @@ export function lower(capture: Capture): Lowered {
       const { group, name } = node.operation;
       if (node.storage || group === "leaf") registerOf.set(node, lowerLeaf(node));
       else if (isLoop(node)) registerOf.set(node, lowerLoop(node));
-      else if (name === "output" && loops.has(needed[0]))
-        registerOf.set(node, (loops.get(needed[0]) as readonly number[])[node.attrs["index"] as number]);
+      else if (name === "output" && loops.has(node.inputs[0]))
+        registerOf.set(node, (loops.get(node.inputs[0]) as readonly number[])[node.attrs["index"] as number]);
       else if (group === "composite" || name === "output" || name in aliases)
         registerOf.set(node, registerOf.get(needed[0]) as number);
       else registerOf.set(node, lowerPrimitive(node));

@@ -1,0 +1,121 @@
+/**
+ * Loops in a program of the native runtime: the body's phases, written once, with buffers that move along. This file says
+ * where the buffers of a body lie and what has to happen before and behind it; the body itself is assembled as a capture of
+ * its own (assemble.ts), and the table's loops are native.ts's.
+ */
+
+import { bodyCapture } from "../../compiler/loop.ts";
+import type { GNode, Lowered } from "../../compiler/lower.ts";
+import type { Buffer } from "../../compiler/schedule.ts";
+import { type Strided, strided } from "../../compiler/views.ts";
+import { contiguousStrides } from "../../core/shape.ts";
+import { elementAt, type LoopAttrs, loopAttrs } from "../../graph/loop.ts";
+import type { Capture } from "../backend.ts";
+import { bytesOf } from "./templates.ts";
+
+/** A buffer as a command has it: from a byte on, and how it moves in the loops around the command. */
+export type Place = readonly [buffer: Buffer, offset: number, travels?: readonly Travel[]];
+
+export interface Travel {
+  /** The loop, by its identity. */
+  readonly loop: object;
+  /** Bytes an iteration. */
+  readonly stride: number;
+  /** Where the second iteration finds it, if not a stride further. */
+  readonly start?: Place | undefined;
+}
+
+/** Whether a loop reads this look as it is: contiguous, but that a sequence's elements may lie apart. */
+export function takesView(n: GNode, operand: number, inMemory: (n: GNode) => boolean): boolean {
+  const look = strided(n.inputs[operand], inMemory);
+  if (!look) return false;
+  const { shape } = n.inputs[operand];
+  const { carries, sequences } = loopAttrs(n);
+  const isSequence = operand >= carries && operand < carries + sequences;
+  return contiguousStrides(shape).every(
+    (stride, i) => shape[i] === 1 || look.strides[i] === stride || (i === 0 && isSequence),
+  );
+}
+
+/** The numbers of the outputs that something reads. */
+export function liveOutputs(n: GNode, { nodes, roots, assigns }: Lowered): Set<number> {
+  const live = new Set<number>();
+  const read = (x: GNode): void => {
+    if (x === n) live.add(0);
+    else if (x.op === "output" && x.inputs[0] === n) live.add(x.attrs["index"] as number);
+  };
+  for (const x of nodes) if (x.op !== "output") x.inputs.forEach(read);
+  for (const x of [...roots, ...assigns.map((a) => a.value)]) read(x);
+  return live;
+}
+
+/** A loop's body as a program of its own, and which of its results lie where. */
+export interface LoopBody {
+  readonly attrs: LoopAttrs;
+  readonly capture: Capture;
+  /** Outputs of the node that somebody reads. */
+  readonly live: ReadonlySet<number>;
+  /** Root k of the capture is output `stacked[k]` of a step. */
+  readonly stacked: readonly number[];
+  /**
+   * Carries that are a step's output as well, by the root's number: they are not kept twice, but read where the step before
+   * has left them.
+   */
+  readonly trailing: ReadonlyMap<number, number>;
+}
+
+export function loopBody(n: GNode, lowered: Lowered): LoopBody {
+  const attrs = loopAttrs(n);
+  const live = liveOutputs(n, lowered);
+  const stacked = attrs.outputs.flatMap((_, k) => (live.has(attrs.carries + k) ? [k] : []));
+  const whole = bodyCapture(attrs, stacked);
+  const trailing = new Map<number, number>();
+  for (const { storage, value } of whole.assigns) {
+    const root = value.storage === null ? whole.roots.indexOf(value) : -1;
+    if (root >= 0) trailing.set(storage, root);
+  }
+  const assigns = whole.assigns.filter(({ storage }) => !trailing.has(storage));
+  return { attrs, capture: { ...whole, assigns }, live, stacked, trailing };
+}
+
+/** What the loop's node knows of memory: its operands' looks and its outputs' buffers. */
+export interface LoopMemory {
+  readonly looks: readonly Strided[];
+  readonly buffer: (n: GNode) => Buffer;
+  readonly output: (k: number) => Buffer;
+  /** The body's temporaries. */
+  readonly arena: Buffer;
+}
+
+/** Where each buffer of the body lies, as a function of the body's own buffers. */
+export function placesOf(n: GNode, body: LoopBody, memory: LoopMemory, loop: object): (b: Buffer) => Place {
+  const { attrs, capture, stacked, trailing } = body;
+  const { carries, sequences } = attrs;
+  const numStorages = capture.storages.length;
+  const direction = attrs.reverse ? -1 : 1;
+  const operand = (i: number, travels: readonly Travel[], elements = 0): Place => {
+    const { source, offset } = memory.looks[i];
+    return [memory.buffer(source), offset * bytesOf([], n.inputs[i].dtype) + elements, travels];
+  };
+  const root = (k: number): Place => {
+    const { shape, dtype } = capture.roots[k];
+    const bytes = bytesOf(shape, dtype);
+    return [memory.output(carries + stacked[k]), elementAt(attrs, 0) * bytes, [{ loop, stride: direction * bytes }]];
+  };
+  return (b) => {
+    if (b.slot < 0) return [memory.arena, b.offset];
+    const i = b.slot - 1;
+    if (i >= numStorages) return root(i - numStorages);
+    if (i < carries) {
+      const k = trailing.get(i);
+      if (k === undefined) return [memory.output(i), 0];
+      const start = root(k);
+      return operand(i, [{ loop, stride: (start[2] as readonly Travel[])[0].stride, start: [start[0], start[1]] }]);
+    }
+    if (i < carries + sequences) {
+      const bytes = memory.looks[i].strides[0] * bytesOf([], n.inputs[i].dtype);
+      return operand(i, [{ loop, stride: direction * bytes }], elementAt(attrs, 0) * bytes);
+    }
+    return operand(i, []);
+  };
+}
