@@ -25,11 +25,11 @@ export interface Subject {
   loss(): Tensor;
 }
 
-/** Inputs whose values do not matter, since nothing is computed; data of the host, as a training's. */
+/** Inputs whose values do not matter; data of the host, as a training's, and written, so that its pages are there. */
 const labels = (shape: readonly number[]): Tensor =>
   tensor(new Int32Array(shape.reduce((n, d) => n * d, 1)), { shape });
 const images = (shape: readonly number[]): Tensor =>
-  tensor(new Float32Array(shape.reduce((n, d) => n * d, 1)), { shape });
+  tensor(new Float32Array(shape.reduce((n, d) => n * d, 1)).fill(0.5), { shape });
 
 const classes = 10;
 const side = 28;

@@ -22,7 +22,7 @@ export const declare: Declare = (parent: Command, done) => {
   const train = plan.command("train").description("of a training");
   const common = (command: Command): Command =>
     command
-      .option("--device <name>", "cpu, wasm or reference; cpu where it works, else wasm")
+      .option("--device <name>", "cpu, wasm, webgpu or reference; cpu where it works, else wasm")
       .option("--json", "print one line of JSON");
   const gpt = gptModelOptions(train.command("gpt").description("of train gpt with these flags")).option(
     "--vocab <n>",
@@ -42,6 +42,7 @@ export const declare: Declare = (parent: Command, done) => {
 async function planTraining(name: string, flags: Flags): Outcome {
   const { openDevice } = await import("./device.ts");
   const { openPlanning } = await import("./planning.ts");
+  const { footprint, plannedSteps, totalOf } = await import("./footprint.ts");
   const { subjects } = await import("./models.ts");
   const { clipGradNorm_ } = await import("../optim/index.ts");
   const { dtypes } = await import("../core/dtype.ts");
@@ -65,7 +66,7 @@ async function planTraining(name: string, flags: Flags): Outcome {
   const last = steps.at(-1)!;
   const { flops, bytes, kernels, arenaBytes } = last.program.stats;
   const weights = model.parameters().reduce((n, p) => n + p.size * dtypes[p.dtype].bytes, 0);
-  const peak = last.stateBytes + last.inputBytes + last.outputBytes + arenaBytes;
+  const parts = footprint(last, weights, device);
   const numbers = {
     parameters: model.parameterCount(),
     flopsPerStep: flops,
@@ -74,7 +75,8 @@ async function planTraining(name: string, flags: Flags): Outcome {
     weightBytes: weights,
     stateBytes: last.stateBytes,
     temporaryBytes: arenaBytes,
-    peakBytes: peak,
+    peakBytes: totalOf(parts),
+    peak: parts,
   };
   if (flags.json) {
     console.log(JSON.stringify({ model: name, device, ...numbers }));
@@ -84,9 +86,15 @@ async function planTraining(name: string, flags: Flags): Outcome {
     ["parameters", formatCount(numbers.parameters)],
     ["a step", `${formatCount(flops)}FLOP, ${formatBytes(bytes)} moved, ${kernels} kernels on ${device}`],
     ["weights", formatBytes(weights)],
-    ["state", `${formatBytes(last.stateBytes)} (weights and the optimiser's moments)`],
-    ["temporaries", `${formatBytes(arenaBytes)} (activations and gradients, planned)`],
-    ["peak", `${formatBytes(peak)} of tensors`],
+    ["optimiser", `${formatBytes(parts.otherState)} (moments, and other state)`],
+    ["temporaries", `${formatBytes(arenaBytes)} (activations, and gradients, which the update reads as they are made)`],
+    [
+      "data",
+      `${formatBytes(parts.data)} (batches of ${formatBytes(last.inputBytes)}, on host and device, until collected)`,
+    ],
+    ["scratch", `${formatBytes(parts.scratch)} (of the kernels, all threads together)`],
+    ["process", parts.process > 0 ? `${formatBytes(parts.process)} (heap, compiled code, libraries)` : "not known"],
+    ["peak", `${formatBytes(totalOf(parts))} more than after the imports, in ${plannedSteps} steps`],
   ];
   for (const [label, text] of lines) console.log(`${label.padEnd(12)} ${text}`);
   return exitCodes.ok;

@@ -1,11 +1,10 @@
 /**
- * A training process whose memory its parent judges: `child.ts steps KIND SMALL LARGE` trains a perceptron and tells what is
- * resident after SMALL and after LARGE steps; `child.ts peak NAME FLAGS` trains a model of `nabla plan` and tells its peak.
+ * A process whose memory its parent judges: `child.ts KIND SMALL LARGE` trains a perceptron, or (KIND is "shapes") runs programs
+ * that all differ, and tells what is resident after SMALL and after LARGE steps.
  */
 import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type ModelFlags, subjects } from "../../src/cli/models.ts";
-import { manualSeed, nn, optim, randint, randn, setDevice, type Tensor } from "../../src/index.ts";
+import { manualSeed, nn, optim, randint, randn, setDevice, type Tensor, tensor } from "../../src/index.ts";
 import { MLP } from "../../src/models/index.ts";
 
 setDevice("cpu");
@@ -35,7 +34,20 @@ class Normalised extends nn.Module {
   }
 }
 
+/** Runs matrix products of which each is of another shape, so that each is compiled, and nearly all leave the cache again. */
+async function shapes(small: number, large: number): Promise<object> {
+  let atSmall = 0;
+  for (let i = 1; i <= large; i++) {
+    const shape = [8 + (i % 50), 16 + Math.floor(i / 50)];
+    const x = tensor(new Float32Array(shape[0] * shape[1]).fill(1), { shape });
+    await x.matmul(x.transpose(0, 1)).data();
+    if (i === small) atSmall = await settled();
+  }
+  return { small: atSmall, large: await settled() };
+}
+
 async function steps(kind: string, small: number, large: number): Promise<object> {
+  if (kind === "shapes") return shapes(small, large);
   const model = kind === "batchnorm" ? new Normalised() : new MLP({ sizes: [784, 128, 10] });
   const optimizer = new optim.Adam(model.parameters(), { lr: 1e-3 });
   let atSmall = 0;
@@ -50,30 +62,6 @@ async function steps(kind: string, small: number, large: number): Promise<object
   return { small: atSmall, large: await settled() };
 }
 
-async function train(name: string, flags: ModelFlags, count: number): Promise<void> {
-  const { model, optimizer, loss } = subjects[name](flags);
-  for (let i = 0; i < count; i++) {
-    const value = loss();
-    value.backward();
-    if (name === "gpt") optim.clipGradNorm_(model.parameters(), 1);
-    await optimizer.step();
-    optimizer.zeroGrad();
-    await value.item();
-  }
-}
-
-/** The most that was resident while training, less what a process that trains a tiny model of the kind holds. */
-async function peak(name: string, flags: ModelFlags): Promise<object> {
-  await train(name, { ...flags, layers: 1, heads: 1, width: 16, context: 8, batch: 2 }, 3);
-  const before = await settled();
-  await train(name, flags, 10);
-  return { peak: status("VmHWM") - before };
-}
-
-const [, , what, ...args] = process.argv;
-const answer =
-  what === "steps"
-    ? await steps(args[0], Number(args[1]), Number(args[2]))
-    : await peak(args[0], JSON.parse(args[1]) as ModelFlags);
-console.log(JSON.stringify(answer));
+const [, , kind, small, large] = process.argv;
+console.log(JSON.stringify(await steps(kind, Number(small), Number(large))));
 process.exit(0);

@@ -4,9 +4,11 @@
  */
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { existsSync } from "node:fs";
-import { describe, test } from "node:test";
-import { fileURLToPath } from "node:url";
+import { cpSync, existsSync, rmSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { after, before, describe, test } from "node:test";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { promisify } from "node:util";
 import { backendOf, setDevice } from "../../src/execution/index.ts";
 
@@ -40,36 +42,63 @@ describe("resident memory", { skip: reason }, () => {
     ["read", "with the loss read in every step"],
   ])
     test(`after ${large} steps is within 5 % of that after ${small}: ${what}`, async () => {
-      const { small: before, large: after } = await child("steps", kind, String(small), String(large));
-      const text = `${(before / 1e6).toFixed(1)} MB after ${small} steps, ${(after / 1e6).toFixed(1)} MB after ${large}`;
-      assert.ok(after <= 1.05 * before, text);
+      const { small: early, large: late } = await child(kind, String(small), String(large));
+      const text = `${(early / 1e6).toFixed(1)} MB after ${small} steps, ${(late / 1e6).toFixed(1)} MB after ${large}`;
+      console.log(`${what}: ${text}`);
+      assert.ok(late <= 1.05 * early, text);
     });
 });
 
-/** Not met yet: a GPT of 10.8 M parameters is planned at 453 MB and measured at 548 MB. */
-const unplanned = "what the process holds beside state and arena is not in the plan yet";
+describe("programs of many shapes", { skip: long ? reason : "NABLA_LONG=1 runs 2,000 of them" }, () => {
+  // the cache of 256 is long full after 800; a native program that stayed would keep its command table
+  test("leave nothing behind when they leave the cache", async () => {
+    const { small: early, large: late } = await child("shapes", "800", "2000");
+    const text = `${(early / 1e6).toFixed(1)} MB after 800, ${(late / 1e6).toFixed(1)} MB after 2,000`;
+    console.log(text);
+    assert.ok(late <= 1.05 * early, text);
+  });
+});
 
 describe("the planned peak", { skip: long ? reason : "NABLA_LONG=1 compares plans with runs" }, () => {
+  const root = path("../../");
+  const build = join(root, `dist.${process.pid}.memory`);
+  before(async () => {
+    const tsc = createRequire(import.meta.url).resolve("typescript/package.json");
+    const args = [join(dirname(tsc), "bin", "tsc"), "-p", join(root, "tsconfig.build.json"), "--outDir", build];
+    await run(process.execPath, args, { cwd: root }).catch(() => {}); // an error of types is not this test's affair
+    const runtime = "backends/cpu/runtime";
+    cpSync(join(root, "src", runtime), join(build, runtime), { recursive: true });
+  });
+  after(() => rmSync(build, { recursive: true, force: true }));
+
   const gpt = { layers: 6, width: 384, heads: 6, context: 256, dropout: 0, batch: 8, vocab: 65 };
   const models: [string, string, Partial<typeof gpt>][] = [
     ["gpt", "a GPT of 10.8 M parameters", {}],
+    ["gpt", "a GPT of nanoGPT's setting for processors", { layers: 4, width: 128, heads: 4, context: 64, batch: 12 }],
     ["gpt", "a wide and short GPT", { layers: 2, width: 768, context: 128, batch: 16 }],
     ["gpt", "a GPT with long context and dropout", { layers: 3, width: 192, context: 512, batch: 8, dropout: 0.1 }],
+    ["convnet", "the convolutional net, batch 64", { batch: 64 }],
     ["convnet", "the convolutional net, batch 1,024", { batch: 1024 }],
-    ["mlp", "the perceptron, batch 65,536", { batch: 65_536 }],
+    ["mlp", "the perceptron, batch 128", { batch: 128 }],
+    ["mlp", "the perceptron, batch 4,096", { batch: 4096 }],
+    ["mlp", "the perceptron, batch 16,384", { batch: 16_384 }],
   ];
-  for (const [name, what, changes] of models)
-    test(`is within 10 % of the measured one: ${what}`, { todo: unplanned }, async () => {
-      const flags = { ...gpt, ...changes };
-      const values = Object.entries(flags).map(([key, value]) => [`--${key}`, String(value)] as const);
-      const args =
-        name === "gpt" ? ["gpt", ...values.flat()] : ["classifier", "--model", name, "--batch", String(flags.batch)];
-      const command = [path("../../bin/nabla.js"), "plan", "train", ...args, "--device", "cpu", "--json"];
-      const { stdout } = await run(process.execPath, command);
-      const { peakBytes } = JSON.parse(stdout) as { peakBytes: number };
-      const { peak } = await child("peak", name, JSON.stringify(flags));
-      const text = `planned ${(peakBytes / 1e6).toFixed(1)} MB, measured ${(peak / 1e6).toFixed(1)} MB`;
-      console.log(`${what}: ${text}`);
-      assert.ok(Math.abs(peak / peakBytes - 1) <= 0.1, text);
-    });
+  for (const threads of [2, 1])
+    for (const [name, what, changes] of models)
+      test(`is within 10 % of the measured one: ${what}, threads: ${threads}`, async () => {
+        const flags = { ...gpt, ...changes };
+        const env = { ...process.env, NABLA_THREADS: String(threads) };
+        const values = Object.entries(flags).map(([key, value]) => [`--${key}`, String(value)] as const);
+        const args =
+          name === "gpt" ? ["gpt", ...values.flat()] : ["classifier", "--model", name, "--batch", String(flags.batch)];
+        const main = `import(${JSON.stringify(pathToFileURL(join(build, "cli/main.js")).href)}).then(({ main }) => main(process.argv.slice(1)))`;
+        const command = ["-e", main, "--", "plan", "train", ...args, "--device", "cpu", "--json"];
+        const plan = await run(process.execPath, command, { env });
+        const { peakBytes } = JSON.parse(plan.stdout) as { peakBytes: number };
+        const measured = await run(process.execPath, [path("./peak.mjs"), build, name, JSON.stringify(flags)], { env });
+        const { peak } = JSON.parse(measured.stdout) as { peak: number };
+        const text = `planned ${(peakBytes / 1e6).toFixed(1)} MB, measured ${(peak / 1e6).toFixed(1)} MB`;
+        console.log(`${what}, threads: ${threads}: ${text} (${((100 * peak) / peakBytes).toFixed(0)} %)`);
+        assert.ok(Math.abs(peak / peakBytes - 1) <= 0.1, text);
+      });
 });
