@@ -97,6 +97,7 @@ export function loop(record: RecordBody, inputs: LoopInputs): LoopParts {
       );
   });
   const specs = [...carries, ...sequences.map(({ shape, dtype }) => ({ shape: shape.slice(1), dtype }))];
+  if (count === 1) return once(record, carries, sequences);
   const sealed = recordBody(record, specs, carries.length);
   const { captures } = sealed;
   let { body } = sealed;
@@ -125,6 +126,21 @@ export function loop(record: RecordBody, inputs: LoopInputs): LoopParts {
     carries: carries.map((_, i) => out(i)),
     outputs: steps.map((_, i) => out(carries.length + i)),
   };
+}
+
+/** One step needs no loop. */
+function once(record: RecordBody, carries: readonly Node[], sequences: readonly Node[]): LoopParts {
+  depth++;
+  try {
+    const made = record(
+      carries,
+      sequences.map((s) => reshape(s, s.shape.slice(1))),
+    );
+    checkCarries(made.carries, carries);
+    return { carries: made.carries, outputs: made.outputs.map((x) => reshape(x, [1, ...x.shape])) };
+  } finally {
+    depth--;
+  }
 }
 
 const savingBodies = new WeakMap<Body, Body>();

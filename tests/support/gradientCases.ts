@@ -306,11 +306,6 @@ for (const reduction of ["mean", "sum"] as const)
     const attrs = { ignoreIndex: -100, labelSmoothing: 0.1, reduction, weight: true };
     return c.crossEntropyGradient([x, targets(), constants(classWeight)], attrs, g);
   });
-for (const reduction of ["mean", "sum"] as const)
-  check("crossEntropyGradient", reduction, [logits, sample([], 0.5, 1.5)], ([x, g]) => {
-    const attrs = { ignoreIndex: -100, labelSmoothing: 0.1, reduction, weight: true };
-    return c.crossEntropyGradient([x, targets(), constants(classWeight)], attrs, g);
-  });
 check(
   "linearCrossEntropyBackward",
   "both gradients",
@@ -375,5 +370,56 @@ check(
       { carries: [h], sequences: [xs], count: 3, reverse: true },
     );
     return [...carries, ...outputs];
+  },
+);
+
+// ---- recurrent ------------------------------------------------------------------------------------------------------------
+
+for (const [name, gates, carries] of [
+  ["rnn", 1, 1],
+  ["lstm", 4, 2],
+  ["gru", 3, 1],
+] as const) {
+  const [time, batch, width, hidden] = [3, 2, 2, 2];
+  const samples = [
+    sample([time, batch, width], -1, 1, 2),
+    ...Array.from({ length: carries }, (_, i) => sample([batch, hidden], -1, 1, 3 + i)),
+    sample([gates * hidden, width], -1, 1, 6),
+    sample([gates * hidden, hidden], -1, 1, 7),
+    sample([gates * hidden], -1, 1, 8),
+    sample([gates * hidden], -1, 1, 9),
+  ];
+  const record = (inputs: readonly Node[], reverse: boolean, bias: boolean) => {
+    const [x, ...others] = inputs;
+    const states = others.slice(0, carries);
+    const [wih, whh, bih, bhh] = others.slice(carries);
+    return c.recurrent(name, { x, states, weights: [wih, whh], biases: bias ? [bih, bhh] : null, reverse });
+  };
+  for (const reverse of [false, true])
+    check(name, `${reverse ? "backwards" : "forwards"}, the sequence and the last states`, samples, (inputs) => {
+      const { y, states } = record(inputs, reverse, true);
+      return [y, ...states];
+    });
+  check(name, "the last state alone, without biases", samples.slice(0, -2), (inputs) =>
+    record(inputs, false, false).states.slice(-1),
+  );
+  check(
+    `${name}Backward`,
+    "all gradients",
+    [...samples, sample([time, batch, hidden], -1, 1, 11), sample([batch, hidden], -1, 1, 12)],
+    (inputs) => {
+      const { y } = record(inputs.slice(0, -2), false, true);
+      const [gy, gh] = inputs.slice(-2);
+      return c.recurrentBackward(name, y, carries === 2 ? [gy, gh, null] : [gy, gh]);
+    },
+  );
+}
+check(
+  "rnn",
+  "relu",
+  [sample([3, 2, 2], 0.2, 1, 2), sample([2, 2], 0.2, 1, 3), distinct([2, 2]), distinct([2, 2], 0.3)],
+  (inputs) => {
+    const [x, h, wih, whh] = inputs;
+    return c.recurrent("rnn", { x, states: [h], weights: [wih, whh], nonlinearity: "relu" }).y;
   },
 );

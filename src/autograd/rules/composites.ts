@@ -41,6 +41,7 @@ import {
   weightAndBias,
 } from "../../graph/composites/norm.ts";
 import { maxPool2dGradient, type PoolAttrs } from "../../graph/composites/pool.ts";
+import { type CellName, carriesOf, recurrentBackward } from "../../graph/composites/recurrent.ts";
 import type { AxisAttrs } from "../../graph/composites/softmax.ts";
 import type { Node } from "../../graph/node.ts";
 import {
@@ -249,6 +250,18 @@ const linearCrossEntropyRule: Rule = single((y, g) => {
   return [needs(y, 0) ? dhidden : null, needs(y, 1) ? dweight : null, null];
 });
 
+// ---- recurrent ----------------------------------------------------------------------------------------------------------------
+
+/** From what the steps saved; gradients of that itself (second derivatives) go the long way. */
+const recurrentRule =
+  (name: CellName): Rule =>
+  (node, grads) => {
+    const own = 1 + carriesOf(name);
+    if (grads.slice(own).some((g) => g)) return byDecomposition(node, grads);
+    if (!grads.slice(0, own).some((g) => g)) return node.inputs.map(() => null);
+    return recurrentBackward(name, node, grads).map((d, i) => (needs(node, i) ? d : null));
+  };
+
 setGradients({
   relu: single((y, g) => [where(le(y.inputs[0], 0), 0, g)]),
   sigmoid: unary((g, _, y) => mul(g, mul(y, sub(1, y)))),
@@ -275,6 +288,13 @@ setGradients({
 
   attention: attentionRule,
   attentionBackward: byDecomposition,
+
+  rnn: recurrentRule("rnn"),
+  rnnBackward: byDecomposition,
+  lstm: recurrentRule("lstm"),
+  lstmBackward: byDecomposition,
+  gru: recurrentRule("gru"),
+  gruBackward: byDecomposition,
 
   crossEntropy: classLoss(crossEntropyGradient),
   crossEntropyGradient: byDecomposition,
