@@ -39,6 +39,7 @@ export * from "./indexed.ts";
 export { at, type Index, Slice, setAt, slice, withAt } from "./indexing.ts";
 export * from "./inplace.ts";
 export * from "./linear.ts";
+export { type LoopOptions, type LoopResult, loop, type TensorGroup } from "./loop.ts";
 export * from "./movement.ts";
 export type { DimOptions, Dims, Operand, ReduceOptions } from "./operand.ts";
 export {
