@@ -25,11 +25,13 @@ interface Case {
   readonly gradients: Readonly<Record<string, Stored>>;
 }
 
+const layers = { RNN: nn.RNN, GRU: nn.GRU, LSTM: nn.LSTM };
+
 const { cases } = readFixture<{ cases: readonly Case[] }>("recurrent");
 
 function record(c: Case, dtype: DType): Expectation[] {
   const what = `${dtype}: ${c.name}(${JSON.stringify(c.args)}) of ${c.inputs.map(({ shape }) => `[${shape}]`).join(" ")}:`;
-  const layer = new nn[c.name](...c.args);
+  const layer = new layers[c.name](...c.args);
   layer.to(dtype);
   layer.loadStateDict(Object.fromEntries(Object.entries(c.state).map(([key, stored]) => [key, load(stored, dtype)])));
   const inputs = c.inputs.map((stored) => load(stored, dtype, true));
