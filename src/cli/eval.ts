@@ -22,7 +22,7 @@ export const declare: Declare = (parent: Command, done) => {
     )
     .option("--batch <n>", "images or windows at a time", count(1))
     .option("--json", "print one line of JSON")
-    .option("--device <name>", "cpu, wasm or reference; cpu where it works, else wasm")
+    .option("--device <name>", "cpu, wasm, webgpu or reference; cpu where it works, else wasm")
     .action((run: string, flags: Flags) => done(evaluateRun(run, flags)));
 };
 

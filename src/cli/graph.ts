@@ -41,7 +41,7 @@ export const declare: Declare = (parent: Command, done) => {
     .option("--dropout <p>", "gpt: share of activations dropped", between(0, 0.99), 0)
     .option("--vocab <n>", "gpt: size of the vocabulary", count(2), 65)
     .option("--batch <n>", "windows or images in a batch", count(1), 8)
-    .option("--device <name>", "cpu, wasm or reference; cpu where it works, else wasm")
+    .option("--device <name>", "cpu, wasm, webgpu or reference; cpu where it works, else wasm")
     .action((model: string, flags: Flags) => done(show(model, flags)));
 };
 

@@ -22,7 +22,7 @@ export const declare: Declare = (parent: Command, done) => {
     .option("--minutes <x>", "time for the training itself", positive, 1.5)
     .option("--seed <n>", "of the weights and the order of the data", seed, 1337)
     .option("--out <dir>", "the run's folder; by default a new one in runs")
-    .option("--device <name>", "cpu, wasm or reference; cpu where it works, else wasm")
+    .option("--device <name>", "cpu, wasm, webgpu or reference; cpu where it works, else wasm")
     .action((flags: Flags) => done(start(flags)));
 };
 

@@ -72,7 +72,7 @@ const commonOptions = (command: Command): Command =>
     .option("--resume <dir>", "go on with the run in this folder, exactly where it stopped")
     .option("--checkpoint-every <n>", "steps between checkpoints", count(1), 250)
     .option("--seed <n>", "of the weights, the order of the data and dropout", seed, 1337)
-    .option("--device <name>", "cpu, wasm or reference; cpu where it works, else wasm")
+    .option("--device <name>", "cpu, wasm, webgpu or reference; cpu where it works, else wasm")
     .option("--detect-anomaly", "say which operation gives the first NaN or infinity (slow)");
 
 /** With --resume the run's own settings hold; these flags may still be given. */

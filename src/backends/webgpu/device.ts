@@ -118,7 +118,9 @@ export class Device {
       );
     const { limits } = adapter;
     const device = await adapter.requestDevice({
-      requiredFeatures: (["shader-f16", "subgroups"] as GPUFeatureName[]).filter((f) => adapter.features.has(f)),
+      requiredFeatures: (["shader-f16", "subgroups", "timestamp-query"] as GPUFeatureName[]).filter((f) =>
+        adapter.features.has(f),
+      ),
       requiredLimits: {
         maxStorageBuffersPerShaderStage: limits.maxStorageBuffersPerShaderStage,
         maxStorageBufferBindingSize: limits.maxStorageBufferBindingSize,

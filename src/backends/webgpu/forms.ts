@@ -104,7 +104,8 @@ export function planKernel(k: Kernel, isNarrow: (dtype: DType) => boolean = (dty
     return { form: "rows", outer: "r", inner: "c", lanes, slots, granule: 1, ...whole };
   }
   const granule = partial ? 1 : granuleOf(k, isNarrow, (index) => rowAligned(index, columns));
-  const each = rows * columns > 4 * ENOUGH ? 4 : 1;
+  // few enough lanes that most of a row's sum is one invocation's, and trees are short
+  const each = rows * columns >= ENOUGH ? 8 : rows * columns >= ENOUGH / 16 ? 4 : 1;
   const lanes = within(powerAbove(columns / Math.max(each, granule)), 1, LARGEST_WORKGROUP);
   const slots = Math.max(1, within(WORKGROUP / lanes, 1, powerAbove(rows)));
   const blocks = partial ? split(rows, within(Math.ceil(rows / (4 * slots)), 1, 256)) : whole;

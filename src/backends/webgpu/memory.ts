@@ -22,15 +22,13 @@ interface Place {
   readonly size: number;
 }
 
-/** Memory on the device. `stale`: taken again, and not yet zeroed or written over. */
+/** Memory on the device. */
 export class Memory {
   readonly place: Place;
   readonly bytes: number;
-  stale: boolean;
-  constructor(place: Place, bytes: number, stale: boolean) {
+  constructor(place: Place, bytes: number) {
     this.place = place;
     this.bytes = bytes;
-    this.stale = stale;
   }
 }
 
@@ -57,7 +55,7 @@ export class Allocator {
     this.registry = new FinalizationRegistry((place) => this.release(place));
   }
 
-  /** Zeroed memory. Throws BackendError where no buffer can be so large. */
+  /** Memory, whatever it holds. Throws BackendError where no buffer can be so large. */
   allocate(bytes: number): Memory {
     this.device.check();
     const size = sizeClass(bytes);
@@ -65,7 +63,7 @@ export class Allocator {
     if (again && size > SMALL) this.unused -= size;
     const place =
       again ?? (size <= SMALL ? this.part(size) : { buffer: this.buffer(size, "a tensor"), offset: 0, size });
-    const memory = new Memory(place, bytes, again !== undefined);
+    const memory = new Memory(place, bytes);
     this.registry.register(memory, place);
     return memory;
   }
@@ -78,7 +76,7 @@ export class Allocator {
     return { buffer, offset: used, size };
   }
 
-  /** A buffer that kernels read and write; zeroed. */
+  /** A buffer that kernels read and write. */
   buffer(size: number, what: string): GPUBuffer {
     const { gpu, limits } = this.device;
     if (size > limits.bufferBytes)
@@ -118,21 +116,9 @@ export class Allocator {
     buffer.destroy();
   }
 
-  /** Zeroes memory that was taken again, as the first thing that `encoder` does. */
-  static clean(encoder: GPUCommandEncoder, memory: Memory): void {
-    if (!memory.stale) return;
-    memory.stale = false;
-    encoder.clearBuffer(memory.place.buffer, memory.place.offset, memory.place.size);
-  }
-
   write(memory: Memory, data: ArrayBufferView): void {
     this.device.check();
     const { gpu } = this.device;
-    if (memory.stale) {
-      const encoder = gpu.createCommandEncoder();
-      Allocator.clean(encoder, memory);
-      gpu.queue.submit([encoder.finish()]);
-    }
     const { buffer, offset } = memory.place;
     const whole = data.byteLength & ~3;
     const bytes = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
@@ -148,7 +134,6 @@ export class Allocator {
     if (bytes === 0) return new ArrayBuffer(0);
     this.device.check();
     const encoder = this.device.gpu.createCommandEncoder();
-    Allocator.clean(encoder, memory);
     const { buffer, offset } = memory.place;
     const look = this.lookAt(encoder, buffer, offset, bytes);
     this.device.gpu.queue.submit([encoder.finish()]);

@@ -8,7 +8,8 @@ import type { Program, ProgramStats, Run } from "../backend.ts";
 import type { Location, Parts, Step } from "./assemble.ts";
 import { type Device, type Pipeline, usage } from "./device.ts";
 import { FAILURE_BYTES } from "./layout.ts";
-import { ALIGNMENT, Allocator, type Arena, type Memory } from "./memory.ts";
+import { ALIGNMENT, type Allocator, type Arena, type Memory } from "./memory.ts";
+import { Profile } from "./profile.ts";
 
 /** Submissions that may be under way before a run waits for one. */
 const AHEAD = 16;
@@ -56,6 +57,7 @@ class WebGpuProgram implements Program {
   private readonly words: Uint32Array<ArrayBuffer>;
   private readonly uniforms: GPUBuffer | null;
   private readonly hasFailure: boolean;
+  private readonly profile: Profile | null;
   /** What the bind groups were made for. */
   private segments: readonly GPUBuffer[] = [];
   private storages: readonly unknown[] = [];
@@ -80,6 +82,8 @@ class WebGpuProgram implements Program {
     this.uniforms =
       end > 0 ? shared.device.gpu.createBuffer({ size: end, usage: usage.uniform | usage.copyTarget }) : null;
     this.hasFailure = parts.steps.some((s) => s.dispatch.kinds.includes("failure"));
+    const labels = parts.steps.map((s) => s.label);
+    this.profile = Profile.of(shared.device, shared.allocator, labels);
     this.fill(none, () => true);
     this.send();
   }
@@ -106,26 +110,33 @@ class WebGpuProgram implements Program {
     const segments = arena.reserve(parts.segments);
     this.setScalars(run.scalars);
     const encoder = device.gpu.createCommandEncoder();
-    for (const memory of run.buffers as readonly Memory[]) Allocator.clean(encoder, memory);
-    for (const memory of run.outputs as readonly Memory[]) memory.stale = false; // all of it is written
     if (this.hasFailure) encoder.clearBuffer(shared.failure, 0, FAILURE_BYTES);
     this.bind(run, segments);
-    if (this.steps.length > 0) {
-      const pass = encoder.beginComputePass();
-      for (const { step, pipeline, group } of this.steps) {
-        const { x, y, z } = step.dispatch.groups;
-        pass.setPipeline(pipeline.pipeline);
-        pass.setBindGroup(0, group);
-        pass.dispatchWorkgroups(x, y, z);
-      }
-      pass.end();
-    }
+    this.encode(encoder);
+    const times = this.profile?.look(encoder);
     const look = parts.canFail ? shared.allocator.lookAt(encoder, shared.failure, 0, FAILURE_BYTES) : null;
     device.gpu.queue.submit([encoder.finish()]);
+    if (times) return times().then(() => (look ? this.finish(look) : undefined));
     if (look) return this.finish(look);
     if (++shared.ahead < AHEAD) return;
     shared.ahead = 0;
     return device.gpu.queue.onSubmittedWorkDone().then(() => device.check());
+  }
+
+  private encode(encoder: GPUCommandEncoder): void {
+    const { profile } = this;
+    let pass: GPUComputePassEncoder | null = null;
+    this.steps.forEach(({ step, pipeline, group }, i) => {
+      const { x, y, z } = step.dispatch.groups;
+      pass ??= encoder.beginComputePass(profile ? { timestampWrites: profile.writes(i) } : {});
+      pass.setPipeline(pipeline.pipeline);
+      pass.setBindGroup(0, group);
+      pass.dispatchWorkgroups(x, y, z);
+      if (!profile) return;
+      pass.end();
+      pass = null;
+    });
+    (pass as GPUComputePassEncoder | null)?.end();
   }
 
   private async finish(look: () => Promise<ArrayBuffer>): Promise<void> {
@@ -181,6 +192,11 @@ class WebGpuProgram implements Program {
     return new IndexError(
       `${failure.operation}: index ${index} is out of range for an axis of ${check.extent}; expected 0 … ${check.extent - 1} (a label or token outside its range?). No state was changed`,
     );
+  }
+
+  dispose(): void {
+    this.uniforms?.destroy();
+    this.profile?.dispose();
   }
 
   describe(stage: "graph" | "kernels" | "memory" | "source"): string {
