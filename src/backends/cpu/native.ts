@@ -26,6 +26,7 @@ export const builtins = [
   "cumulative",
   "fill",
   "copy",
+  "transpose",
   "conv_pack",
   "conv2d_fwd",
   "conv2d_dx",
@@ -393,9 +394,9 @@ export class Program {
   readonly numCommands: number;
   readonly numBuffers: number;
   readonly numScalars: number;
-  /** What the last failed run reported; null after a run that went well. */
   /** Of each thread that runs it. */
   readonly scratchBytes: number;
+  /** What the last failed run reported; null after a run that went well. */
   failure: RunFailure | null = null;
   readonly #runtime: NativeRuntime;
   readonly #lib: Library;
@@ -412,8 +413,8 @@ export class Program {
     this.numCommands = table[2]!;
     this.numBuffers = table[4]!;
     this.numScalars = table[5]!;
-  }
     this.scratchBytes = table[6]!;
+  }
 
   #slot(): Slot {
     const pointer = this.#runtime.alloc(8 * (this.numBuffers + this.numScalars) || 8);
