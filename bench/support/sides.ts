@@ -24,6 +24,15 @@ export const ours = (benchmark: string, ...args: string[]): Side => ({
   open: () => open(process.execPath, ["--import", "tsx", join(bench, "support/child.ts"), benchmark, ...args]),
 });
 
+/** Our side on a certain device; its name is the device's. */
+export const oursOn = (device: string, benchmark: string, ...args: string[]): Side => ({
+  name: device,
+  open: () =>
+    open(process.execPath, ["--import", "tsx", join(bench, "support/child.ts"), benchmark, ...args], {
+      NABLA_DEVICE: device,
+    }),
+});
+
 /** A script of peers/; `name` tells what it measures. */
 export const python = (name: string, script: string, ...args: string[]): Side => ({
   name,
@@ -44,13 +53,13 @@ export const torch = (script: string, ...args: string[]): readonly Side[] => [
 ];
 
 /** TensorFlow.js with its wasm backend, from NABLA_TFJS/node_modules. */
-export const tfjs = (script: string): Side => ({
+export const tfjs = (script: string, ...args: string[]): Side => ({
   name: "tfjs-wasm",
   open: async () => {
     const folder = process.env["NABLA_TFJS"];
     if (!folder)
       throw new Absent("NABLA_TFJS names no folder with @tensorflow/tfjs and @tensorflow/tfjs-backend-wasm installed");
-    return open(process.execPath, [join(bench, "peers", script), resolve(folder)]);
+    return open(process.execPath, [join(bench, "peers", script), resolve(folder), ...args]);
   },
 });
 

@@ -11,10 +11,9 @@ import type { Memory } from "./memory.ts";
 import { WasmProgram } from "./program.ts";
 
 async function compileProgram(machine: Machine, capture: Capture, fuse: boolean): Promise<WasmProgram> {
-  const { target, encode } = machine.kernels.target();
-  const parts = new Assembler(target, capture, fuse).run();
-  const fresh = encode();
-  if (fresh) await machine.add(fresh.bytes, fresh.base, fresh.count);
+  const { made: parts, fresh } = machine.kernels.collect((target) => new Assembler(target, capture, fuse).run());
+  if (fresh) machine.add(fresh.bytes, fresh.base, fresh.count);
+  await machine.added;
   return new WasmProgram(
     machine,
     parts,

@@ -28,6 +28,7 @@ export class Machine {
   #wantedScratch = MIN_SCRATCH;
   #arena = { at: 0, bytes: 0 };
   #waiting = 0;
+  #added: Promise<void> = Promise.resolve();
   #tail: Promise<unknown> = Promise.resolve();
 
   private constructor(
@@ -65,10 +66,19 @@ export class Machine {
   }
 
   /** Makes a module's kernels known to all threads, from entry `base` of the table on. */
-  async add(bytes: Uint8Array<ArrayBuffer>, base: number, count: number): Promise<void> {
-    const module = await engine.compile(bytes);
-    this.#here.add(module, base, count);
-    this.#threads?.add(module, base, count);
+  add(bytes: Uint8Array<ArrayBuffer>, base: number, count: number): void {
+    const compiling = engine.compile(bytes);
+    this.#added = this.#added.then(async () => {
+      const module = await compiling;
+      this.#here.add(module, base, count);
+      this.#threads?.add(module, base, count);
+    });
+    compiling.catch(() => {}); // whoever waits for `added` is told
+  }
+
+  /** Settles when every module given to `add` so far is in the tables: programs share one another's kernels. */
+  get added(): Promise<void> {
+    return this.#added;
   }
 
   needScratch(bytes: number): void {

@@ -135,6 +135,13 @@ interface Known {
   readonly checks: readonly Check[];
 }
 
+export interface FreshKernels {
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  /** Where they go in the table. */
+  readonly base: number;
+  readonly count: number;
+}
+
 /** Kernels that are in the table, by their text. */
 export class Kernels {
   readonly #memory: MemoryImport;
@@ -150,8 +157,11 @@ export class Kernels {
     return (this.#known.get(source) as Known).slot;
   }
 
-  /** A target for one program, and what it has to compile: null where all its kernels are known. */
-  target(): { target: Target; encode: () => { bytes: Uint8Array<ArrayBuffer>; base: number; count: number } | null } {
+  /**
+   * Makes one program's parts with a target of its own, and the module of those kernels that no program before had: null
+   * where there are none.
+   */
+  collect<T>(make: (target: Target) => T): { made: T; fresh: FreshKernels | null } {
     const base = this.#next;
     const fresh = new KernelModule(new Module(this.#memory));
     const render = (kernel: Kernel, form: Form) => {
@@ -174,10 +184,16 @@ export class Kernels {
       },
       planOpaque: (n, looks, errorOp) => composites[n.op]?.(n, looks) ?? templates[n.op].plan(n, looks, shape, errorOp),
     };
-    return {
-      target,
-      encode: () => (this.#next === base ? null : { bytes: fresh.module.encode(), base, count: this.#next - base }),
-    };
+    try {
+      const made = make(target);
+      const count = this.#next - base;
+      return { made, fresh: count === 0 ? null : { bytes: fresh.module.encode(), base, count } };
+    } catch (error) {
+      // kernels of a program that can't be made are in no module
+      for (const [source, { slot }] of this.#known) if (slot >= base) this.#known.delete(source);
+      this.#next = base;
+      throw error;
+    }
   }
 }
 
