@@ -5,6 +5,7 @@
  */
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
+import { backendOf } from "../../src/execution/index.ts";
 import { compiledCpu } from "./backends.ts";
 import { type Outcome, runProgram } from "./programs.ts";
 
@@ -44,5 +45,16 @@ describe("random programs equal an eager interpreter", () => {
     const { device, reason } = await compiledCpu();
     if (!device) return t.skip(reason);
     checkCoverage(await runMany(cpuCount, device), cpuCount, (text) => t.diagnostic(text));
+  });
+  const gpuCount = long ? 100 : 10;
+  it(`on webgpu, ${gpuCount} times`, async (t) => {
+    const reason = await Promise.resolve(backendOf("webgpu")).then(
+      () => null,
+      (error: Error) => error.message,
+    );
+    if (reason !== null) return t.skip(reason.replace(/^webgpu: /, ""));
+    const { reads, stale, failed } = await runMany(gpuCount, "webgpu");
+    t.diagnostic(`${gpuCount} programs from seed ${first}: ${reads} reads, ${stale} stale, ${failed} failed steps`);
+    assert.ok(reads > 2 * gpuCount, "the programs do not cover what they should");
   });
 });
