@@ -117,7 +117,10 @@ const floatOr =
     if (c.t === "d") return each2((x, y) => call(c.lib.float64(host, 2), x, y), a, b);
     return integers(c, args);
   };
-const not: Two = (a) => v128.not(a);
+/** A row that integers do not have. */
+const noDivision: Two = () => {
+  throw new BackendError("wasm: integers are divided by idiv");
+};
 
 function sign({ t, dtype }: Context, [a]: readonly Locals[]): Vec {
   if (t === "u" || dtype === "uint8") return [i32x4.min_u(a[0], i32s(1))];
@@ -153,7 +156,7 @@ export const operations: Readonly<Record<string, Emit>> = {
   add: binary(f32x4.add, f64x2.add, i32x4.add),
   sub: binary(f32x4.sub, f64x2.sub, i32x4.sub),
   mul: binary(f32x4.mul, f64x2.mul, i32x4.mul),
-  div: binary(f32x4.div, f64x2.div, not),
+  div: binary(f32x4.div, f64x2.div, noDivision),
   pow: floatOr(integer("pow"), "pow"),
   max: orMask(v128.or, binary(f32x4.max, f64x2.max, i32x4.max_s, i32x4.max_u)),
   min: orMask(v128.and, binary(f32x4.min, f64x2.min, i32x4.min_s, i32x4.min_u)),
@@ -312,7 +315,6 @@ const small = (
       bytes === 2
         ? v128.load16x4_u(at, offset)
         : i32x4.extend_low_i16x8_u(i16x8.extend_low_i8x16_u(v128.load32_zero(at, offset)));
-    // four halves come as 16-bit lanes widened to 32
     return [decode(lib, raw)];
   },
   splat: (lib, at) => [decode(lib, i32x4.splat(bytes === 2 ? i32.load16_u(at) : i32.load8_u(at)))],
