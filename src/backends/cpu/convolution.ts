@@ -274,6 +274,9 @@ export function planConv2dInput(shape: KernelShape, desc: Conv2dDesc): ConvPlan<
   );
 }
 
+/** How a weight gradient's x is brought near, as WAY_… in conv.c. */
+const ways = { lines: 0, images: 1, gather: 2, strips: 3 };
+
 /** Most memory for the partial sums of a weight gradient. */
 const MAX_PARTIAL_BYTES = 16 << 20;
 
@@ -286,35 +289,60 @@ export function planConv2dWeight(
   const { N, H, W, Cin, Cout, kernel, stride, padding, dilation, groups } = desc;
   const [kh, kw] = kernel;
   const bytes = 4 * kh * kw * (Cin / groups) * Cout;
-  const taps = (kh * kw * Cin) / groups;
-  // a kernel line much shorter than the micro-kernel's rows wastes most of them: all taps of a pixel are gathered instead
-  const line = (kw * Cin) / groups;
-  const gather = line / roundUp(line, shape.mr) < 0.6 && taps <= 64;
-  const kernelLines = gather ? 1 : kh;
+  const { mr, nr } = shape;
+  const inner = Cin / groups;
+  const outer = Cout / groups;
+  const taps = kh * kw * inner;
+  const isJoined = groups === 1 && dilation[1] === 1;
+  /** Of the micro-kernel's rows, how many do something. */
+  const use = (rows: number): number => rows / roundUp(rows, mr);
+  // few panels to share a strip among would not pay for packing it
+  const skips = stride[1] > (kw - 1) * dilation[1] + 1 && outer > 3 * nr;
+  const way = skips
+    ? ways.strips
+    : taps <= 256 && use(taps) > 1.15 * use(isJoined ? kw * inner : inner)
+      ? ways.gather
+      : kh > 1 && OH >= 4 && N >= 16 && 16 * bytes <= MAX_PARTIAL_BYTES
+        ? ways.images
+        : ways.lines;
+  const together = way === ways.gather || way === ways.images;
+  const rows = way === ways.gather ? taps : way === ways.strips || isJoined ? kw * inner : inner;
   const mostParts = Math.max(1, Math.min(N, 16, Math.floor(MAX_PARTIAL_BYTES / bytes)));
   let parts = 1;
-  let block = roundUp(Cout / groups, shape.nr);
-  while (parts * kernelLines * groups * Math.ceil(Cout / groups / block) < 16) {
-    if (block > 64 && block > shape.nr) block = roundUp(block / 2, shape.nr);
+  let block = Math.min(roundUp(outer, nr), way === ways.strips ? 8 * nr : outer + nr);
+  let rowBlock = rows;
+  const tiles = (): number =>
+    parts * (together ? 1 : kh) * groups * Math.ceil(rows / rowBlock) * Math.ceil(outer / block);
+  while (tiles() < 16) {
+    if (way === ways.strips && rowBlock > 6 * mr) rowBlock = roundUp(rowBlock / 2, mr);
+    else if (way !== ways.strips && block > 64 && block > nr) block = roundUp(block / 2, nr);
     else if (parts < mostParts) parts = Math.min(2 * parts, mostParts);
     else break;
   }
-  const lines = Math.max(1, Math.min(N * OH, Math.floor(512 / OW)));
   const width = (OW - 1) * stride[1] + (kw - 1) * dilation[1] + 1;
+  const lines = Math.max(1, Math.min(N * OH, Math.floor((together || way === ways.strips ? 256 : 512) / OW)));
+  const pieces = Math.ceil(lines / OH) + 1;
+  const near = {
+    [ways.lines]: lines * width * Cin,
+    [ways.images]: (lines * stride[0] + pieces * ((kh - 1) * dilation[0] + 1)) * width * Cin,
+    [ways.gather]: width * Cin + lines * OW * taps,
+    [ways.strips]: lines * OW * mr,
+  }[way] as number;
   const params = [
     ...[N, H, W, Cin, OH, OW, Cout, groups, kh, kw, ...stride, ...padding, ...dilation],
-    ...[parts, block, lines, ...desc.weightStrides, gather ? 1 : 0],
+    ...[parts, block, lines, ...desc.weightStrides, way, rowBlock],
   ];
   return {
     partial: parts * bytes,
     main: {
       fn: "conv2d_dw",
-      rows: parts * kernelLines * groups * Math.ceil(Cout / groups / block),
+      rows: tiles(),
       grain: 1,
       buffers: ["x", "dy", "partial"],
       params,
     },
     finish: { fn: "conv2d_dw_finish", rows: Cout, grain: 16, buffers: ["partial", "dw"], params },
-    scratchBytes: 4 * (lines * OW * (block + (gather ? taps : 0)) + (gather ? 1 : lines) * width * Cin + 64),
+    // the micro-kernel reads whole rows beyond the last
+    scratchBytes: 4 * (lines * OW * block + near + mr + 64),
   };
 }

@@ -125,6 +125,16 @@ test("groups, one channel a group, and deep channels that need several blocks", 
   check(1, 6, 6, 300, 33, [3, 3], { padding: [1, 1] });
   check(1, 6, 6, 33, 300, [3, 3], { padding: [1, 1], channelsLastWeight: true });
   check(9, 5, 5, 15, 15, [3, 3], { padding: [1, 1] });
+  // each way in which a weight gradient brings x near: whole images, all taps, strips
+  check(18, 6, 7, 12, 40, [3, 3], { padding: [1, 1] });
+  check(17, 11, 5, 12, 9, [3, 2], { padding: [2, 1], stride: [2, 1], dilation: [2, 1] });
+  check(20, 9, 40, 14, 33, [2, 2], { groups: 1 });
+  check(2, 20, 20, 3, 20, [7, 7], { padding: [3, 3], stride: [2, 2] });
+  check(2, 8, 9, 70, 200, [1, 1], { stride: [2, 2] });
+  check(3, 9, 13, 37, 130, [2, 2], { padding: [1, 1], stride: [2, 3] });
+  check(2, 7, 14, 20, 110, [3, 2], { padding: [2, 2], stride: [1, 4], dilation: [2, 2] });
+  check(1, 5, 9, 40, 260, [3, 2], { padding: [1, 1], stride: [1, 3], groups: 2 });
+  check(2, 7, 7, 150, 130, [3, 3], { padding: [1, 1] });
 });
 
 test("channels that do not divide and kernels that do not fit are refused", { skip }, () => {

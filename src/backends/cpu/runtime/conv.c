@@ -85,6 +85,17 @@ static void copy_lines(const float *image, int64_t H, int64_t Wd, int64_t C, int
   }
 }
 
+/* n floats, by pieces of constant size that may overlap. */
+INLINE void copy_short(float *d, const float *s, int64_t n) {
+  if (n >= 8) {
+    for (int64_t k = 0; k + 8 <= n; k += 8) memcpy(d + k, s + k, 32);
+    memcpy(d + n - 8, s + n - 8, 32);
+  } else if (n >= 4) {
+    memcpy(d, s, 16);
+    memcpy(d + n - 4, s + n - 4, 16);
+  } else for (int64_t k = 0; k < n; k++) d[k] = s[k];
+}
+
 static void store_row(const float *T, float *to, int64_t n, int64_t add) {
   int64_t k = 0;
   for (; k + W <= n; k += W) {
@@ -137,24 +148,37 @@ static void conv_tile(const Cmd *c, int64_t tile, int tid) {
   }
   /* taps of a line lie side by side where they touch and there is one group; lines then are segments */
   const int joined = groups == 1 && tx == 1, whole = joined && K <= 1024;
+  const int64_t last = max64(whole ? 1 : uy, 1) - 1, add = p[CV_FLAGS] & CV_ACCUMULATE;
+  /* all channels of a few pixels at once, if the weights stay near meanwhile; else all pixels for a few channels */
+  const int widthFirst = !last && K * (j1 - j0) * 4 <= 512 << 10;
+  const int inOrder = p[CV_PHASES] == 1 && ph[PH_STEPY] == 1 && ph[PH_STEPX] == 1 && nx == OW; /* pixels of the result */
   for (int64_t group = 0; group < groups; group++)
-    for (int64_t j = j0; j < j1; j += NR) {
-      const int64_t nr = min64(NR, j1 - j), chunks = whole ? 1 : uy;
-      const float *B = (const float *)c->b[1] + ph[PH_PACKED] + (group * panels * NR + j) * K;
-      for (int64_t u = 0, last = max64(chunks, 1) - 1; u <= last; u++)
-        for (int64_t s = 0; s < strips; s++) {
-          const float *rows[MR];
-          const float *base = source + (whole ? 0 : u * ty * pitch) + group * Cg;
-          for (int64_t r = 0; r < MR; r++) rows[r] = base + from[s * MR + r];
-          float *T = partial + (last ? s * MR * NR : 0);
-          if (whole) uk_segments(K ? uy : 0, ux * Cg, ty * pitch, rows, B, T, nr, 0);
-          else if (joined) uk_segments(K ? 1 : 0, ux * Cg, 0, rows, B + u * ux * Cg * NR, T, nr, u > 0);
-          else uk_segments(K ? ux : 0, Cg, tx * C, rows, B + u * ux * Cg * NR, T, nr, u > 0);
-          if (u < last) continue;
-          const int64_t mr = min64(MR, pixels - s * MR), at = group * N + j;
-          if (epilogue) epilogue(c->epi, T, NR, (n * p[CV_OH] + a0) * OW + s * MR, at, mr, nr); /* one phase: pixels in order */
-          else for (int64_t r = 0; r < mr; r++) store_row(T + r * NR, out + to_pixel[s * MR + r] + at, nr, p[CV_FLAGS] & CV_ACCUMULATE);
-        }
+    for (int64_t j = j0, u = 0, s = 0;;) {
+      const int64_t nr = min64(NR, j1 - j), mr = min64(MR, pixels - s * MR), at = group * N + j;
+      const float *B = (const float *)c->b[1] + ph[PH_PACKED] + (group * panels * NR + j) * K, *rows[MR];
+      const float *base = source + (whole ? 0 : u * ty * pitch) + group * Cg;
+      for (int64_t r = 0; r < MR; r++) rows[r] = base + from[s * MR + r];
+      /* whole tiles in order are summed where they belong */
+      const int direct = inOrder && !epilogue && mr == MR && nr == NR, more = u > 0 || (direct && add);
+      float *T = direct ? out + to_pixel[s * MR] + at : partial + (last ? s * MR * NR : 0);
+      const int64_t ldt = direct ? p[CV_OC] : NR;
+      if (whole) uk_segments(K ? uy : 0, ux * Cg, ty * pitch, rows, B, T, ldt, nr, more);
+      else if (joined) uk_segments(K ? 1 : 0, ux * Cg, 0, rows, B + u * ux * Cg * NR, T, ldt, nr, more);
+      else uk_segments(K ? ux : 0, Cg, tx * C, rows, B + u * ux * Cg * NR, T, ldt, nr, more);
+      if (u == last && !direct) {
+        if (epilogue) epilogue(c->epi, T, NR, (n * p[CV_OH] + a0) * OW + s * MR, at, mr, nr); /* one phase: pixels in order */
+        else for (int64_t r = 0; r < mr; r++) store_row(T + r * NR, out + to_pixel[s * MR + r] + at, nr, add);
+      }
+      if (widthFirst) {
+        if ((j += NR) < j1) continue;
+        j = j0;
+        if (++s == strips) break;
+      } else if (++s == strips) {
+        s = 0;
+        if (u++ < last) continue;
+        u = 0;
+        if ((j += NR) >= j1) break;
+      }
     }
   if (!c->post) return;
   const int64_t all = p[CV_N] * p[CV_OH], r0 = c->post->rows * (n * p[CV_OH] + a0) / all, r1 = c->post->rows * ((n + images - 1) * p[CV_OH] + a1) / all;
@@ -170,63 +194,113 @@ void k_conv2d_fwd(const Cmd *c, int64_t r0, int64_t r1, int tid) { for (int64_t 
 void k_conv2d_dx(const Cmd *c, int64_t r0, int64_t r1, int tid) { for (int64_t t = r0; t < r1; t++) conv_tile(c, t, tid); }
 
 /*
- * conv2d_dw: b = [x, dY, partial sums]; a row is (part of the batch, kernel line, group, block of output channels). The
- * partial sums are [parts, kh, kw, Cin / groups, Cout]. Both operands are copied near, a chunk of lines at a time (of
- * several images where these are small): x padded, dY in panels. Where a kernel line is short (DW_GATHER) a tile does all
- * kernel lines, with the taps of each pixel gathered side by side.
+ * conv2d_dw: b = [x, dY, partial sums]; a row is (part of the batch, kernel line, group, block of rows, block of output
+ * channels). The partial sums are [parts, kh, kw, Cin / groups, Cout]; rows are a kernel line's kw * Cin / groups. Chunks
+ * of lines (of several images where these are small) are brought near, dY in panels and x in one of four ways:
+ *   lines    the padded lines that one kernel line reads, used in place;
+ *   images   the padded lines that all kernel lines read, and the tile does them all;
+ *   gather   all taps of each pixel side by side, where a kernel line is much shorter than the micro-kernel's rows;
+ *   strips   the micro-kernel's rows alone, packed, where the stride skips pixels that lines would bring too.
  */
-enum { DW_N, DW_H, DW_W, DW_C, DW_OH, DW_OW, DW_OC, DW_GROUPS, DW_KH, DW_KW, DW_SY, DW_SX, DW_PY, DW_PX, DW_DY, DW_DX, DW_PARTS, DW_BLOCK, DW_LINES, DW_S0, DW_S1, DW_S2, DW_S3, DW_GATHER };
+enum { DW_N, DW_H, DW_W, DW_C, DW_OH, DW_OW, DW_OC, DW_GROUPS, DW_KH, DW_KW, DW_SY, DW_SX, DW_PY, DW_PX, DW_DY, DW_DX, DW_PARTS, DW_BLOCK, DW_LINES, DW_S0, DW_S1, DW_S2, DW_S3, DW_WAY, DW_ROWS };
+enum { WAY_LINES, WAY_IMAGES, WAY_GATHER, WAY_STRIPS };
+
+/* Taps [e, e + mr) of kernel line ky for the pixels of `lines` lines of the batch: d[pixel * MR + i]. */
+static void pack_strip(const int64_t *p, const float *x, int64_t group, int64_t first, int64_t lines, int64_t ky, int64_t e, int64_t mr, float *d) {
+  const int64_t H = p[DW_H], Wd = p[DW_W], C = p[DW_C], Cg = C / p[DW_GROUPS], OH = p[DW_OH], OW = p[DW_OW], sx = p[DW_SX];
+  for (int64_t q = 0; q < lines; q++, d += OW * MR) {
+    const int64_t y = (first + q) % OH * p[DW_SY] + ky * p[DW_DY] - p[DW_PY];
+    if (y < 0 || y >= H) { memset(d, 0, OW * MR * 4); continue; }
+    const float *line = x + ((first + q) / OH * H + y) * Wd * C + group * Cg;
+    for (int64_t i = 0, n; i < mr; i += n) { /* taps of one column of the kernel */
+      const int64_t kx = (e + i) / Cg, channel = (e + i) % Cg, off = kx * p[DW_DX] - p[DW_PX];
+      n = min64(mr - i, Cg - channel);
+      const int64_t lo = min64(OW, off < 0 ? ceil_div(-off, sx) : 0), hi = off >= Wd ? lo : max64(lo, min64(OW, (Wd - 1 - off) / sx + 1));
+      const float *s = line + off * C + channel;
+      float *t = d + i;
+      for (int64_t o = 0; o < lo; o++) memset(t + o * MR, 0, n * 4);
+      if (n == MR) for (int64_t o = lo; o < hi; o++) memcpy(t + o * MR, s + o * sx * C, MR * 4);
+      else for (int64_t o = lo; o < hi; o++) copy_short(t + o * MR, s + o * sx * C, n);
+      for (int64_t o = hi; o < OW; o++) memset(t + o * MR, 0, n * 4);
+    }
+  }
+}
+
+/* All taps of each pixel of a line of the batch: d[pixel * taps + tap * Cin / groups + channel]; `lined` holds a line. */
+static void gather_line(const int64_t *p, const float *x, int64_t group, int64_t q, int64_t width, float *lined, float *d) {
+  const int64_t C = p[DW_C], Cg = C / p[DW_GROUPS], kh = p[DW_KH], kw = p[DW_KW], taps = kh * kw * Cg, step = p[DW_SX] * C;
+  const float *image = x + q / p[DW_OH] * p[DW_H] * p[DW_W] * C;
+  const int joined = p[DW_GROUPS] == 1 && p[DW_DX] == 1;
+  for (int64_t k = 0; k < kh; k++, d += kw * Cg) {
+    copy_lines(image, p[DW_H], p[DW_W], C, q % p[DW_OH] * p[DW_SY] - p[DW_PY] + k * p[DW_DY], 1, 1, -p[DW_PX], width, lined);
+    const float *s = lined + group * Cg;
+    if (joined && kw * Cg == 3) for (int64_t o = 0; o < p[DW_OW]; o++) memcpy(d + o * taps, s + o * step, 12);
+    else if (joined) for (int64_t o = 0; o < p[DW_OW]; o++) copy_short(d + o * taps, s + o * step, kw * Cg);
+    else for (int64_t o = 0; o < p[DW_OW]; o++) for (int64_t i = 0; i < kw; i++) copy_short(d + o * taps + i * Cg, s + o * step + i * p[DW_DX] * C, Cg);
+  }
+}
 
 static void dw_tile(const Cmd *c, int64_t t, int tid) {
-  const int64_t *p = c->p, groups = p[DW_GROUPS], C = p[DW_C], Cg = C / groups, OC = p[DW_OC], N = OC / groups, OH = p[DW_OH], OW = p[DW_OW], kh = p[DW_KH], kw = p[DW_KW];
-  const int gather = (int)p[DW_GATHER], joined = groups == 1 && p[DW_DX] == 1;
-  const int64_t blocks = ceil_div(N, p[DW_BLOCK]), block = t % blocks, group = t / blocks % groups, lines_of_kernel = gather ? 1 : kh;
-  const int64_t ky = t / blocks / groups % lines_of_kernel, part = t / blocks / groups / lines_of_kernel;
-  const int64_t n0 = block * p[DW_BLOCK], n1 = min64(N, n0 + p[DW_BLOCK]), share = ceil_div(p[DW_N], p[DW_PARTS]);
-  const int64_t width = (OW - 1) * p[DW_SX] + (kw - 1) * p[DW_DX] + 1, most = p[DW_LINES], taps = kh * kw * Cg;
+  const int64_t *p = c->p, way = p[DW_WAY], groups = p[DW_GROUPS], C = p[DW_C], Cg = C / groups, OC = p[DW_OC], N = OC / groups, OH = p[DW_OH], OW = p[DW_OW], kh = p[DW_KH], kw = p[DW_KW];
+  const int joined = groups == 1 && p[DW_DX] == 1;
+  const int64_t rows = way == WAY_GATHER ? kh * kw * Cg : way == WAY_STRIPS || joined ? kw * Cg : Cg, across = way == WAY_LINES || way == WAY_IMAGES ? kw * Cg / rows : 1;
+  const int64_t blocks = ceil_div(N, p[DW_BLOCK]), downs = ceil_div(rows, p[DW_ROWS]), together = way == WAY_GATHER || way == WAY_IMAGES;
+  const int64_t n0 = t % blocks * p[DW_BLOCK], n1 = min64(N, n0 + p[DW_BLOCK]);
+  t /= blocks;
+  const int64_t m0 = t % downs * p[DW_ROWS], m1 = min64(rows, m0 + p[DW_ROWS]);
+  t /= downs;
+  const int64_t group = t % groups, ky0 = together ? 0 : t / groups % kh, ky1 = way == WAY_IMAGES ? kh : ky0 + 1, part = t / groups / (together ? 1 : kh);
+  const int64_t width = (OW - 1) * p[DW_SX] + (kw - 1) * p[DW_DX] + 1, most = p[DW_LINES], share = ceil_div(p[DW_N], p[DW_PARTS]);
   float T[MR * NR] __attribute__((aligned(64)));
-  float *panels = (float *)c->run->scratch[tid], *lined = panels + most * OW * round_up(p[DW_BLOCK], NR), *gathered = lined + width * C * (gather ? 1 : most);
-  float *out = (float *)c->b[2] + (part * kh + ky) * kw * Cg * OC + group * N;
+  const int isPacked = OC == NR; /* dY as it lies is one panel */
+  float *room = (float *)c->run->scratch[tid], *near = room + (isPacked ? 0 : most * OW * round_up(p[DW_BLOCK], NR));
+  const float *x = (const float *)c->b[0], *panels = room;
+  float *out = (float *)c->b[2] + part * kh * kw * Cg * OC + group * N;
   const int64_t begin = part * share * OH, end = min64(p[DW_N], (part + 1) * share) * OH;
-  if (begin >= end) for (int64_t m = 0; m < (gather ? taps : kw * Cg); m++) memset(out + m * OC + n0, 0, (n1 - n0) * 4);
+  if (begin >= end)
+    for (int64_t ky = ky0; ky < ky1; ky++)
+      for (int64_t k = 0; k < across; k++)
+        for (int64_t m = m0; m < m1; m++) memset(out + ((ky * across + k) * rows + m) * OC + n0, 0, (n1 - n0) * 4);
   for (int64_t first = begin; first < end; first += most) { /* lines of the batch, image after image */
     const int64_t lines = min64(most, end - first), pixels = lines * OW;
-    const int fresh = first == begin;
-    for (int64_t q = 0; q < lines; q++) {
-      const int64_t n = (first + q) / OH, y = (first + q) % OH * p[DW_SY] - p[DW_PY];
-      const float *image = (const float *)c->b[0] + n * p[DW_H] * p[DW_W] * C;
-      if (!gather) { copy_lines(image, p[DW_H], p[DW_W], C, y + ky * p[DW_DY], 1, 1, -p[DW_PX], width, lined + q * width * C); continue; }
-      for (int64_t k = 0; k < kh; k++) {
-        copy_lines(image, p[DW_H], p[DW_W], C, y + k * p[DW_DY], 1, 1, -p[DW_PX], width, lined);
-        for (int64_t x = 0; x < OW; x++) {
-          const float *s = lined + x * p[DW_SX] * C + group * Cg;
-          float *d = gathered + (q * OW + x) * taps + k * kw * Cg;
-          if (joined) for (int64_t e = 0; e < kw * Cg; e++) d[e] = s[e];
-          else for (int64_t i = 0; i < kw; i++) for (int64_t e = 0; e < Cg; e++) d[i * Cg + e] = s[i * p[DW_DX] * C + e];
-        }
+    const float *dY = (const float *)c->b[1] + first * OW * OC;
+    if (isPacked) panels = dY;
+    else pack_panels(dY + group * N + n0, OC, 1, pixels, n1 - n0, room);
+    if (way == WAY_LINES)
+      for (int64_t q = first; q < first + lines; q++) copy_lines(x + q / OH * p[DW_H] * p[DW_W] * C, p[DW_H], p[DW_W], C, q % OH * p[DW_SY] - p[DW_PY] + ky0 * p[DW_DY], 1, 1, -p[DW_PX], width, near + (q - first) * width * C);
+    else if (way == WAY_IMAGES) {
+      float *d = near;
+      for (int64_t q = first, n; q < first + lines; q += n) {
+        n = min64(first + lines - q, OH - q % OH);
+        const int64_t count = (n - 1) * p[DW_SY] + (kh - 1) * p[DW_DY] + 1;
+        copy_lines(x + q / OH * p[DW_H] * p[DW_W] * C, p[DW_H], p[DW_W], C, q % OH * p[DW_SY] - p[DW_PY], 1, count, -p[DW_PX], width, d);
+        d += count * width * C;
       }
-    }
-    pack_panels((const float *)c->b[1] + first * OW * OC + group * N + n0, OC, 1, pixels, n1 - n0, panels);
-    for (int64_t kx = 0; kx < (joined || gather ? 1 : kw); kx++) {
-      const int64_t M = gather ? taps : joined ? kw * Cg : Cg;
-      const float *A = gather ? gathered : lined + kx * p[DW_DX] * C + group * Cg;
-      const int64_t ax = gather ? taps : p[DW_SX] * C, ay = gather ? OW * taps : width * C;
-      for (int64_t m = 0; m < M; m += MR)
-        for (int64_t j = n0; j < n1; j += NR) {
-          const int64_t nr = min64(NR, n1 - j), mr = min64(MR, M - m);
-          uk_outer(gather ? 1 : lines, gather ? pixels : OW, A + m, ax, ay, panels + (j - n0) * pixels, T, nr, 0);
-          float *to = out + (kx * Cg + m) * OC + j;
-          for (int64_t r = 0; r < mr; r++) {
-            int64_t k = 0;
-            for (; k + W <= nr; k += W) {
-              vf v = LOAD(T + r * NR + k);
-              if (!fresh) v += LOAD(to + r * OC + k);
-              STORE(to + r * OC + k, v);
-            }
-            for (; k < nr; k++) to[r * OC + k] = T[r * NR + k] + (fresh ? 0 : to[r * OC + k]);
+    } else if (way == WAY_GATHER)
+      for (int64_t q = 0; q < lines; q++) gather_line(p, x, group, first + q, width, near, near + width * C + q * OW * rows);
+    for (int64_t ky = ky0; ky < ky1; ky++)
+      for (int64_t k = 0; k < across; k++)
+        for (int64_t m = m0; m < m1; m += MR) {
+          const int64_t mr = min64(MR, m1 - m);
+          if (way == WAY_STRIPS) pack_strip(p, x, group, first, lines, ky, m, mr, near);
+          for (int64_t j = n0; j < n1; j += NR) {
+            const int64_t nr = min64(NR, n1 - j);
+            const float *B = panels + (j - n0) * pixels, *A = near + k * p[DW_DX] * C + group * Cg + m;
+            float *to = out + ((ky * across + k) * rows + m) * OC + j, *sum = mr == MR && nr == NR ? to : T;
+            const int64_t ldt = sum == T ? NR : OC;
+            const int more = sum != T && first > begin;
+            if (way == WAY_STRIPS) uk_outer(1, pixels, near, MR, 0, B, sum, ldt, nr, more);
+            else if (way == WAY_GATHER) uk_outer(1, pixels, near + width * C + m, rows, 0, B, sum, ldt, nr, more);
+            else if (way == WAY_LINES) uk_outer(lines, OW, A, p[DW_SX] * C, width * C, B, sum, ldt, nr, more);
+            else
+              for (int64_t q = first, n; q < first + lines; q += n) {
+                n = min64(first + lines - q, OH - q % OH);
+                uk_outer(n, OW, A + ky * p[DW_DY] * width * C, p[DW_SX] * C, p[DW_SY] * width * C, B + (q - first) * OW * NR, sum, ldt, nr, more || q > first);
+                A += ((n - 1) * p[DW_SY] + (kh - 1) * p[DW_DY] + 1) * width * C;
+              }
+            if (sum == T) for (int64_t r = 0; r < mr; r++) store_row(T + r * NR, to + r * OC, nr, first > begin);
           }
         }
-    }
   }
 }
 void k_conv2d_dw(const Cmd *c, int64_t r0, int64_t r1, int tid) { for (int64_t t = r0; t < r1; t++) dw_tile(c, t, tid); }

@@ -66,11 +66,11 @@ INLINE void uk_panel(int64_t kc, const float *A, int64_t as, int64_t mr, const f
 INLINE void uk_rows(int64_t kc, const float *A, int64_t lda, int64_t mr, const float *B, float *T, int64_t ldt, int64_t nr, int acc) {
   if (nr > HALF) SIZED(uk_rows, kc, A, lda, mr, B, T, ldt, acc); else uk_rows_half(kc, A, lda, mr, B, T, ldt, acc);
 }
-INLINE void uk_segments(int64_t ns, int64_t kc, int64_t ss, const float *const *rows, const float *B, float *T, int64_t nr, int acc) {
-  if (nr > HALF) uk_segments_full(ns, kc, ss, rows, B, T, acc); else uk_segments_half(ns, kc, ss, rows, B, T, acc);
+INLINE void uk_segments(int64_t ns, int64_t kc, int64_t ss, const float *const *rows, const float *B, float *T, int64_t ldt, int64_t nr, int acc) {
+  if (nr > HALF) uk_segments_full(ns, kc, ss, rows, B, T, ldt, acc); else uk_segments_half(ns, kc, ss, rows, B, T, ldt, acc);
 }
-INLINE void uk_outer(int64_t ny, int64_t nx, const float *A, int64_t ax, int64_t ay, const float *B, float *T, int64_t nr, int acc) {
-  if (nr > HALF) uk_outer_full(ny, nx, A, ax, ay, B, T, acc); else uk_outer_half(ny, nx, A, ax, ay, B, T, acc);
+INLINE void uk_outer(int64_t ny, int64_t nx, const float *A, int64_t ax, int64_t ay, const float *B, float *T, int64_t ldt, int64_t nr, int acc) {
+  if (nr > HALF) uk_outer_full(ny, nx, A, ax, ay, B, T, ldt, acc); else uk_outer_half(ny, nx, A, ax, ay, B, T, ldt, acc);
 }
 
 /* A tile of mr rows and nr columns from one place to another. */
