@@ -126,3 +126,20 @@ test("a value of the body read outside of it is an error that says so", async ()
   );
   await assert.rejects(async () => (leaked as unknown as Tensor).data(), /inside a loop's body does not exist outside/);
 });
+
+test("what does not fit is an error of types", () => {
+  const given = { carries: { h: zeros([2]) }, sequences: { x: zeros([3, 2]) } };
+  const misuses = [
+    // @ts-expect-error the body must give back every carry
+    () => loop(() => ({ carries: {} }), given),
+    // @ts-expect-error a carry is a tensor
+    () => loop(() => ({ carries: { h: 1 } }), given),
+    // @ts-expect-error there is no such element
+    () => loop(({ h }, { y }) => ({ carries: { h: h.add(y) } }), given),
+    // @ts-expect-error an output that the body does not give
+    () => loop(({ h }) => ({ carries: { h }, outputs: { sum: h.sum() } }), given).outputs.mean,
+  ];
+  setDevice("reference");
+  assert.throws(misuses[0], /the body gives 0 carries|returns the carries \{ {2}\}, expected \{ h \}/);
+  assert.throws(misuses[1], /carry "h" is no tensor/);
+});

@@ -17,10 +17,10 @@ import { elementAt } from "../../graph/loop.ts";
 import type { Capture, ProgramStats } from "../backend.ts";
 import { rowGrain } from "./kernels.ts";
 import { type LoopBody, loopBody, type Place, placesOf } from "./loops.ts";
-import { type BufferName, type Command, type Move, type NativeRuntime, ProgramBuilder } from "./native.ts";
 import { planCopy, planFill } from "./plans.ts";
 import { type Check, chooseForm, FLAT_ROW, type Form } from "./render.ts";
-import { nativeTarget, type Target } from "./target.ts";
+import { type BufferName, type Command, type Move, ProgramBuilder } from "./table.ts";
+import type { Target } from "./target.ts";
 import { bytesOf, type Commands, type Guest, type Operand, type Step, TEMPORARY } from "./templates.ts";
 
 /** A command before buffers have addresses: what `ProgramBuilder.command` takes, with buffers as objects. */
@@ -67,7 +67,6 @@ export interface Failure {
   readonly check: Check;
 }
 
-export { SYMBOL } from "./target.ts";
 export interface Parts {
   readonly table: Int32Array;
   readonly sources: readonly string[];
@@ -109,8 +108,7 @@ export class Assembler {
   private bytes = 0;
 
   /** `around`: the program in which this one is the body of a loop. */
-  constructor(machine: NativeRuntime | Target, capture: Capture, fuse: boolean, around?: Assembler) {
-    const target = "render" in machine ? machine : nativeTarget(machine);
+  constructor(target: Target, capture: Capture, fuse: boolean, around?: Assembler) {
     this.target = target;
     this.capture = capture;
     this.fuse = fuse;
@@ -218,12 +216,12 @@ export class Assembler {
   /** Whether the kernel that makes `value` may write it over the state: every other reader can go first. */
   private inPlace(storage: number, value: GNode, kernels: ReadonlyMap<Group, GroupKernel>): boolean {
     const group = this.fuser.groupOfNode(value);
-    if (!group || group.opaque) return false;
+    if (!group || (group.opaque && group.opaque.op !== "contract") || group.opaque?.shape.includes(0)) return false;
     const host = this.host.get(group) ?? group;
-    const made = kernels.get(group) as GroupKernel;
-    if (this.canFail(group) || made.writes.some((w) => w.node === value && w.partial)) return false;
-    const store = storeOf(made, value);
-    if (!store) return false;
+    const made = kernels.get(group);
+    if (this.canFail(group) || made?.writes.some((w) => w.node === value && w.partial)) return false;
+    const store = made && storeOf(made, value);
+    if (made && !store) return false;
     const readers: Group[] = [];
     for (const g of this.fuser.groups) {
       const reads = g.opaque ? this.fuser.operandSources(g.opaque) : (kernels.get(g) as GroupKernel).reads;
@@ -233,6 +231,8 @@ export class Assembler {
         continue;
       }
       if (g === group) {
+        // a product writes while it still reads
+        if (!made || !store) return false;
         if (!mine.every((n) => readsOnlyAt(made, made.reads.indexOf(n), store, value))) return false;
       } else readers.push(g);
     }
@@ -526,6 +526,7 @@ export class Assembler {
       params: plan.main.params,
       buffers: plan.main.buffers.map((x) => bound[x]),
       ...plain,
+      writesState: this.inPlaceGroups.has(group),
     };
     const reads = [...main.buffers.map((x) => x[0]).filter((x) => x !== out)];
     const writes = [out];
@@ -534,7 +535,7 @@ export class Assembler {
     if (guest && made) {
       const g = this.kernelBuffers(made, plan.rowBlock);
       finishes = g.finishes;
-      const writesState = this.inPlaceGroups.has(guest);
+      const writesState = main.writesState || this.inPlaceGroups.has(guest);
       main.post = this.draft(made, g.buffers, writesState, plan.rowBlock, "columns");
       main.writesState = writesState;
       reads.push(...g.buffers.slice(0, made.reads.length).filter((x) => x !== out));
@@ -862,12 +863,23 @@ export class Assembler {
         memory: phases
           .map(
             (p, i) =>
-              `phase ${i}\n${p.map((w) => `  ${w.label}: ${w.reads.map(showBuffer).join(" ")} -> ${w.writes.map(showBuffer).join(" ")}`).join("\n")}`,
+              `phase ${i}\n${p.map((w) => `  ${w.label}: ${w.reads.map(showBuffer).join(" ")} -> ${w.writes.map(showBuffer).join(" ")}${w.loop ? showLoop(w.loop, "    ") : ""}`).join("\n")}`,
           )
           .join("\n"),
       },
     };
   }
+}
+
+/** The phases of a loop, a line each: what is done once before, in each iteration, once behind. */
+function showLoop({ before, phases, after, count }: Loop, indent: string): string {
+  const line = (when: string, items: readonly Item[]): string =>
+    `\n${indent}${when}: ${items.map((x) => `${x.label.replace(/^.*: /, "")}${x.loop ? showLoop(x.loop, `${indent}  `) : ""}`).join(", ")}`;
+  return [
+    ...before.map((p) => line("before", p)),
+    ...phases.map((p) => line(`${count} times`, p)),
+    ...(after.length ? [line("behind", after)] : []),
+  ].join("");
 }
 
 /** A unit of a loop's body with its buffers where they lie outside. */
