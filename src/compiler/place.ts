@@ -3,7 +3,6 @@
  * that reads it can come first, else by a copy at the end. And which groups may be the ones that fail: they precede every
  * write of state, so that a failed run changes none. Groups and orders only; memory is schedule.ts, commands a backend's.
  */
-import type { Capture } from "../backends/backend.ts";
 import { readsOnlyAt, storeOf } from "./finish.ts";
 import type { Fuser, Group, GroupKernel } from "./fuse.ts";
 import type { GNode, Lowered } from "./lower.ts";
@@ -106,7 +105,3 @@ export class Placement {
     return true;
   }
 }
-
-/** Whether a capture's storage gets a new value: reads of it mean the old one. */
-export const isOverwritten = (capture: Capture, n: GNode): boolean =>
-  n.op === "buffer" && capture.assigns.some((a) => a.storage === n.storage);

@@ -144,11 +144,6 @@ export class Device {
     if (fault) throw fault;
   }
 
-  /** Whether something is wrong that `check` will throw. */
-  get isBroken(): boolean {
-    return this.lost !== null || this.fault !== null;
-  }
-
   /** Why something that waited for the device failed: its loss, which may be told only after it. */
   async reason(error: unknown): Promise<unknown> {
     await new Promise((resolve) => setTimeout(resolve, 0));

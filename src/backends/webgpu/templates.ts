@@ -1,7 +1,7 @@
 /**
  * The operations that are texts of their own rather than kernels of the compiler: one row each, from a node to
- * dispatches. Everything else is decomposed into primitives, which become kernels. The texts are in matmul.ts and
- * indexed.ts, memory and order in assemble.ts.
+ * dispatches. Everything else is decomposed into primitives, which become kernels. The texts are in matmul.ts,
+ * attention.ts and indexed.ts, memory and order in assemble.ts.
  */
 import { partDType } from "../../compiler/fuse.ts";
 import type { GNode } from "../../compiler/lower.ts";
@@ -264,9 +264,6 @@ export function takesStrided(n: GNode, operand: number, inMemory: (n: GNode) => 
 }
 
 export const ignores = (n: GNode, operand: number): boolean => templates[n.op]?.ignores?.(n, operand) ?? false;
-
-/** A look at the whole of memory, in order. */
-export const contiguous = (n: GNode): Strided => ({ source: n, offset: 0, strides: contiguousStrides(n.shape) });
 
 /** Types that scatter, argsort and the running sums have no text for. */
 export const wider: Partial<Record<DType, DType>> = {
