@@ -35,7 +35,7 @@ export interface Body {
 
 /** Attributes of a `loop` node; its inputs are the carries, the sequences, what the body captures. */
 export type LoopAttrs = {
-  /** The body's text, under which `bodyOf` finds it. */
+  /** The body's text; `bodyOf` gives the body. */
   readonly body: string;
   readonly count: number;
   /** How many of the inputs are carries, and how many sequences. */
@@ -51,12 +51,27 @@ export type LoopAttrs = {
 
 export const loopAttrs = (node: { readonly attrs: Attrs }): LoopAttrs => node.attrs as LoopAttrs;
 
-const bodies = new Map<string, Body>();
+/** Bodies by the attributes of the nodes that have them: a body lives as long as such a node does. */
+const bodies = new WeakMap<object, Body>();
+/** Bodies by their text, as long as somebody has them. */
+const interned = new Map<string, WeakRef<Body>>();
+const forgotten = new FinalizationRegistry<string>((text) => {
+  if (!interned.get(text)?.deref()) interned.delete(text);
+});
 
-/** The body of this text. */
-export function bodyOf({ body }: Pick<LoopAttrs, "body">): Body {
-  const found = bodies.get(body);
-  if (!found) throw new NablaError("loop: its body is not known in this process; record the loop with loop(…)");
+/** The one body of this text. */
+function intern(body: Body): Body {
+  const known = interned.get(body.text)?.deref();
+  if (known) return known;
+  interned.set(body.text, new WeakRef(body));
+  forgotten.register(body, body.text);
+  return body;
+}
+
+/** The body of a loop, by the attributes of its node. */
+export function bodyOf(attrs: LoopAttrs): Body {
+  const found = bodies.get(attrs);
+  if (!found) throw new NablaError("loop: these attributes are of no recorded loop; record one with loop(…)");
   return found;
 }
 
@@ -117,6 +132,7 @@ export function loop(record: RecordBody, inputs: LoopInputs): LoopParts {
     saved: saves,
   };
   if (carries.length + body.outputs.length === 0) return { carries: [], outputs: [] };
+  bodies.set(attrs, body);
   const node = make(p.loop, all, attrs as unknown as Attrs);
   // the node stands for its first output, which must not look as if it had a gradient
   if (!node.outputs?.some(({ dtype }) => isFloat(dtype))) node.requiresGrad = false;
@@ -150,8 +166,7 @@ function savingBody(body: Body, carries: number): Body {
   let saving = savingBodies.get(body);
   if (!saving) {
     const text = `${body.text}; carries`;
-    saving = bodies.get(text) ?? { ...body, text, outputs: [...body.outputs, ...body.inputs.slice(0, carries)] };
-    bodies.set(text, saving);
+    saving = intern({ ...body, text, outputs: [...body.outputs, ...body.inputs.slice(0, carries)] });
     savingBodies.set(body, saving);
   }
   return saving;
@@ -252,9 +267,7 @@ function seal(given: readonly Node[], first: number, made: LoopParts): { body: B
   const [next, outputs] = [at(made.carries), at(made.outputs)];
   const show = (list: readonly Node[]): string => list.map((n) => numbers.get(n)).join(" ");
   const text = `${lines.join("\n")}\n→ ${show(next)}; ${show(outputs)}`;
-  let body = bodies.get(text);
-  if (!body) bodies.set(text, (body = { text, inputs, next, outputs, order: nodes }));
-  return { body, captures };
+  return { body: intern({ text, inputs, next, outputs, order: nodes }), captures };
 }
 
 const showSpec = ({ shape, dtype }: Spec): string => `input ${dtype}${showShape(shape)}`;
