@@ -119,11 +119,19 @@ static float row_sum(const float *a, int64_t n) {
   for (; k < n; k++) s += a[k];
   return s;
 }
+INLINE void store_tile(const float *T, float *C, int64_t ldc, int64_t mr, int64_t nr, int add) {
+  if (!add) { copy_tile(T, NR, C, ldc, mr, nr); return; }
+  for (int64_t r = 0; r < mr; r++) {
+    if (nr == NR) for (int v = 0; v < NV; v++) STORE(C + r * ldc + v * W, LOAD(T + r * NR + v * W) + LOAD(C + r * ldc + v * W));
+    else for (int64_t n = 0; n < nr; n++) C[r * ldc + n] += T[r * NR + n];
+  }
+}
+
 /*
  * Whether a transposed A (rows of M, `ld` apart) is read where it lies. A strip of 14 rows takes a whole line of the cache,
  * so copying it gains nothing; one of 6 is worth copying where many panels of B read it, or where lines evict one another.
  */
-INLINE int reads_in_place(int64_t ld, int64_t columns) { return MR > 8 || (columns <= 4 * NR && ld * 4 % 2048 != 0); }
+INLINE int reads_in_place(int64_t ld, int64_t columns) { return MR > 8 || (columns <= 4 * NR && ld % W == 0 && ld * 4 % 2048 != 0); }
 
 /*
  * Rows [i0, i1) x columns [j0, j1) of one batch; `first_row` is that batch's row 0 among all rows of C.
@@ -167,18 +175,20 @@ static void gemm_block(const Cmd *c, const char *A, const float *packed, int64_t
         const int64_t mr = min64(MR, i1 - i), exact = rows_written(mr, nr) == mr;
         float *T = keep_partial ? partial + ((j - j0) / NR * strips + s) * MR * NR : tile, *to = C + i * N + j;
         int64_t ldt = NR;
-        const int direct = C && nr == NR && exact, add = add_to || !first;
+        /* straight into C, but not from small tiles, which would wait for its lines */
+        const int direct = MR > 8 && C && nr == NR && exact, add = add_to || !first;
+        const int acc = add && (direct || keep_partial);
         if (direct) {
           T = to;
           ldt = N;
-        } else if (C && add) copy_tile(to, N, T, NR, mr, nr);
+        }
         if (C) for (int64_t r = 0; r < mr; r++) for (int64_t n = 0; n < nr; n += 16) __builtin_prefetch(to + r * N + n, 1, 3);
         if (!in_place) for (int64_t l = 0; l < slice; l += 16) __builtin_prefetch(next + l, 0, 2);
-        if (!transposed) uk_rows(kc, rows + (i - i0) * lda, lda, mr, B, T, ldt, nr, add);
-        else if (packed_a || mr < MR) uk_panel(kc, a_room + (packed_a ? s * MR * kc : 0), MR, mr, B, bs, T, ldt, nr, add);
-        else uk_panel(kc, at + i - i0, ak, mr, B, bs, T, ldt, nr, add);
+        if (!transposed) uk_rows(kc, rows + (i - i0) * lda, lda, mr, B, T, ldt, nr, acc);
+        else if (packed_a || mr < MR) uk_panel(kc, a_room + (packed_a ? s * MR * kc : 0), MR, mr, B, bs, T, ldt, nr, acc);
+        else uk_panel(kc, at + i - i0, ak, mr, B, bs, T, ldt, nr, acc);
         if (epilogue) { if (last) epilogue(c->epi, T, NR, first_row + i, j, mr, nr); }
-        else if (!direct) copy_tile(T, NR, to, N, mr, nr);
+        else if (!direct) store_tile(T, to, N, mr, nr, add);
       }
     }
     k0 += kb;
