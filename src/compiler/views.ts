@@ -21,7 +21,7 @@ import {
   scale,
   valueIndex,
 } from "./index-expr.ts";
-import { type Condition, type Value, Values } from "./kernel.ts";
+import { type Condition, runtimeValues, type Value, Values } from "./kernel.ts";
 import type { GNode } from "./lower.ts";
 
 const movements = new Set(["reshape", "permute", "expand", "slice", "pad", "window", "concat"]);
@@ -92,6 +92,20 @@ function isWhole(position: Index, size: number): boolean {
     seen *= extent;
   }
   return seen === size && position.min === 0;
+}
+
+/** Whether a value is computed from another. */
+function uses(value: Value, other: Value): boolean {
+  const seen = new Set<Value>();
+  const stack = [value];
+  while (stack.length) {
+    const v = stack.pop() as Value;
+    if (v === other) return true;
+    if (seen.has(v)) continue;
+    seen.add(v);
+    stack.push(...v.args, ...runtimeValues(v.index, v.valid));
+  }
+  return false;
 }
 
 /** Thrown (and caught by the fuser) where a kernel would need a value of itself from another position. */
@@ -198,7 +212,7 @@ export class Body {
         this.check(n, at, valid, checkOf(index, x.shape[a]));
         const where = at.slice();
         where[a] = valueIndex(found, `v${found.id}`, x.shape[a]);
-        return this.at(x, where, valid);
+        return this.looking(this.at(x, where, valid), found, where[a], x.shape[a]);
       }
     }
     if (isView(n)) return this.at(n.inputs[0], sourceIndex(n, at), valid);
@@ -215,6 +229,16 @@ export class Body {
     const position = linearize(at, n.shape);
     const whole = valid.length === 0 && isWhole(position, sizeOf(n.shape));
     this.checked.add(whole ? name : `${name}, in part: ${n.id} at ${position.key}`);
+  }
+
+  /** A gathered value, which may be the same wherever it comes from (ones, say): the index is looked at all the same. */
+  private looking(value: Value, found: Value, where: Index, extent: number): Value {
+    if (uses(value, found)) return value;
+    const v = this.values;
+    const index = v.make({ kind: "index", dtype: "int32", index: where });
+    const most = v.make({ kind: "const", dtype: "int32", name: String(extent) });
+    const inside = v.make({ kind: "op", dtype: "bool", name: "lt", args: [index, most] });
+    return v.make({ kind: "op", dtype: value.dtype, name: "where", args: [inside, value, value] });
   }
 
   /** A value that is checked: where the position is outside `valid` and the value means nothing, one that passes. */

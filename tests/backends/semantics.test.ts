@@ -13,6 +13,7 @@ import {
   add,
   expandTo,
   floorDivide,
+  full,
   gather,
   mod,
   mul,
@@ -233,6 +234,13 @@ for (const backend of await backendsUnderTest())
         IndexError,
       );
       assert.deepEqual(await evaluate(backend, [weights, other]), [Float32Array.of(1, 2, 3), Float32Array.of(7)]);
+    });
+
+    test("an index is looked at even where it makes no difference to what is found", async () => {
+      const tables = [full([3], 1, "float32"), expandTo(float([5], [1]), [3]), float([5], [1])];
+      for (const table of tables) await assert.rejects(evaluate(backend, [take(table, 0, int([0, 3]))]), IndexError);
+      const [found] = await evaluate(backend, [take(tables[0], 0, int([0, 2]))]);
+      assert.deepEqual([...found], [1, 1]);
     });
 
     test("states that take each other's old values do so", async () => {
