@@ -201,6 +201,8 @@ export function builtinsOf(table: Int32Array): BuiltinName[] {
     at += 1 + table[at];
     at += 1 + 2 * table[at];
   }
+  at += 1 + 3 * table[at]; // buffers of no command
+  for (let loops = table[at++]; loops > 0; loops--) at += 4 + 4 * table[at + 3];
   if (at !== table.length) throw new Error("the command table has another form than builtinsOf knows");
   return names;
 }
