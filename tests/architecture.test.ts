@@ -35,7 +35,6 @@ const exceptions: Readonly<Record<string, string>> = {
   "compiler/loop.ts → backends/backend.ts": "types only: a loop's body becomes a capture",
   "compiler/lower.ts → backends/backend.ts":
     "types only: a capture is the compiler's input, and part of what a backend is",
-  "compiler/place.ts → backends/backend.ts": "types only: where a capture's results go",
 };
 
 /** Folders whose files may import each other in circles, with the reason. */
@@ -127,6 +126,23 @@ test("src uses no package but those that the package depends on", () => {
     .filter(({ specifier, dynamic }) => !(dynamic && peers.has(specifier.split("/")[0])))
     .map(({ file, specifier }) => `${name(file)}: ${specifier}`);
   assert.deepEqual(strangers, []);
+});
+
+test("the wasm backend loads without Node: neither its modules nor koffi stand in the way of a browser", () => {
+  const found: string[] = [];
+  const seen = new Set<string>();
+  const visit = (file: string) => {
+    if (seen.has(file)) return;
+    seen.add(file);
+    for (const { specifier, typeOnly, dynamic } of importsOf(file)) {
+      if (typeOnly || dynamic) continue;
+      if (specifier.startsWith(".")) visit(resolve(dirname(file), specifier));
+      else found.push(`${name(file)}: ${specifier}`);
+    }
+  };
+  visit(join(src, "backends/wasm/index.ts"));
+  assert.deepEqual(found, []);
+  assert.ok(seen.size > 30, "the walk has found the compiler and the assembler");
 });
 
 test("importing the package, or asking the command line for help, loads no compiler, koffi or worker", () => {

@@ -17,10 +17,10 @@ import { elementAt } from "../../graph/loop.ts";
 import type { Capture, ProgramStats } from "../backend.ts";
 import { rowGrain } from "./kernels.ts";
 import { type LoopBody, loopBody, type Place, placesOf } from "./loops.ts";
-import { type BufferName, type Command, type Move, type NativeRuntime, ProgramBuilder } from "./native.ts";
 import { planCopy, planFill } from "./plans.ts";
 import { type Check, chooseForm, FLAT_ROW, type Form } from "./render.ts";
-import { nativeTarget, type Target } from "./target.ts";
+import { type BufferName, type Command, type Move, ProgramBuilder } from "./table.ts";
+import type { Target } from "./target.ts";
 import { bytesOf, type Commands, type Guest, type Operand, type Step, TEMPORARY } from "./templates.ts";
 
 /** A command before buffers have addresses: what `ProgramBuilder.command` takes, with buffers as objects. */
@@ -67,7 +67,6 @@ export interface Failure {
   readonly check: Check;
 }
 
-export { SYMBOL } from "./target.ts";
 export interface Parts {
   readonly table: Int32Array;
   readonly sources: readonly string[];
@@ -109,8 +108,7 @@ export class Assembler {
   private bytes = 0;
 
   /** `around`: the program in which this one is the body of a loop. */
-  constructor(machine: NativeRuntime | Target, capture: Capture, fuse: boolean, around?: Assembler) {
-    const target = "render" in machine ? machine : nativeTarget(machine);
+  constructor(target: Target, capture: Capture, fuse: boolean, around?: Assembler) {
     this.target = target;
     this.capture = capture;
     this.fuse = fuse;

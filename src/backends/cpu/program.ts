@@ -3,11 +3,12 @@
  * of each run.
  */
 import type { Capture, Program, ProgramStats, Run } from "../backend.ts";
-import { Assembler, type Parts, SYMBOL } from "./assemble.ts";
+import { Assembler, type Parts } from "./assemble.ts";
 import { failureError } from "./failure.ts";
 import { keptProgram, programKey } from "./kept.ts";
 import type { Arena, Memory } from "./memory.ts";
 import type { KernelUnit, Program as NativeProgram, NativeRuntime } from "./native.ts";
+import { nativeTarget, SYMBOL } from "./target.ts";
 
 /**
  * Programs of less work (about a millisecond) run in the calling thread: the hop to another and back costs 0.1 ms, and the
@@ -24,7 +25,7 @@ export async function compileProgram(
   capture: Capture,
   fuse: boolean,
 ): Promise<CpuProgram> {
-  const assembler = new Assembler(runtime, capture, fuse);
+  const assembler = new Assembler(nativeTarget(runtime), capture, fuse);
   const settings = `${fuse} ${process.env["NABLA_POISON"] ?? ""}`;
   const parts = keptProgram(programKey(runtime, capture, assembler.lowered, settings, assembler.loweredBodies), () =>
     assembler.run(),

@@ -11,6 +11,7 @@ import type { CommandDesc, ContractDesc, ContractPlan } from "./contract.ts";
 import { lanesFor, lanesPrelude } from "./lanes.ts";
 import { takesView } from "./loops.ts";
 import type { NativeRuntime } from "./native.ts";
+import { hasOwnKernel, isOwn, planOwn } from "./own.ts";
 import { planTranspose } from "./plans.ts";
 import { type Check, type Form, renderKernel } from "./render.ts";
 import {
@@ -43,11 +44,11 @@ export const SYMBOL = "nabla_kernel";
 
 export const nativeTarget = (runtime: NativeRuntime): Target => ({
   rule: {
-    isOpaque: (n) => n.op === "loop" || isOpaque(n),
+    isOpaque: (n) => n.op === "loop" || isOpaque(n) || isOwn(n),
     takesStrided: (n, operand, inMemory) => (n.op === "loop" ? takesView : takesStrided)(n, operand, inMemory),
     ignores,
   },
-  hasTemplate: (name, node) => name === "loop" || hasTemplate(name, node),
+  hasTemplate: (name, node) => name === "loop" || hasTemplate(name, node) || hasOwnKernel(node),
   render: (kernel, form) => {
     const { body, needed, hasFloat64, checks } = renderKernel(kernel, form);
     const prelude = lanesPrelude(lanesFor(runtime.features, hasFloat64), needed);
@@ -55,7 +56,8 @@ export const nativeTarget = (runtime: NativeRuntime): Target => ({
     return { source: `${prelude}\n${head} {\n  (void)tid;\n${body}\n}\n`, checks };
   },
   planContract: (desc) => runtime.planContract(desc),
-  planOpaque: (n, looks, errorOp, guest) => planOpaque(n, looks, runtime, errorOp, guest),
+  planOpaque: (n, looks, errorOp, guest) =>
+    planOpaque(n, looks, runtime.shape, errorOp, guest) ?? planOwn(n, runtime.features),
   partsBehind,
   planTranspose,
 });

@@ -1,6 +1,6 @@
 /**
  * Which composites and opaque primitives the native runtime runs by itself, and how: one row each, from a node of the
- * compiler's graph to commands. Operations of a user's own with a kernel are own.ts's. Everything else becomes kernels.
+ * compiler's graph to commands. Operations of a user's own with a kernel are own.ts's (target.ts puts both together). Everything else becomes kernels.
  */
 
 import type { GNode } from "../../compiler/lower.ts";
@@ -20,7 +20,6 @@ import {
   postLines,
 } from "./convolution.ts";
 import type { KernelShape } from "./native.ts";
-import { hasOwnKernel, isOwn, planOwn } from "./own.ts";
 import {
   type HeadStrides,
   planArgsort,
@@ -392,9 +391,8 @@ export const templates: Readonly<Record<string, Template>> = {
   cummax: prefix("max"),
 };
 
-export const isOpaque = (n: GNode): boolean => n.op === "contract" || Object.hasOwn(templates, n.op) || isOwn(n);
-export const hasTemplate = (name: string, node: Node): boolean =>
-  (templates[name]?.fits?.(node) ?? false) || hasOwnKernel(node);
+export const isOpaque = (n: GNode): boolean => n.op === "contract" || Object.hasOwn(templates, n.op);
+export const hasTemplate = (name: string, node: Node): boolean => templates[name]?.fits?.(node) ?? false;
 
 export function takesStrided(n: GNode, operand: number, inMemory: (n: GNode) => boolean): boolean {
   const look = strided(n.inputs[operand], inMemory);
@@ -402,16 +400,14 @@ export function takesStrided(n: GNode, operand: number, inMemory: (n: GNode) => 
   return n.op === "contract" || (templates[n.op]?.strided(n, operand, look) ?? false);
 }
 
-/** The commands of an opaque node that is no product. */
-export function planOpaque(
+/** The commands of an opaque node that is no product; undefined where it has no row here. */
+export const planOpaque = (
   n: GNode,
   looks: readonly Strided[],
-  runtime: { readonly shape: KernelShape; readonly features: number },
+  shape: KernelShape,
   errorOp: number,
   guest?: Guest,
-): Commands {
-  return templates[n.op]?.plan(n, looks, runtime.shape, errorOp, guest) ?? planOwn(n, runtime.features);
-}
+): Commands | undefined => templates[n.op]?.plan(n, looks, shape, errorOp, guest);
 
 /** Into how many equal parts an opaque node's result may be cut for a kernel behind its command's tiles, most first. */
 export const partsBehind = (n: GNode): readonly number[] => templates[n.op]?.behind?.(n) ?? [];

@@ -5,7 +5,7 @@
 import type { Program, ProgramStats, Run } from "../backend.ts";
 import type { Parts } from "../cpu/assemble.ts";
 import { failureError } from "../cpu/failure.ts";
-import { builtins } from "../cpu/native.ts";
+import { builtins } from "../cpu/table.ts";
 import { CMD, ERROR, PHASE, PROGRAM } from "./layout.ts";
 import type { Machine } from "./machine.ts";
 import type { Memory } from "./memory.ts";
@@ -21,7 +21,7 @@ interface Command {
   readonly params: readonly number[];
 }
 
-/** Reads a table as `ProgramBuilder` (cpu/native.ts) writes it. */
+/** Reads a table as `ProgramBuilder` (cpu/table.ts) writes it. */
 function decode(table: Int32Array): { commands: Command[]; phases: number[][]; scratchBytes: number } {
   const [, , numCommands, numPhases, , , scratchBytes] = table;
   let at = 7;

@@ -8,10 +8,11 @@ import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Backend, Capture, Program, Run } from "../../../src/backends/backend.ts";
-import { Assembler, type Parts, SYMBOL } from "../../../src/backends/cpu/assemble.ts";
+import { Assembler, type Parts } from "../../../src/backends/cpu/assemble.ts";
 import { type ContractDesc, planContract } from "../../../src/backends/cpu/contract.ts";
 import type { Memory } from "../../../src/backends/cpu/memory.ts";
 import { type BuiltinName, builtins, type KernelShape, type NativeRuntime } from "../../../src/backends/cpu/native.ts";
+import { nativeTarget, SYMBOL } from "../../../src/backends/cpu/target.ts";
 import { commonFlags, runtimeFolder, targetFlags } from "../../../src/backends/cpu/toolchain.ts";
 import { type DType, dtypes } from "../../../src/core/dtype.ts";
 import { sizeOf } from "../../../src/core/shape.ts";
@@ -102,7 +103,7 @@ export class Target {
       features: this.bits,
       planContract: (desc: ContractDesc) => planContract(this.shape, desc),
     };
-    return new Assembler(runtime as unknown as NativeRuntime, capture, true).run();
+    return new Assembler(nativeTarget(runtime as unknown as NativeRuntime), capture, true).run();
   }
 
   /** Compiles recorded programs, and runs them at each number of threads: [threads][program]; nothing if it can't run. */

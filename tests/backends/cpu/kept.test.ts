@@ -15,6 +15,7 @@ import { Assembler, type Parts } from "../../../src/backends/cpu/assemble.ts";
 import { openCpuBackend } from "../../../src/backends/cpu/index.ts";
 import { keptProgram, programKey } from "../../../src/backends/cpu/kept.ts";
 import { NativeRuntime } from "../../../src/backends/cpu/native.ts";
+import { nativeTarget } from "../../../src/backends/cpu/target.ts";
 import { findCompiler, resetToolchain } from "../../../src/backends/cpu/toolchain.ts";
 import type { Node } from "../../../src/graph/node.ts";
 import * as o from "../../../src/graph/ops.ts";
@@ -47,7 +48,7 @@ const leafOf = (rows: number, dtype: "float32" | "float64" = "float32"): Node =>
 /** The key of what these roots and state writes become, and how they become it. */
 function prepare(roots: readonly Node[], assigns: readonly Assign[] = [], settings = "", features = runtime.features) {
   const capture = captureOf(roots, assigns);
-  const assembler = new Assembler(runtime, capture, true);
+  const assembler = new Assembler(nativeTarget(runtime), capture, true);
   const key = programKey({ features, shape: runtime.shape }, capture, assembler.lowered, settings);
   return { key, make: () => assembler.run() };
 }
