@@ -212,7 +212,8 @@ class Renderer {
   private readonly storeOf = new Map<Value, Store>();
   private stage = 0;
   private temporary = 0;
-  private readonly checked = new Map<string, string>();
+  /** Run-time indices that have been checked at this point, and the variables that hold them, innermost scope last. */
+  private checked: Map<string, string>[] = [];
 
   constructor(k: Kernel, form: Form) {
     this.k = k;
@@ -230,6 +231,7 @@ class Renderer {
       this.line(`${b.written ? "" : "const "}${memory[b.dtype].type} *b${i} = (${memory[b.dtype].type} *)c_->b[${i}];`);
     });
     this.scopes = [new Map()];
+    this.checked = [new Map()];
     if (this.form === "flat") this.flat();
     else if (this.form === "columns") this.columns();
     else this.rows();
@@ -533,20 +535,22 @@ class Renderer {
     const source = this.find(v);
     if (source === undefined) throw new BackendError("cpu: a run-time index was used before it was emitted");
     const key = `${source}:${extent}:${this.partial}`;
-    const name = `k${v.id}_${extent}_${this.scopes.length}`;
-    if (this.checked.get(key) !== name) {
-      const check = this.addCheck({ kind: "index", extent });
-      const live = this.partial && v.varies(this.along) ? ` & ${this.tailMask()}` : "";
-      const t = this.temporary++;
-      this.line(
-        `vi ${name} = ${source}; { const vi t${t} = (i_lt(${source}, i_splat(0)) | ~i_lt(${source}, i_splat(${extent})))${live};`,
-      );
-      this.line(
-        `  if (i_any(t${t})) { for (int l = 0; l < L; l++) if (t${t}[l]) { nabla_fail(c_->run, c_->p[1] + ${check}, (nb_i64)${source}[l] & 0xffffffffffLL); break; } }`,
-      );
-      this.line(`  ${name} = i_max(i_min(${name}, i_splat(${extent - 1})), i_splat(0)); }`);
-      this.checked.set(key, name);
+    for (const scope of this.checked) {
+      const name = scope.get(key);
+      if (name !== undefined) return name;
     }
+    const t = this.temporary++;
+    const name = `k${v.id}_${extent}_${t}`;
+    const check = this.addCheck({ kind: "index", extent });
+    const live = this.partial && v.varies(this.along) ? ` & ${this.tailMask()}` : "";
+    this.line(
+      `vi ${name} = ${source}; { const vi t${t} = (i_lt(${source}, i_splat(0)) | ~i_lt(${source}, i_splat(${extent})))${live};`,
+    );
+    this.line(
+      `  if (i_any(t${t})) { for (int l = 0; l < L; l++) if (t${t}[l]) { nabla_fail(c_->run, c_->p[1] + ${check}, (nb_i64)${source}[l] & 0xffffffffffLL); break; } }`,
+    );
+    this.line(`  ${name} = i_max(i_min(${name}, i_splat(${extent - 1})), i_splat(0)); }`);
+    this.checked[this.checked.length - 1].set(key, name);
     return name;
   }
 
@@ -693,11 +697,12 @@ class Renderer {
     this.line(`${head} {`);
     this.indent++;
     this.scopes.push(new Map());
+    this.checked.push(new Map());
   }
 
   private close(): void {
     this.scopes.pop();
-    this.checked.clear();
+    this.checked.pop();
     this.indent--;
     this.line("}");
   }
