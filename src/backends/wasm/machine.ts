@@ -148,6 +148,7 @@ export class Machine {
     const words = new Int32Array(this.heap.memory.buffer, 0, 1024);
     words[SCRATCH >> 2] = this.#scratch.at;
     words[SCRATCH_BYTES >> 2] = this.#scratch.each;
-    words.fill(0, ERROR >> 2, SCRATCH >> 2);
+    // nothing of the barrier: a thread that is late may still be on its way out of the last one
+    words.fill(0, ERROR >> 2, (SKIP >> 2) + 1);
   }
 }

@@ -5,6 +5,7 @@
 
 import { BackendError } from "../../core/errors.ts";
 import type { CompiledModule, LinearMemory } from "./engine.ts";
+import { BARRIER_COUNT } from "./layout.ts";
 import { type Answer, type Message, workerSource } from "./worker.ts";
 
 export interface Threads {
@@ -26,7 +27,7 @@ interface Thread {
   onExit(listener: (reason: string) => void): void;
   /** Whether the process waits for it. */
   hold(on: boolean): void;
-  terminate(): void;
+  terminate(): Promise<unknown>;
 }
 
 async function startThread(): Promise<Thread> {
@@ -41,7 +42,7 @@ async function startThread(): Promise<Thread> {
       worker.on("exit", (code) => listener(`it ended with code ${code}`));
     },
     hold: (on) => (on ? worker.ref() : worker.unref()),
-    terminate: () => void worker.terminate(),
+    terminate: () => worker.terminate(),
   };
 }
 
@@ -51,6 +52,8 @@ class Team implements Threads {
   /** Everything that a new team has to be given. */
   readonly #loaded: Loaded[] = [];
   #threads: Thread[] = [];
+  /** The end of a team that has failed. */
+  #ending: Promise<unknown> = Promise.resolve();
   #current: { resolve: () => void; reject: (error: Error) => void } | null = null;
 
   constructor(size: number, memory: LinearMemory) {
@@ -59,6 +62,8 @@ class Team implements Threads {
   }
 
   async start(): Promise<void> {
+    await this.#ending;
+    new Int32Array(this.#memory.buffer)[BARRIER_COUNT >> 2] = 0; // who failed may have come there
     const threads = await Promise.all(Array.from({ length: this.size }, () => startThread()));
     let ready = 0;
     await new Promise<void>((resolve, reject) => {
@@ -108,7 +113,7 @@ class Team implements Threads {
     this.#threads = [];
     const run = this.#current;
     this.#current = null;
-    for (const t of threads) t.terminate();
+    this.#ending = Promise.allSettled(threads.map((t) => t.terminate()));
     run?.reject(
       new BackendError(
         `wasm: a thread failed in the middle of a run: ${reason}. States that the run was writing are undefined; load a checkpoint`,

@@ -112,32 +112,45 @@ describe("memory", () => {
   });
 });
 
+/** A program of one phase and one tile: `fn` fills 16 bytes behind it. Its address. */
+function oneFill(machine: Machine, fn: number): number {
+  const { pointer } = machine.heap.allocate(512);
+  const words = new Int32Array(machine.heap.memory.buffer, pointer, 128);
+  const put = (at: number, value: number): void => {
+    words[at >> 2] = value;
+  };
+  const command = PROGRAM.bytes + PHASE.bytes;
+  put(PROGRAM.phases, 1);
+  put(PROGRAM.bytes + PHASE.tiles, 1);
+  put(PROGRAM.bytes + PHASE.commands, pointer + 400);
+  put(400, pointer + command);
+  put(command + CMD.fn, fn);
+  put(command + CMD.rows, 16);
+  put(command + CMD.grain, 16);
+  put(command + CMD.buffers, pointer + 416);
+  put(416, pointer + 448);
+  put(command + CMD.params, pointer + 432);
+  put(432, 1);
+  put(436, 9);
+  return pointer;
+}
+
 test("a thread that fails ends the run with an error, and the next run has new threads", async () => {
   const machine = await Machine.open(2);
-  const program = (fn: number): number => {
-    const { pointer } = machine.heap.allocate(512);
-    const words = new Int32Array(machine.heap.memory.buffer, pointer, 128);
-    const put = (at: number, value: number): void => {
-      words[at >> 2] = value;
-    };
-    const command = PROGRAM.bytes + PHASE.bytes;
-    put(PROGRAM.phases, 1);
-    put(PROGRAM.bytes + PHASE.tiles, 1);
-    put(PROGRAM.bytes + PHASE.commands, pointer + 400);
-    put(400, pointer + command);
-    put(command + CMD.fn, fn);
-    put(command + CMD.rows, 16);
-    put(command + CMD.grain, 16);
-    put(command + CMD.buffers, pointer + 416);
-    put(416, pointer + 448);
-    put(command + CMD.params, pointer + 432);
-    put(432, 1);
-    put(436, 9);
-    return pointer;
-  };
   const nothing = 63; // an entry of the table that no module has filled
-  await assert.rejects(machine.runThreads(program(nothing)), /wasm: a thread failed in the middle of a run/);
-  const fill = program(machine.builtin("fill"));
+  await assert.rejects(machine.runThreads(oneFill(machine, nothing)), /wasm: a thread failed in the middle of a run/);
+  const fill = oneFill(machine, machine.builtin("fill"));
   await machine.runThreads(fill);
+  assert.deepEqual([...machine.heap.view(fill + 448, 17)], [...new Array(16).fill(9), 0]);
+});
+
+test("a thread that is late out of a run does not stay in it", async () => {
+  // more threads than cores, and nothing to do but to meet
+  const machine = await Machine.open(7);
+  const fill = oneFill(machine, machine.builtin("fill"));
+  for (let i = 0; i < 3000; i++) {
+    new Int32Array(machine.heap.memory.buffer, fill, 128)[(PROGRAM.bytes + PHASE.next) >> 2] = 0;
+    await machine.runThreads(fill);
+  }
   assert.deepEqual([...machine.heap.view(fill + 448, 17)], [...new Array(16).fill(9), 0]);
 });
