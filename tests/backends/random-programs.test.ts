@@ -96,7 +96,8 @@ const steps: Readonly<Record<string, Step>> = {
   erf: (_, x) => o.erf(x),
   sqrt: (_, x) => o.sqrt(o.abs(x)),
   select: (b, x) => o.where(o.lt(o.iota(x.shape.length ? x.shape : [1], 0), 2), x, operandLike(b, x)),
-  cast: (b, x) => o.cast(o.cast(x, b.backend.dtypes.includes("float64") ? "float64" : "float32"), b.dtype),
+  // where there is no wider type, a node of its own all the same: what is picked later goes by their number
+  cast: (b, x) => (b.backend.dtypes.includes("float64") ? o.cast(o.cast(x, "float64"), b.dtype) : o.neg(o.neg(x))),
   reshape: (b, x) => {
     const n = sizeOf(x.shape);
     const divisors = lengths.filter((d) => n % d === 0);
