@@ -78,7 +78,6 @@ describe("the planned peak", { skip: long ? reason : "NABLA_LONG=1 compares plan
     ["gpt", "a wide and short GPT", { layers: 2, width: 768, context: 128, batch: 16 }],
     ["gpt", "a GPT with long context and dropout", { layers: 3, width: 192, context: 512, batch: 8, dropout: 0.1 }],
     ["convnet", "the convolutional net, batch 1,024", { batch: 1024 }],
-    ["mlp", "the perceptron, batch 128", { batch: 128 }],
     ["mlp", "the perceptron, batch 4,096", { batch: 4096 }],
     ["mlp", "the perceptron, batch 16,384", { batch: 16_384 }],
   ];
