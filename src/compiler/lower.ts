@@ -431,3 +431,6 @@ class Lowering {
     return node;
   }
 }
+
+export const showNode = (n: GNode): string =>
+  `%${n.id} = ${n.op} ${n.dtype}[${n.shape.join(", ")}] ${n.inputs.map((i) => `%${i.id}`).join(" ")}${Object.keys(n.attrs).length ? ` ${JSON.stringify(n.attrs)}` : ""}`;

@@ -142,3 +142,14 @@ export function planMemory(phases: readonly (readonly Unit[])[]): number {
   }
   return size;
 }
+
+/** The memory plan as text: phases, their units, and which buffers these read and write. */
+export function showPhases<U extends Unit>(
+  phases: readonly (readonly U[])[],
+  more: (unit: U) => string = () => "",
+): string {
+  const show = (list: readonly Buffer[]): string =>
+    list.map((b) => (b.slot < 0 ? `${b.label}@${b.offset}+${b.bytes}` : b.label)).join(" ");
+  const line = (u: U): string => `  ${u.label}: ${show(u.reads)} -> ${show(u.writes)}${more(u)}`;
+  return phases.map((units, i) => `phase ${i}\n${units.map(line).join("\n")}`).join("\n");
+}

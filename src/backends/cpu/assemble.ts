@@ -4,53 +4,26 @@
  * plain data.
  */
 import { readsByBlocks } from "../../compiler/blocks.ts";
-import { finishKernel, readsOnlyAt, storeOf } from "../../compiler/finish.ts";
+import { finishKernel } from "../../compiler/finish.ts";
 import { Fuser, type Group, type GroupKernel, partDType } from "../../compiler/fuse.ts";
+import { Hosts } from "../../compiler/hosts.ts";
 import { BLOCK } from "../../compiler/index-expr.ts";
 import { showKernel } from "../../compiler/kernel.ts";
-import { type GNode, type Lowered, lower } from "../../compiler/lower.ts";
-import { type Buffer, planMemory, schedule, type Unit } from "../../compiler/schedule.ts";
-import { checkOf, isView, strided } from "../../compiler/views.ts";
+import { type GNode, type Lowered, lower, showNode } from "../../compiler/lower.ts";
+import { opaqueChecks, orderStates, type Target as Placed, Placement } from "../../compiler/place.ts";
+import { type Buffer, planMemory, schedule, showPhases, type Unit } from "../../compiler/schedule.ts";
+import { isView, strided } from "../../compiler/views.ts";
 import { dtypes } from "../../core/dtype.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
 import { elementAt } from "../../graph/loop.ts";
 import type { Capture, ProgramStats } from "../backend.ts";
+import { type Draft, draftOf, type Item, placeItem, poisonOf, showLoop, writeTable } from "./commands.ts";
 import { rowGrain } from "./kernels.ts";
 import { type LoopBody, loopBody, type Place, placesOf } from "./loops.ts";
-import { planCopy, planFill } from "./plans.ts";
+import { planCopy } from "./plans.ts";
 import { type Check, chooseForm, FLAT_ROW, type Form } from "./render.ts";
-import { type BufferName, type Command, type Move, ProgramBuilder } from "./table.ts";
 import type { Target } from "./target.ts";
 import { bytesOf, type Commands, type Guest, type Operand, type Step, TEMPORARY } from "./templates.ts";
-
-/** A command before buffers have addresses: what `ProgramBuilder.command` takes, with buffers as objects. */
-interface Draft {
-  readonly fn: Command["fn"] | { readonly source: string; readonly operation?: string };
-  readonly rows: number;
-  readonly grain: number;
-  readonly buffers: readonly Place[];
-  readonly scalars: readonly number[];
-  readonly params: readonly number[];
-  writesState: boolean;
-  post?: Draft;
-}
-
-/** What stands in a phase: a command, or a loop, whose phases follow. */
-interface Item {
-  readonly label: string;
-  readonly draft: Draft;
-  readonly loop?: Loop;
-}
-
-interface Loop {
-  /** What buffers that move in it name. */
-  readonly identity: object;
-  readonly count: number;
-  /** What is done once, before the first iteration and behind the last. */
-  readonly before: readonly (readonly Item[])[];
-  readonly phases: readonly (readonly Item[])[];
-  readonly after: readonly Item[];
-}
 
 interface Work extends Unit, Item {
   readonly reads: Buffer[];
@@ -92,8 +65,6 @@ export class Assembler {
   private readonly fuser: Fuser;
   private readonly buffers = new Map<string, Buffer>();
   private readonly slots: Buffer[];
-  private readonly sources = new Map<string, number>();
-  private readonly owners: (string | undefined)[] = [];
   private readonly constants: number[];
   private readonly failures: Failure[];
   private readonly works: Work[] = [];
@@ -102,8 +73,10 @@ export class Assembler {
   /** Runtime scalars of the program. */
   private readonly numScalars: number;
   private readonly bodies = new Map<GNode, { readonly body: LoopBody; readonly assembler: Assembler }>();
-  /** The product whose finished rows a group's kernel runs on. */
-  private readonly host = new Map<Group, Group>();
+  /** Groups whose kernels run in another's command. */
+  private readonly hosts: Hosts;
+  /** Where results go; known once the groups are. */
+  private placement!: Placement;
   private scratchBytes = 0;
   private bytes = 0;
 
@@ -118,6 +91,7 @@ export class Assembler {
     this.numScalars = around?.numScalars ?? capture.scalars.length;
     this.lowered = lower(capture, target.hasTemplate);
     this.fuser = new Fuser(this.lowered, target.rule, fuse);
+    this.hosts = new Hosts(this.fuser, this.lowered);
     // slot 0 is the arena, then the storages, then the outputs
     this.slots = [
       ...capture.storages.map((s, i) => ({ bytes: s.bytes, slot: 1 + i, offset: 0, label: `state ${i}` })),
@@ -153,21 +127,45 @@ export class Assembler {
       for (const g of groups)
         if (g.opaque?.op === "contract") this.attach(g);
         else if (g.opaque) this.attachBehind(g, this.target.partsBehind?.(g.opaque) ?? []);
-    for (const g of groups) if (!g.opaque && !this.host.has(g)) this.fuser.chooseSplit(g);
+    for (const g of groups) if (!g.opaque && !this.hosts.isGuest(g)) this.fuser.chooseSplit(g);
     const stored = this.fuser.storedMembers();
     const kernels = new Map<Group, GroupKernel>();
     for (const g of groups) if (!g.opaque) kernels.set(g, this.fuser.kernelOf(g, stored));
-    this.findChecks();
-    const copies = this.placeResults(kernels);
-    const hosted = new Map([...this.host].map(([g, h]) => [h, g]));
+    this.placement = new Placement(this.fuser, this.lowered, kernels, {
+      hostOf: this.hosts.hostOf,
+      checksOf: (n) => (this.bodies.get(n)?.assembler.bodyCanFail() ? [`loop %${n.id}`] : opaqueChecks(n)),
+      overwrites: (n) => n.op === "contract" && !n.shape.includes(0),
+    });
+    for (const [key, to] of this.placement.targets) this.buffers.set(key, this.slotOf(to));
     for (const g of groups) {
-      if (g.opaque) this.opaque(g, hosted.get(g), kernels);
-      else if (!this.host.has(g)) this.kernel(g, kernels.get(g) as GroupKernel);
+      if (g.opaque) this.opaque(g, this.hosts.guestOf(g), kernels);
+      else if (!this.hosts.isGuest(g)) this.kernel(g, kernels.get(g) as GroupKernel);
     }
-    this.stateOrder(copies);
+    orderStates(this.placement.copies, this.placement.inPlace, this.lowered, {
+      works: this.works,
+      workOf: this.workOf,
+      buffer: (n) => this.buffer(n),
+      target: (to) => this.slotOf(to),
+      temporary: (bytes, label) => ({ bytes, slot: -1, offset: 0, label }),
+      copy: (n, from, to, writesState) => this.copy(n, from, to, writesState),
+    });
+  }
+
+  private bodyCanFail(): boolean {
+    return this.fuser.groups.some((g) => this.placement.canFail(g));
+  }
+
+  private isInPlace(g: Group): boolean {
+    return this.placement.inPlace.has(g);
   }
 
   // ---- buffers ----------------------------------------------------------------------------------------------------
+
+  private slotOf({ kind, index }: Placed): Buffer {
+    if (kind === "output") return this.slots[this.capture.storages.length + index];
+    // the same memory as the old value, but what reads it must come after what writes it
+    return { ...this.slots[index], label: `new state ${index}` };
+  }
 
   private buffer(n: GNode): Buffer {
     if (n.op === "buffer") return this.slots[n.storage];
@@ -186,93 +184,6 @@ export class Assembler {
     return b;
   }
 
-  /** Results that go where the caller wants them as they are made; the rest are copied at the end. */
-  private placeResults(kernels: ReadonlyMap<Group, GroupKernel>): { from: GNode; to: Buffer; state: boolean }[] {
-    const copies: { from: GNode; to: Buffer; state: boolean }[] = [];
-    const key = (n: GNode): string => (n.op === "output" ? `${n.inputs[0].id}:${n.attrs["index"]}` : `${n.id}:0`);
-    const claimed = new Set<string>();
-    this.lowered.roots.forEach((n, i) => {
-      const to = this.slots[this.capture.storages.length + i];
-      if (n.op === "buffer" || claimed.has(key(n)) || (isView(n) === true && !this.fuser.isMember(n)))
-        copies.push({ from: n, to, state: false });
-      else {
-        claimed.add(key(n));
-        this.buffers.set(key(n), to);
-      }
-    });
-    for (const { storage, value } of this.lowered.assigns) {
-      // the same memory as the old value, but what reads it must come after what writes it
-      const to: Buffer = { ...this.slots[storage], label: `new state ${storage}` };
-      if (value.op !== "buffer" && !claimed.has(key(value)) && this.inPlace(storage, value, kernels)) {
-        claimed.add(key(value));
-        this.buffers.set(key(value), to);
-      } else if (value.op !== "buffer" || value.storage !== storage) copies.push({ from: value, to, state: true });
-    }
-    return copies;
-  }
-
-  private readonly inPlaceGroups = new Set<Group>();
-
-  /** Whether the kernel that makes `value` may write it over the state: every other reader can go first. */
-  private inPlace(storage: number, value: GNode, kernels: ReadonlyMap<Group, GroupKernel>): boolean {
-    const group = this.fuser.groupOfNode(value);
-    if (!group || (group.opaque && group.opaque.op !== "contract") || group.opaque?.shape.includes(0)) return false;
-    const host = this.host.get(group) ?? group;
-    const made = kernels.get(group);
-    if (this.canFail(group) || made?.writes.some((w) => w.node === value && w.partial)) return false;
-    const store = made && storeOf(made, value);
-    if (made && !store) return false;
-    const readers: Group[] = [];
-    for (const g of this.fuser.groups) {
-      const reads = g.opaque ? this.fuser.operandSources(g.opaque) : (kernels.get(g) as GroupKernel).reads;
-      const mine = reads.filter((n) => n.op === "buffer" && n.storage === storage);
-      if (!mine.length) {
-        if (this.canFail(g) && g !== group) readers.push(g);
-        continue;
-      }
-      if (g === group) {
-        // a product writes while it still reads
-        if (!made || !store) return false;
-        if (!mine.every((n) => readsOnlyAt(made, made.reads.indexOf(n), store, value))) return false;
-      } else readers.push(g);
-    }
-    for (const g of readers) {
-      if (g === host) return false;
-      for (const x of [g, this.host.get(g) ?? g])
-        if (this.fuser.follows(x, group) || this.fuser.follows(x, host)) return false;
-    }
-    const first = new Set(readers.flatMap((g) => [g, this.host.get(g) ?? g]));
-    this.fuser.order(first, group);
-    if (host !== group) this.fuser.order(first, host);
-    this.inPlaceGroups.add(group);
-    this.extra.set(group, [...(this.extra.get(group) ?? []), ...readers]);
-    return true;
-  }
-
-  private readonly extra = new Map<Group, Group[]>();
-
-  /** Each run-time check and the first group that makes it. */
-  private readonly firstCheck = new Map<string, Group>();
-
-  private findChecks(): void {
-    for (const g of this.fuser.groups)
-      for (const check of this.checksOf(g)) if (!this.firstCheck.has(check)) this.firstCheck.set(check, g);
-  }
-
-  private checksOf(g: Group): Iterable<string> {
-    if (!g.opaque) return this.fuser.checksOf(g);
-    const n = g.opaque;
-    const assembler = this.bodies.get(n)?.assembler;
-    if (assembler) return assembler.fuser.groups.some((x) => assembler.canFail(x)) ? [`loop %${n.id}`] : [];
-    return n.op === "scatter" ? [checkOf(n.inputs[1], n.shape[n.attrs["axis"] as number])] : [];
-  }
-
-  /** Whether a group may be the one that fails: what another group has checked before it can't. */
-  private canFail(g: Group): boolean {
-    for (const check of this.checksOf(g)) if (this.firstCheck.get(check) === g) return true;
-    return false;
-  }
-
   // ---- attaching kernels to products --------------------------------------------------------------------------------
 
   /** Looks for a group that can run on the finished rows of this product while they are in cache. */
@@ -281,29 +192,12 @@ export class Assembler {
     if (n.dtype !== "float32" || n.shape.length !== 2) return;
     const [rows, columns] = n.shape;
     if (rows < 16 || columns < 16) return;
-    for (const g of this.guestsOf(product)) {
+    for (const g of this.hosts.candidates(product)) {
       if (!this.fuser.rebuild(g, rows, columns)) continue;
       if (!this.fuser.readsAtOwnPosition(g, n)) continue;
-      this.attachTo(product, g);
+      this.hosts.attach(product, g);
       return;
     }
-  }
-
-  /** The groups that could run in this one's command, first come first. */
-  private *guestsOf(host: Group): Iterable<Group> {
-    for (const g of this.fuser.groups) {
-      if (g.opaque || this.host.has(g) || !g.before.has(host)) continue;
-      if (!g.built?.body.buffers.includes(host.opaque as GNode)) continue;
-      if (![...g.before].some((b) => b !== host && b.before.has(host))) yield g;
-    }
-  }
-
-  private attachTo(host: Group, guest: Group): void {
-    this.host.set(guest, host);
-    this.fuser.order(
-      [...guest.before].filter((b) => b !== host),
-      host,
-    );
   }
 
   /** Into how many equal parts the result is cut for the group that runs behind a command. */
@@ -313,7 +207,7 @@ export class Assembler {
   private attachBehind(host: Group, choices: readonly number[]): void {
     const n = host.opaque as GNode;
     if (!choices.length) return;
-    for (const g of this.guestsOf(host)) {
+    for (const g of this.hosts.candidates(host)) {
       const columns = n.shape[n.shape.length - 1];
       const { built } = g;
       this.fuser.rebuild(g, sizeOf(n.shape) / columns, columns);
@@ -323,18 +217,9 @@ export class Assembler {
         continue;
       }
       this.parts.set(g, parts);
-      this.attachTo(host, g);
+      this.hosts.attach(host, g);
       return;
     }
-  }
-
-  /** Whether a group alone reads what an operation makes. */
-  private isOnlyReader(guest: Group, n: GNode): boolean {
-    const { roots, assigns } = this.lowered;
-    if (roots.includes(n) || assigns.some((a) => a.value === n)) return false;
-    return this.fuser.groups.every(
-      (g) => g === guest || !(g.opaque ? this.fuser.operandSources(g.opaque) : g.built?.body.buffers)?.includes(n),
-    );
   }
 
   // ---- units ----------------------------------------------------------------------------------------------------------
@@ -355,12 +240,10 @@ export class Assembler {
   ): Draft {
     const { kernel } = made;
     const { source, checks } = this.target.render(kernel, form);
-    const size = kernel.rows * kernel.columns;
     const rows = form === "flat" ? Math.ceil(kernel.columns / FLAT_ROW) : kernel.rows;
     const grain = block ?? (form === "flat" ? 16 : rowGrain(kernel));
     this.kernelTexts.push(`${form} ${rows} rows by ${grain}; ${showKernel(kernel)}`);
     this.bytes += buffers.reduce((n, b) => n + b.bytes, 0);
-    void size;
     return {
       fn: { source },
       rows,
@@ -385,7 +268,7 @@ export class Assembler {
     const draft = this.draft(
       made,
       buffers,
-      this.inPlaceGroups.has(group),
+      this.isInPlace(group),
       chooseForm(made.kernel) === "flat" ? undefined : grain,
     );
     const work = this.work(
@@ -402,7 +285,7 @@ export class Assembler {
   /** A kernel that only exchanges axes, as a command of the runtime; false where it is anything else. */
   private transpose(group: Group, made: GroupKernel): boolean {
     const { members } = group;
-    if (members.length !== 1 || this.inPlaceGroups.has(group) || dtypes[members[0].dtype].bytes !== 4) return false;
+    if (members.length !== 1 || this.isInPlace(group) || dtypes[members[0].dtype].bytes !== 4) return false;
     let n = members[0];
     const inMemory = (x: GNode): boolean => x !== members[0] && this.fuser.isMember(x);
     // a reshape does not change the order in which memory is written
@@ -498,36 +381,8 @@ export class Assembler {
       out: [out, 0],
     };
     const flops = 2 * sizeOf(n.shape) * K;
-    const plain = { scalars: [], writesState: false };
-    const lead: Work[] = [];
-    if (plan.pack) {
-      const { pack } = plan;
-      lead.push(
-        this.work(
-          `pack for %${n.id}`,
-          [bound["b"][0]],
-          [packed],
-          {
-            fn: pack.fn,
-            rows: pack.rows,
-            grain: pack.grain,
-            params: pack.params,
-            buffers: pack.buffers.map((x) => bound[x]),
-            ...plain,
-          },
-          0,
-        ),
-      );
-    }
-    const main: Draft = {
-      fn: plan.main.fn,
-      rows: plan.main.rows,
-      grain: plan.main.grain,
-      params: plan.main.params,
-      buffers: plan.main.buffers.map((x) => bound[x]),
-      ...plain,
-      writesState: this.inPlaceGroups.has(group),
-    };
+    const lead = plan.pack && this.work(`pack for %${n.id}`, [bound["b"][0]], [packed], draftOf(plan.pack, bound), 0);
+    const main: Draft = { ...draftOf(plan.main, bound), writesState: this.isInPlace(group) };
     const reads = [...main.buffers.map((x) => x[0]).filter((x) => x !== out)];
     const writes = [out];
     let finishes: (() => void)[] = [];
@@ -535,7 +390,7 @@ export class Assembler {
     if (guest && made) {
       const g = this.kernelBuffers(made, plan.rowBlock);
       finishes = g.finishes;
-      const writesState = main.writesState || this.inPlaceGroups.has(guest);
+      const writesState = main.writesState || this.isInPlace(guest);
       main.post = this.draft(made, g.buffers, writesState, plan.rowBlock, "columns");
       main.writesState = writesState;
       reads.push(...g.buffers.slice(0, made.reads.length).filter((x) => x !== out));
@@ -543,7 +398,7 @@ export class Assembler {
       total += made.kernel.flops;
     }
     const work = this.work(`contract %${n.id}`, reads, writes, main, total);
-    work.lead.push(...lead);
+    if (lead) work.lead.push(lead);
     this.workOf.set(group, work);
     if (guest) this.workOf.set(guest, work);
     for (const finish of finishes) finish();
@@ -594,7 +449,7 @@ export class Assembler {
 
   private behind(n: GNode, guest: Group, made: GroupKernel): Guest {
     const own: [number, number] = [made.reads.indexOf(n), made.reads.length + made.writes.length];
-    return { parts: this.parts.get(guest) as number, own: this.isOnlyReader(guest, n) ? own : undefined };
+    return { parts: this.parts.get(guest) as number, own: this.hosts.isOnlyReader(guest, n) ? own : undefined };
   }
 
   /** Puts a group's kernel behind the tiles of a command, `blockRows` rows of the result each. */
@@ -602,7 +457,7 @@ export class Assembler {
     const { kernel } = made;
     const grain = (kernel.rows * blockRows * n.shape[n.shape.length - 1]) / sizeOf(n.shape);
     const { buffers, finishes } = this.kernelBuffers(made, grain);
-    const writesState = this.inPlaceGroups.has(guest);
+    const writesState = this.isInPlace(guest);
     const result = this.buffer(n);
     // lanes along rows go in blocks that start at multiples of BLOCK
     const form = chooseForm(kernel) === "rows" && grain % BLOCK === 0 ? "rows" : "columns";
@@ -629,10 +484,7 @@ export class Assembler {
     const items = (list: readonly Item[]): Item[] => list.map((x) => placeItem(x, place, `loop %${n.id}: `));
     const copy = (label: string, i: number, from: Place, to: Place): Item => {
       const { main } = planCopy({ shape: [sizeOf(n.inputs[i].shape)], dtype: n.inputs[i].dtype, from: [1], to: [1] });
-      const bound = { from, to };
-      const { fn, rows, grain, params } = main;
-      const buffers = main.buffers.map((x) => bound[x]);
-      return { label, draft: { fn, rows, grain, params, buffers, scalars: [], writesState: false } };
+      return { label, draft: draftOf(main, { from, to }) };
     };
     const starts: Item[] = [];
     const ends: Item[] = [];
@@ -705,76 +557,10 @@ export class Assembler {
     return this.numScalars + i;
   }
 
-  /** Copies to results and state, and the order that writes of state need. */
-  private stateOrder(copies: readonly { from: GNode; to: Buffer; state: boolean }[]): void {
-    const written = new Set(this.lowered.assigns.map((a) => a.storage));
-    const isOld = (from: GNode): boolean => from.op === "buffer" && written.has(from.storage);
-    /** Makes a copy of an old value come before whoever writes over it. */
-    const beforeWriters = (work: Work): void => {
-      for (const g of this.inPlaceGroups) this.workOf.get(g)?.after.push(work);
-    };
-    for (const { from, to, state } of copies) {
-      if (state) continue;
-      const work = this.copy(from, this.buffer(from), to, false);
-      if (isOld(from)) beforeWriters(work);
-    }
-    const states = copies.filter((c) => c.state);
-    const sources = states.map(({ from }) => {
-      const source = this.buffer(from);
-      if (!isOld(from)) return source;
-      const aside: Buffer = { bytes: source.bytes, slot: -1, offset: 0, label: `old state ${from.storage}` };
-      beforeWriters(this.copy(from, source, aside, false));
-      return aside;
-    });
-    // a state is overwritten after everything else has read it, and only if nothing failed
-    const everything = this.works.slice();
-    states.forEach(({ from, to }, i) => {
-      this.copy(from, sources[i], to, true).after.push(...everything);
-    });
-    for (const [group, readers] of this.extra) {
-      const work = this.workOf.get(group);
-      if (!work) continue; // nothing to compute: an axis is empty
-      for (const r of readers) {
-        const w = this.workOf.get(r);
-        if (w && w !== work) work.after.push(w);
-      }
-    }
-  }
-
-  /**
-   * NABLA_POISON=1: NaN (ones, in integers) in all temporaries and outputs before a run, and in every temporary after the
-   * phase that needs it last, so that a value read too early or too late is seen.
-   */
-  private poison(phases: readonly (readonly Work[])[], arenaBytes: number): { first: Draft[]; after: Draft[][] } {
-    const fill = (b: Buffer): Draft => {
-      const { main } = planFill({ count: b.bytes, dtype: "uint8", bits: 255 });
-      return { ...main, buffers: [[b, 0]], scalars: [], params: main.params ?? [], writesState: false };
-    };
-    const last = new Map<Buffer, number>();
-    phases.forEach((phase, i) => {
-      for (const w of phase) for (const b of [...w.reads, ...w.writes]) if (b.slot < 0) last.set(b, i);
-    });
-    const after = phases.map((_, i) => [...last].filter(([b, l]) => l === i && b.bytes > 0).map(([b]) => fill(b)));
-    const whole: Buffer = { bytes: arenaBytes, slot: -1, offset: 0, label: "arena" };
-    return {
-      first: [whole, ...this.slots.slice(this.capture.storages.length)].filter((b) => b.bytes > 0).map(fill),
-      after,
-    };
-  }
-
   private copy(n: GNode, from: Buffer, to: Buffer, writesState: boolean): Work {
     const strides = contiguousStrides(n.shape);
     const { main } = planCopy({ shape: n.shape, dtype: n.dtype, from: strides, to: strides });
-    const bound = { from: [from, 0], to: [to, 0] } as const;
-    const draft: Draft = {
-      fn: main.fn,
-      rows: main.rows,
-      grain: main.grain,
-      params: main.params,
-      buffers: main.buffers.map((x) => bound[x]),
-      scalars: [],
-      writesState,
-    };
+    const draft: Draft = { ...draftOf(main, { from: [from, 0], to: [to, 0] }), writesState };
     return this.work(`copy to ${to.label}`, [from], [to], draft, 0);
   }
 
@@ -783,127 +569,30 @@ export class Assembler {
   private assemble(): Parts {
     const phases = schedule(this.works);
     const arenaBytes = planMemory(phases);
-    const builder = new ProgramBuilder();
-    const fn = (f: Draft["fn"]): Command["fn"] => {
-      if (typeof f !== "object") return f;
-      let i = this.sources.get(f.source);
-      if (i === undefined) {
-        this.sources.set(f.source, (i = this.sources.size));
-        this.owners.push(f.operation);
-      }
-      return i;
-    };
-    const moves = new Map<object, Move[]>();
-    const where = ([b, offset]: Place): [number, number] => [Math.max(b.slot, 0), (b.slot < 0 ? b.offset : 0) + offset];
-    const moving = (of: BufferName, [, , travels = []]: Place): void => {
-      for (const { loop, stride, start } of travels) {
-        let list = moves.get(loop);
-        if (!list) moves.set(loop, (list = []));
-        list.push({ of, stride, start: start && named(start) });
-      }
-    };
-    const named = (place: Place): BufferName => {
-      const name = builder.buffer(...where(place));
-      moving(name, place);
-      return name;
-    };
-    const emit = (d: Draft): number => {
-      const post = d.post && emit(d.post);
-      const command = builder.command({ ...d, fn: fn(d.fn), buffers: d.buffers.map(where), post });
-      d.buffers.forEach((place, buffer) => {
-        moving({ command, buffer }, place);
-      });
-      return command;
-    };
-    const labels: string[] = [];
-    const emitPhase = (items: readonly Item[]): void => {
-      const plain = items.filter((x) => !x.loop);
-      if (plain.length)
-        builder.phase(
-          plain.map((x) => {
-            const at = emit(x.draft);
-            labels[at] = x.label;
-            return at;
-          }),
-        );
-      for (const { loop } of items) {
-        if (!loop) continue;
-        loop.before.forEach(emitPhase);
-        const first = builder.numPhases;
-        loop.phases.forEach(emitPhase);
-        const last = builder.numPhases - 1;
-        if (last >= first) builder.loop({ first, last, count: loop.count, moves: moves.get(loop.identity) ?? [] });
-        emitPhase(loop.after);
-      }
-    };
-    const poison = process.env["NABLA_POISON"] === "1" ? this.poison(phases, arenaBytes) : null;
-    if (poison?.first.length) builder.phase(poison.first.map(emit));
-    phases.forEach((phase, i) => {
-      emitPhase(phase);
-      if (poison?.after[i].length) builder.phase(poison.after[i].map(emit));
-    });
+    const numStorages = this.capture.storages.length;
+    const poison =
+      process.env["NABLA_POISON"] === "1" ? poisonOf(phases, this.slots.slice(numStorages), arenaBytes) : null;
     const numScalars = this.capture.scalars.length + this.constants.length;
-    const table = builder.build({ numBuffers: 1 + this.slots.length, numScalars, scratchBytes: this.scratchBytes });
-    const flops = this.works.reduce((n, w) => n + w.flops, 0);
+    const sizes = { numBuffers: 1 + this.slots.length, numScalars, scratchBytes: this.scratchBytes };
     return {
-      table,
-      sources: [...this.sources.keys()],
-      owners: this.owners,
+      ...writeTable(phases, sizes, poison),
       arenaBytes,
-      numStorages: this.capture.storages.length,
+      numStorages,
       numOutputs: this.capture.roots.length,
       constants: this.constants,
       numScalars: this.capture.scalars.length,
       failures: this.failures,
-      labels,
-      stats: { kernels: this.works.length, flops, bytes: this.bytes, arenaBytes },
+      stats: {
+        kernels: this.works.length,
+        flops: this.works.reduce((n, w) => n + w.flops, 0),
+        bytes: this.bytes,
+        arenaBytes,
+      },
       texts: {
         graph: this.lowered.nodes.map(showNode).join("\n"),
         kernels: this.kernelTexts.join("\n\n"),
-        memory: phases
-          .map(
-            (p, i) =>
-              `phase ${i}\n${p.map((w) => `  ${w.label}: ${w.reads.map(showBuffer).join(" ")} -> ${w.writes.map(showBuffer).join(" ")}${w.loop ? showLoop(w.loop, "    ") : ""}`).join("\n")}`,
-          )
-          .join("\n"),
+        memory: showPhases(phases, (w) => (w.loop ? showLoop(w.loop, "    ") : "")),
       },
     };
   }
 }
-
-/** The phases of a loop, a line each: what is done once before, in each iteration, once behind. */
-function showLoop({ before, phases, after, count }: Loop, indent: string): string {
-  const line = (when: string, items: readonly Item[]): string =>
-    `\n${indent}${when}: ${items.map((x) => `${x.label.replace(/^.*: /, "")}${x.loop ? showLoop(x.loop, `${indent}  `) : ""}`).join(", ")}`;
-  return [
-    ...before.map((p) => line("before", p)),
-    ...phases.map((p) => line(`${count} times`, p)),
-    ...(after.length ? [line("behind", after)] : []),
-  ].join("");
-}
-
-/** A unit of a loop's body with its buffers where they lie outside. */
-function placeItem(item: Item, place: (b: Buffer) => Place, label: string): Item {
-  const moved = ([b, offset, travels = []]: Place): Place => {
-    const [to, at, own = []] = place(b);
-    return [to, at + offset, [...travels.map((t) => ({ ...t, start: t.start && moved(t.start) })), ...own]];
-  };
-  const placed = (d: Draft): Draft => ({
-    ...d,
-    buffers: d.buffers.map(moved),
-    ...(d.post && { post: placed(d.post) }),
-  });
-  const each = (list: readonly Item[]): Item[] => list.map((x) => placeItem(x, place, label));
-  const { loop } = item;
-  return {
-    label: label + item.label,
-    draft: placed(item.draft),
-    ...(loop && {
-      loop: { ...loop, before: loop.before.map(each), phases: loop.phases.map(each), after: each(loop.after) },
-    }),
-  };
-}
-
-const showNode = (n: GNode): string =>
-  `%${n.id} = ${n.op} ${n.dtype}[${n.shape.join(", ")}] ${n.inputs.map((i) => `%${i.id}`).join(" ")}${Object.keys(n.attrs).length ? ` ${JSON.stringify(n.attrs)}` : ""}`;
-const showBuffer = (b: Buffer): string => (b.slot < 0 ? `${b.label}@${b.offset}+${b.bytes}` : b.label);

@@ -5,10 +5,11 @@
  */
 import { finishKernel } from "../../compiler/finish.ts";
 import { Fuser, type Group, type GroupKernel, partDType } from "../../compiler/fuse.ts";
+import { Hosts } from "../../compiler/hosts.ts";
 import { showKernel } from "../../compiler/kernel.ts";
-import { type GNode, type Lowered, lower } from "../../compiler/lower.ts";
-import { type Copy, Placement, type Target, valueKey } from "../../compiler/place.ts";
-import { type Buffer, planMemory, schedule, type Unit } from "../../compiler/schedule.ts";
+import { type GNode, type Lowered, lower, showNode } from "../../compiler/lower.ts";
+import { orderStates, Placement, type Target, valueKey } from "../../compiler/place.ts";
+import { type Buffer, planMemory, schedule, showPhases, type Unit } from "../../compiler/schedule.ts";
 import type { DType } from "../../core/dtype.ts";
 import { DTypeError } from "../../core/errors.ts";
 import { sizeOf } from "../../core/shape.ts";
@@ -96,8 +97,8 @@ export class Assembler {
   private readonly failures: Failure[] = [];
   private readonly works: Work[] = [];
   private readonly workOf = new Map<Group, Work>();
-  /** The product with whose sums a group's kernel goes on. */
-  private readonly host = new Map<Group, Group>();
+  /** Groups whose kernels go on with the sums of a product. */
+  private readonly hosts: Hosts;
   private readonly kernelTexts: string[] = [];
   private bytes = 0;
 
@@ -109,6 +110,7 @@ export class Assembler {
     const maxBuffers = device.limits.storageBuffers - 1; // the failure word is one more
     this.lowered = lower(capture, hasTemplate, { wider, maxParts: maxBuffers - 1 });
     this.fuser = new Fuser(this.lowered, { isOpaque, takesStrided, ignores, maxBuffers }, fuse);
+    this.hosts = new Hosts(this.fuser, this.lowered);
     const slot = (dtype: DType, length: number, index: number, label: string): Buffer => ({
       bytes: storageBytes(dtype, length),
       slot: index,
@@ -126,20 +128,27 @@ export class Assembler {
     const { fuser } = this;
     fuser.run();
     if (this.fuse) for (const g of fuser.groups) if (g.opaque?.op === "contract") this.attach(g);
-    if (this.fuse) for (const g of fuser.groups) if (!g.opaque && !this.host.has(g)) fuser.chooseSplit(g);
+    if (this.fuse) for (const g of fuser.groups) if (!g.opaque && !this.hosts.isGuest(g)) fuser.chooseSplit(g);
     const stored = fuser.storedMembers();
     const kernels = new Map<Group, GroupKernel>();
     for (const g of fuser.groups) if (!g.opaque) kernels.set(g, fuser.kernelOf(g, stored));
-    const placement = new Placement(fuser, this.lowered, kernels, (g) => this.host.get(g) ?? g);
-    const guests = new Map([...this.host].map(([guest, host]) => [host, guest]));
-    for (const [key, target] of placement.targets) this.buffers.set(key, this.target(target));
+    const { copies, inPlace, targets } = new Placement(fuser, this.lowered, kernels, { hostOf: this.hosts.hostOf });
+    for (const [key, target] of targets) this.buffers.set(key, this.target(target));
     for (const g of fuser.groups)
       if (g.opaque) {
-        const guest = guests.get(g);
-        if (guest) this.productWith(g, guest, kernels.get(guest) as GroupKernel, placement.inPlace.has(guest));
+        const guest = this.hosts.guestOf(g);
+        if (guest) this.productWith(g, guest, kernels.get(guest) as GroupKernel, inPlace.has(guest));
         else this.template(g, g.opaque);
-      } else if (!this.host.has(g)) this.kernel(g, kernels.get(g) as GroupKernel, placement.inPlace.has(g));
-    this.orderStates(placement);
+      } else if (!this.hosts.isGuest(g)) this.kernel(g, kernels.get(g) as GroupKernel, inPlace.has(g));
+    const filled = copies.filter((c) => sizeOf(c.from.shape) > 0);
+    orderStates(filled, inPlace, this.lowered, {
+      works: this.works,
+      workOf: this.workOf,
+      buffer: (n) => this.buffer(n),
+      target: (to) => this.target(to),
+      temporary: (bytes, label) => this.temporary(bytes, label),
+      copy: (n, from, to, writesState) => this.copy(n, from, to, writesState),
+    });
     return this.assemble();
   }
 
@@ -180,14 +189,10 @@ export class Assembler {
     const n = product.opaque as GNode;
     const [M, N] = n.shape.slice(-2);
     if (n.dtype !== "float32" || isInParts(n)) return;
-    for (const g of fuser.groups) {
-      if (g.opaque || this.host.has(g) || !g.before.has(product) || !g.built?.body.buffers.includes(n)) continue;
-      if ([...g.before].some((b) => b !== product && b.before.has(product))) continue;
+    for (const g of this.hosts.candidates(product)) {
       const { built } = g;
       if (fuser.rebuild(g, (sizeOf(n.shape) / (M * N)) * M, N) && fuser.readsAtOwnPosition(g, n) && this.fits(n, g)) {
-        this.host.set(g, product);
-        const others = [...g.before].filter((b) => b !== product);
-        fuser.order(others, product);
+        this.hosts.attach(product, g);
         return;
       }
       g.built = built;
@@ -201,17 +206,6 @@ export class Assembler {
     return writes.length > 0 && memory <= this.device.limits.storageBuffers - 1 && canFollow(kernel, this.device);
   }
 
-  /** Whether anyone but `guest` reads a product from memory. */
-  private isReadElsewhere(n: GNode, guest: Group): boolean {
-    const { roots, assigns } = this.lowered;
-    const reads = (g: Group): readonly GNode[] =>
-      g.opaque ? this.fuser.operandSources(g.opaque) : (g.built?.body.buffers ?? []);
-    return (
-      [...roots, ...assigns.map((a) => a.value)].includes(n) ||
-      this.fuser.groups.some((g) => g !== guest && reads(g).includes(n))
-    );
-  }
-
   /** A product and the kernel that follows it, in one dispatch. */
   private productWith(host: Group, guest: Group, made: GroupKernel, writesState: boolean): void {
     const n = host.opaque as GNode;
@@ -219,8 +213,7 @@ export class Assembler {
     const { kernel, reads, writes } = made;
     const s = new Shader();
     const bare = productOf(n, this.place(n), s, "");
-    const stores = this.isReadElsewhere(n, guest);
-    const own = stores ? [this.buffer(n)] : [];
+    const own = this.hosts.isOnlyReader(guest, n) ? [] : [this.buffer(n)];
     const store = own.map((b) => `${s.bind(b, "f32")}[z * ${bare.M * bare.N} + row * ${bare.N} + column] = x;`).join();
     const buffers = [...reads, ...writes.map((w) => w.node)].map((x) => this.buffer(x));
     const { text, checks } = renderEpilogue(
@@ -358,48 +351,12 @@ export class Assembler {
     if (before) this.workOf.set(group, before);
   }
 
-  private copy({ from, to }: Copy, source: Buffer, target: Buffer): Work {
+  private copy(n: GNode, source: Buffer, target: Buffer, writesState: boolean): Work {
     const s = new Shader();
     const [a, b] = [s.bind(source, "u32"), s.bind(target, "u32")];
-    const guard = to.kind === "state" ? "    if (atomicLoad(&failure.operation) != 0u) { return; }\n" : "";
-    const words = storageBytes(from.dtype, sizeOf(from.shape)) / 4;
+    const guard = writesState ? "    if (atomicLoad(&failure.operation) != 0u) { return; }\n" : "";
+    const words = storageBytes(n.dtype, sizeOf(n.shape)) / 4;
     return this.work(`copy to ${target.label}`, [source], [target], s.flat(words, `${guard}    ${b}[e] = ${a}[e];`), 0);
-  }
-
-  /** Copies to results and states, and the order that writes of state need. */
-  private orderStates({ copies, inPlace }: Placement): void {
-    const overwritten = new Set(this.lowered.assigns.map((a) => a.storage));
-    const isOld = (n: GNode): boolean => n.op === "buffer" && overwritten.has(n.storage);
-    const beforeWriters = (work: Work): void => {
-      for (const g of inPlace.keys()) this.workOf.get(g)?.after.push(work);
-    };
-    for (const c of copies) {
-      if (c.to.kind === "state" || sizeOf(c.from.shape) === 0) continue;
-      const work = this.copy(c, this.buffer(c.from), this.target(c.to));
-      if (isOld(c.from)) beforeWriters(work);
-    }
-    const states = copies.filter((c) => c.to.kind === "state" && sizeOf(c.from.shape) > 0);
-    // an old value that another state takes is put aside before that value is written over
-    const sources = states.map((c) => {
-      const source = this.buffer(c.from);
-      if (!isOld(c.from)) return source;
-      const aside = this.temporary(source.bytes, `old state ${c.from.storage}`);
-      beforeWriters(this.copy({ from: c.from, to: { kind: "output", index: -1 } }, source, aside));
-      return aside;
-    });
-    // a state is overwritten after everything else has read it, and only if nothing failed
-    const everything = this.works.slice();
-    states.forEach((c, i) => {
-      this.copy(c, sources[i], this.target(c.to)).after.push(...everything);
-    });
-    for (const [group, first] of inPlace) {
-      const work = this.workOf.get(group);
-      if (!work) continue; // nothing to compute: an axis is empty
-      for (const g of first) {
-        const w = this.workOf.get(g);
-        if (w && w !== work) work.after.push(w);
-      }
-    }
   }
 
   // ---- the parts -------------------------------------------------------------------------------------------------------
@@ -430,12 +387,7 @@ export class Assembler {
       texts: {
         graph: this.lowered.nodes.map(showNode).join("\n"),
         kernels: this.kernelTexts.join("\n\n"),
-        memory: `${plural(segments.sizes.length, "segment")} of ${segments.sizes.join(", ")} bytes\n${phases
-          .map(
-            (p, i) =>
-              `phase ${i}\n${p.map((w) => `  ${w.label}: ${w.reads.map(showBuffer).join(" ")} -> ${w.writes.map(showBuffer).join(" ")}`).join("\n")}`,
-          )
-          .join("\n")}`,
+        memory: `${plural(segments.sizes.length, "segment")} of ${segments.sizes.join(", ")} bytes\n${showPhases(phases)}`,
       },
     };
   }
@@ -468,7 +420,3 @@ function planSegments(
     rest = rest.map((p) => p.map((u) => ({ ...u, reads: keep(u.reads), writes: keep(u.writes) })));
   }
 }
-
-const showNode = (n: GNode): string =>
-  `%${n.id} = ${n.op} ${n.dtype}[${n.shape.join(", ")}] ${n.inputs.map((i) => `%${i.id}`).join(" ")}${Object.keys(n.attrs).length ? ` ${JSON.stringify(n.attrs)}` : ""}`;
-const showBuffer = (b: Buffer): string => (b.slot < 0 ? `${b.label}@${b.offset}+${b.bytes}` : b.label);
