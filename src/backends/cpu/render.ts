@@ -8,6 +8,7 @@
  * A value that does not vary along the lanes is a vector of equal lanes, computed outside the loop.
  */
 
+import { type Check, Emission } from "../../compiler/emission.ts";
 import { type Index, isUniform, stepAlong } from "../../compiler/index-expr.ts";
 import {
   type Condition,
@@ -37,10 +38,7 @@ export interface Rendered {
   readonly checks: readonly Check[];
 }
 
-export interface Check {
-  readonly kind: "index" | "division";
-  readonly extent: number;
-}
+export type { Check };
 
 /** How a dtype is computed with: f float, d double, i int32, u uint32, m mask. */
 type Lane = "f" | "d" | "i" | "u" | "m";
@@ -197,32 +195,20 @@ export function renderKernel(k: Kernel, form: Form = chooseForm(k)): Rendered {
   return new Renderer(k, form).run();
 }
 
-class Renderer {
-  private readonly k: Kernel;
+class Renderer extends Emission<string> {
   private readonly form: Form;
   /** The axis that the lanes lie along. */
   private readonly along: "r" | "c";
   private readonly needed = new Set<string>();
-  private readonly checks: Check[] = [];
   private readonly lines: string[] = [];
   private indent = 1;
-  /** Values that have a variable at this point, innermost scope last. */
-  private scopes: Map<number, string>[] = [];
   private partial = "";
-  private readonly storeOf = new Map<Value, Store>();
-  private stage = 0;
   private temporary = 0;
-  /** Run-time indices that have been checked at this point, and the variables that hold them, innermost scope last. */
-  private checked: Map<string, string>[] = [];
 
   constructor(k: Kernel, form: Form) {
-    this.k = k;
+    super(k);
     this.form = form;
     this.along = this.form === "rows" ? "r" : "c";
-    k.stages.forEach((s) => {
-      for (const st of s.stores)
-        if (st.value.kind === "op" || st.value.kind === "select") this.storeOf.set(st.value, st);
-    });
   }
 
   run(): Rendered {
@@ -230,8 +216,6 @@ class Renderer {
     k.buffers.forEach((b, i) => {
       this.line(`${b.written ? "" : "const "}${memory[b.dtype].type} *b${i} = (${memory[b.dtype].type} *)c_->b[${i}];`);
     });
-    this.scopes = [new Map()];
-    this.checked = [new Map()];
     if (this.form === "flat") this.flat();
     else if (this.form === "columns") this.columns();
     else this.rows();
@@ -249,7 +233,6 @@ class Renderer {
     this.line(
       `const nb_i64 n_ = c_->p[0], e_ = r1 * ${FLAT_ROW} < n_ ? r1 * ${FLAT_ROW} : n_; const nb_i64 r = 0; nb_i64 c = r0 * ${FLAT_ROW};`,
     );
-    this.stage = 0;
     this.uniforms(this.k.stages[0], 0);
     this.open("for (; c + L <= e_; c += L)");
     this.pass(this.k.stages[0]);
@@ -376,80 +359,20 @@ class Renderer {
 
   // ---- values ----------------------------------------------------------------------------------------------------
 
-  /** 0: the same everywhere; 1: outside the inner loop; 2: inside it. */
-  private level(v: Value): number {
-    if (v.varies("c")) return 2;
-    if (v.varies("r")) return 1;
-    return 0;
+  protected override canReload(): boolean {
+    return this.form === "columns";
   }
 
-  /** Emits, before a loop, the values of a stage that do not change in it. */
-  private uniforms(stage: Stage, level: number): void {
-    const seen = new Set<Value>();
-    const visit = (v: Value): void => {
-      if (seen.has(v)) return;
-      seen.add(v);
-      if (this.find(v)) return;
-      if (this.reload(v)) return;
-      if (this.level(v) <= level && v.kind !== "const") {
-        if (v.stage <= this.stage) this.value(v, level);
-        return;
-      }
-      for (const a of [...v.args, ...runtimeValues(v.index, v.valid)]) visit(a);
-    };
-    const stages = level === 0 ? this.k.stages : [stage];
-    for (const s of stages)
-      for (const x of [...s.stores, ...s.reductions, ...s.columns, ...(level === 0 ? s.rowStores : [])]) visit(x.value);
-  }
-
-  private find(v: Value): string | undefined {
-    for (let i = this.scopes.length - 1; i >= 0; i--) {
-      const name = this.scopes[i].get(v.id);
-      if (name !== undefined) return name;
-    }
-    return undefined;
-  }
-
-  /** A value that an earlier stage has stored is read back rather than computed again. */
-  private reload(v: Value): Store | null {
-    if (this.form !== "columns" || v.stage >= this.stage || v.cost < 2) return null;
-    return this.storeOf.get(v) ?? null;
-  }
-
-  /** The variable of a value, emitting what it needs at this point: arguments first, without recursion. */
-  private value(root: Value, level: number): string {
-    const stack = [root];
-    while (stack.length) {
-      const v = stack[stack.length - 1];
-      if (this.find(v) !== undefined) {
-        stack.pop();
-        continue;
-      }
-      const again = level === 2 ? this.reload(v) : null;
-      if (again) {
-        const { dtype } = this.k.buffers[again.buffer];
-        this.define(v, this.loadLanes(dtype, again.buffer, again.index, [], level), level);
-        continue;
-      }
-      const missing = [...v.args, ...runtimeValues(v.index, v.valid)].filter((a) => this.find(a) === undefined);
-      if (missing.length) {
-        stack.push(...missing.reverse());
-        continue;
-      }
-      const args = v.args.map((a) => this.find(a) as string);
-      this.define(v, this.expression(v, args, level), level);
-    }
-    return this.find(root) as string;
-  }
-
-  private define(v: Value, text: string, _level: number): string {
-    const name = `v${v.id}${this.scopes.length > 1 ? `_${this.scopes.length}` : ""}`;
+  protected override emit(v: Value, again: Store | null): string {
+    const text = again
+      ? this.loadLanes(this.k.buffers[again.buffer].dtype, again.buffer, again.index, [])
+      : this.expression(v, this.argsOf(v));
+    const name = `v${v.id}${this.depth > 1 ? `_${this.depth}` : ""}`;
     this.line(`const ${vector[lane[v.dtype]]} ${name} = ${text};`);
-    this.scopes[this.scopes.length - 1].set(v.id, name);
     return name;
   }
 
-  private expression(v: Value, args: readonly string[], level: number): string {
+  private expression(v: Value, args: readonly string[]): string {
     const t = lane[v.dtype];
     switch (v.kind) {
       case "const":
@@ -477,7 +400,7 @@ class Renderer {
           return `(${v.valid.map((c) => this.condition(c, false)).join(" && ")}) ? ${args[0]} : ${args[1]}`;
         return `${t === "m" ? "i" : t}_sel(${this.mask(v.valid)}, ${args[0]}, ${args[1]})`;
       case "load":
-        return this.loadLanes(v.dtype, v.slot, v.index as Index, v.valid, level);
+        return this.loadLanes(v.dtype, v.slot, v.index as Index, v.valid);
       default:
         return this.operation(v, args);
     }
@@ -532,13 +455,11 @@ class Renderer {
 
   /** A run-time index, held inside 0 … extent − 1; outside it the run has failed. */
   private checkedIndex(v: Value, extent: number): string {
-    const source = this.find(v);
+    const source = this.find(v.id);
     if (source === undefined) throw new BackendError("cpu: a run-time index was used before it was emitted");
     const key = `${source}:${extent}:${this.partial}`;
-    for (const scope of this.checked) {
-      const name = scope.get(key);
-      if (name !== undefined) return name;
-    }
+    const known = this.find(key);
+    if (known !== undefined) return known;
     const t = this.temporary++;
     const name = `k${v.id}_${extent}_${t}`;
     const check = this.addCheck({ kind: "index", extent });
@@ -550,7 +471,7 @@ class Renderer {
       `  if (i_any(t${t})) { for (int l = 0; l < L; l++) if (t${t}[l]) { nabla_fail(c_->run, c_->p[1] + ${check}, (nb_i64)${source}[l] & 0xffffffffffLL); break; } }`,
     );
     this.line(`  ${name} = i_max(i_min(${name}, i_splat(${extent - 1})), i_splat(0)); }`);
-    this.checked[this.checked.length - 1].set(key, name);
+    this.keep(key, name);
     return name;
   }
 
@@ -559,11 +480,6 @@ class Renderer {
     const t = lane[v.dtype];
     const live = this.partial ? ` & ${this.tailMask()}` : "";
     this.line(`if (i_any(${t}_eq(${divisor}, ${splatOf[t]}(0))${live})) nabla_fail(c_->run, c_->p[1] + ${check}, 0);`);
-  }
-
-  private addCheck(check: Check): number {
-    const same = this.checks.findIndex((c) => c.kind === check.kind && c.extent === check.extent);
-    return same >= 0 ? same : this.checks.push(check) - 1;
   }
 
   /** Positions as a vector of integers. */
@@ -614,7 +530,7 @@ class Renderer {
 
   // ---- memory --------------------------------------------------------------------------------------------------------
 
-  private loadLanes(dtype: DType, buffer: number, index: Index, valid: readonly Condition[], _level: number): string {
+  private loadLanes(dtype: DType, buffer: number, index: Index, valid: readonly Condition[]): string {
     const { prefix } = memory[dtype];
     const t = lane[dtype];
     const step = stepAlong(index, this.along);
@@ -696,13 +612,11 @@ class Renderer {
   private open(head: string): void {
     this.line(`${head} {`);
     this.indent++;
-    this.scopes.push(new Map());
-    this.checked.push(new Map());
+    this.openScope();
   }
 
   private close(): void {
-    this.scopes.pop();
-    this.checked.pop();
+    this.closeScope();
     this.indent--;
     this.line("}");
   }

@@ -6,6 +6,7 @@
  * Unlike C's, the compiler behind this takes nothing out of loops: what does not change along the inner axis, the address
  * of a row among it, is computed before the loop here.
  */
+import { type Check, Emission } from "../../compiler/emission.ts";
 import { dependsOn, type Index, isUniform, stepAlong } from "../../compiler/index-expr.ts";
 import {
   type Condition,
@@ -56,11 +57,6 @@ import { CMD, ERROR } from "./layout.ts";
 import { Library } from "./math.ts";
 import type { Module } from "./module.ts";
 
-/** What check k of the kernel looks at; check k fails as operation params[1] + k. */
-export interface Check {
-  readonly kind: "index" | "division";
-  readonly extent: number;
-}
 export type Form = "flat" | "columns" | "rows";
 type Locals = readonly Local[];
 
@@ -87,8 +83,8 @@ export class KernelModule {
   }
 }
 
-class Emitter {
-  private readonly k: Kernel;
+/** A value's name is its locals; the addresses of rows have names too. */
+class Emitter extends Emission<Locals> {
   private readonly form: Form;
   private readonly flatRow: number;
   private readonly f: Func;
@@ -96,25 +92,20 @@ class Emitter {
   private readonly fail: Func;
   /** The axis that the lanes lie along. */
   private readonly along: "r" | "c";
-  private readonly checks: Check[] = [];
   private readonly cmd: Local;
   private readonly r0: Local;
   private readonly r1: Local;
   private readonly bases: Local[] = [];
   private readonly axes: { r: Expr; c: Expr } = { r: constant.i32(0), c: constant.i32(0) };
-  /** Values that have locals at this point, innermost scope last; addresses of rows among them, by their text. */
-  private readonly scopes: Map<number | string, Locals>[] = [new Map()];
   private readonly accumulators: Locals[] = [];
   private readonly reduced: Locals[] = [];
   private readonly parts = new Map<number, Local>();
-  private readonly storeOf = new Map<Value, Store>();
   private readonly checked = new Map<string, Locals>();
   /** Lanes that count in this pass. */
   private live = LANES;
-  private stage = 0;
 
   constructor(owner: KernelModule, k: Kernel, form: Form, flatRow: number, f: Func) {
-    this.k = k;
+    super(k);
     this.form = form;
     this.flatRow = flatRow;
     this.f = f;
@@ -122,9 +113,6 @@ class Emitter {
     this.fail = owner.fail;
     this.along = form === "rows" ? "r" : "c";
     [this.cmd, this.r0, this.r1] = f.args;
-    for (const s of k.stages)
-      for (const st of s.stores)
-        if (st.value.kind === "op" || st.value.kind === "select") this.storeOf.set(st.value, st);
   }
 
   run(): readonly Check[] {
@@ -277,9 +265,9 @@ class Emitter {
   }
 
   private scope(body: () => void): void {
-    this.scopes.push(new Map());
+    this.openScope();
     body();
-    this.scopes.pop();
+    this.closeScope();
     this.checked.clear();
   }
 
@@ -291,83 +279,13 @@ class Emitter {
 
   // ---- values ------------------------------------------------------------------------------------------------------
 
-  /** 0: the same everywhere; 1: outside the inner loop; 2: inside it. */
-  private level(v: Value): number {
-    return v.varies("c") ? 2 : v.varies("r") ? 1 : 0;
+  protected override canReload(): boolean {
+    return this.form === "columns";
   }
 
-  /** Emits, before a loop, the values of a stage that do not change in it, and where its rows start. */
-  private uniforms(stage: Stage, level: number): void {
-    const seen = new Set<Value>();
-    const visit = (v: Value): void => {
-      if (seen.has(v)) return;
-      seen.add(v);
-      if (this.find(v)) return;
-      if (this.reload(v)) return;
-      if (this.level(v) <= level && v.kind !== "const") {
-        if (v.stage <= this.stage) this.value(v, level);
-        return;
-      }
-      for (const a of [...v.args, ...runtimeValues(v.index, v.valid)]) visit(a);
-      if (v.kind === "load") this.hoist(v.slot, v.index as Index, inMemory[v.dtype].bytes, level);
-    };
-    const stages = level === 0 ? this.k.stages : [stage];
-    for (const s of stages) {
-      for (const x of [...s.stores, ...s.reductions, ...s.columns, ...(level === 0 ? s.rowStores : [])]) visit(x.value);
-      for (const x of s.stores) this.hoist(x.buffer, x.index, inMemory[this.k.buffers[x.buffer].dtype].bytes, level);
-    }
-  }
-
-  private find(v: Value): Locals | undefined {
-    return this.lookup(v.id);
-  }
-
-  private lookup(key: number | string): Locals | undefined {
-    for (let i = this.scopes.length - 1; i >= 0; i--) {
-      const found = this.scopes[i].get(key);
-      if (found !== undefined) return found;
-    }
-    return undefined;
-  }
-
-  /** A value that an earlier stage has stored is read back rather than computed again. */
-  private reload(v: Value): Store | null {
-    if (this.form !== "columns" || v.stage >= this.stage || v.cost < 2) return null;
-    return this.storeOf.get(v) ?? null;
-  }
-
-  /** The locals of a value, emitting what it needs at this point: arguments first, without recursion. */
-  private value(root: Value, level: number): Locals {
-    const stack = [root];
-    while (stack.length) {
-      const v = stack[stack.length - 1];
-      if (this.find(v) !== undefined) {
-        stack.pop();
-        continue;
-      }
-      const again = level === 2 ? this.reload(v) : null;
-      if (again) {
-        this.define(v, this.load(this.k.buffers[again.buffer].dtype, again.buffer, again.index, []));
-        continue;
-      }
-      const missing = [...v.args, ...runtimeValues(v.index, v.valid)].filter((a) => this.find(a) === undefined);
-      if (missing.length) {
-        stack.push(...missing.reverse());
-        continue;
-      }
-      this.define(
-        v,
-        this.expression(
-          v,
-          v.args.map((a) => this.find(a) as Locals),
-        ),
-      );
-    }
-    return this.find(root) as Locals;
-  }
-
-  private define(v: Value, value: Vec): void {
-    this.scopes[this.scopes.length - 1].set(v.id, this.fresh(value));
+  protected override emit(v: Value, again: Store | null): Locals {
+    if (again) return this.fresh(this.load(this.k.buffers[again.buffer].dtype, again.buffer, again.index, []));
+    return this.fresh(this.expression(v, this.argsOf(v)));
   }
 
   private fresh(value: Vec): Locals {
@@ -461,29 +379,30 @@ class Emitter {
   }
 
   /** Computes where a row starts, if everything that this depends on is known at this point. */
-  private hoist(buffer: number, i: Index, bytes: number, level: number): void {
+  protected override beforeAccess(buffer: number, i: Index, level: number): void {
     const { outer } = this.split(i);
     const values = runtimeValues({ ...i, terms: outer });
     const depends = outer.some(({ atom }) => dependsOn(i, "r", atom));
-    if (outer.length === 0 || (depends && level === 0) || values.some((v) => this.find(v) === undefined)) return;
+    if (outer.length === 0 || (depends && level === 0) || values.some((v) => this.find(v.id) === undefined)) return;
     if (this.form === "flat" && depends) return;
     const key = this.rowKey(buffer, i, outer);
-    if (this.lookup(key)) return;
+    if (this.find(key)) return;
+    const { bytes } = inMemory[this.k.buffers[buffer].dtype];
     const at = this.f.let(i32.add(this.bases[buffer], i32.mul(this.sum(outer, i.constant, null), bytes)));
-    this.scopes[this.scopes.length - 1].set(key, [at]);
+    this.keep(key, [at]);
   }
 
   /** The address of an element. */
   private address(buffer: number, i: Index, bytes: number, l: number | null): Expr {
     const { inner, outer } = this.split(i);
-    const row = l && this.along === "r" ? undefined : this.lookup(this.rowKey(buffer, i, outer));
+    const row = l && this.along === "r" ? undefined : this.find(this.rowKey(buffer, i, outer));
     if (row) return i32.add(row[0], i32.mul(this.sum(inner, 0, l), bytes));
     return i32.add(this.bases[buffer], i32.mul(this.index(i, l), bytes));
   }
 
   /** A run-time index, held inside 0 … extent − 1; outside it the run has failed. */
   private checkedIndex(v: Value, extent: number): Local {
-    const source = this.find(v);
+    const source = this.find(v.id);
     if (source === undefined) throw new BackendError("wasm: a run-time index was used before it was emitted");
     const key = `${source[0].index}:${extent}`;
     let held = this.checked.get(key);
@@ -514,11 +433,6 @@ class Emitter {
 
   private operationNumber(check: number): Expr {
     return i32.add(i32.load(i32.load(this.cmd, CMD.params), 4), check);
-  }
-
-  private addCheck(check: Check): number {
-    const same = this.checks.findIndex((c) => c.kind === check.kind && c.extent === check.extent);
-    return same >= 0 ? same : this.checks.push(check) - 1;
   }
 
   /** Positions as a vector of integers. */

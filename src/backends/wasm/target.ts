@@ -2,6 +2,7 @@
  * The `wasm` backend as the assembler sees it (cpu/target.ts): the operations that the runtime module runs by itself, and
  * kernels emitted as they are asked for. A kernel's "source" is its text; equal ones are emitted once a process.
  */
+import type { Check } from "../../compiler/emission.ts";
 import type { Index } from "../../compiler/index-expr.ts";
 import { type Kernel, runtimeValues, showKernel, type Value } from "../../compiler/kernel.ts";
 import type { GNode } from "../../compiler/lower.ts";
@@ -16,7 +17,7 @@ import type { Target } from "../cpu/target.ts";
 import { type Commands, type Operand, TEMPORARY, templates } from "../cpu/templates.ts";
 import { type AttentionShape, planAttention, planAttentionBackward } from "./attention.ts";
 import { convShape, planConv, planConvWeight } from "./conv.ts";
-import { type Check, type Form, KernelModule } from "./emit.ts";
+import { type Form, KernelModule } from "./emit.ts";
 import { MR, NR, SKINNY_COLUMNS, SKINNY_ROWS } from "./gemm.ts";
 import { type MemoryImport, Module } from "./module.ts";
 

@@ -2,15 +2,9 @@
  * The values of a kernel as WGSL: named constants in nested scopes, positions, conditions and checks, loads and stores.
  * What a renderer stands on; it decides where loops begin and end (render.ts), this only what is said inside them.
  */
+import { type Check, Emission } from "../../compiler/emission.ts";
 import type { Index } from "../../compiler/index-expr.ts";
-import {
-  type Condition,
-  type Kernel,
-  runtimeValues,
-  type Stage,
-  type Store,
-  type Value,
-} from "../../compiler/kernel.ts";
+import type { Condition, Kernel, Store, Value } from "../../compiler/kernel.ts";
 import type { DType } from "../../core/dtype.ts";
 import { BackendError } from "../../core/errors.ts";
 import { type Plan, planKernel, valuesOf } from "./forms.ts";
@@ -30,43 +24,28 @@ export interface WgslOptions {
   readonly maxStorageBuffers?: number;
 }
 
-/** What check k of a kernel looks at; it fails as operation firstCheck + k. */
-export interface Check {
-  readonly kind: "index" | "division";
-  readonly extent: number;
-}
+export type { Check };
 
 /** Positions are int32; this leaves room for the strides beyond the end. */
 const MAX_POSITIONS = 2 ** 31 - 2 ** 27;
 
-const sourcesOf = (v: Value): Value[] => [...v.args, ...runtimeValues(v.index, v.valid)];
-
-export class Emitter {
-  protected readonly k: Kernel;
+export class Emitter extends Emission<string> {
   protected readonly options: WgslOptions;
   protected readonly plan: Plan;
   protected readonly lines: string[] = [];
-  protected readonly checks: Check[] = [];
   /** Buffers that are read or written at all. */
   protected readonly used = new Set<number>();
   /** Buffers whose single elements are changed by atomics. */
   protected readonly atomic = new Set<number>();
-  protected stage = 0;
   private temporary = 0;
   private indent = 1;
-  /** Values that have a name at this point, innermost scope last. */
-  private readonly scopes: Map<string, string>[] = [new Map()];
-  private readonly storeOf = new Map<Value, Store>();
 
   constructor(k: Kernel, options: WgslOptions) {
-    this.k = k;
+    super(k);
     this.options = options;
     this.plan = planKernel(k, (dtype) => this.isNarrow(dtype));
     for (const dtype of [...k.buffers.map((b) => b.dtype), ...k.scalars]) laneOf(dtype);
     this.findUses();
-    for (const s of k.stages)
-      for (const st of s.stores)
-        if (st.value.kind === "op" || st.value.kind === "select") this.storeOf.set(st.value, st);
   }
 
   // ---- buffers -----------------------------------------------------------------------------------------------------
@@ -132,71 +111,22 @@ export class Emitter {
   // ---- values ----------------------------------------------------------------------------------------------------
 
   /** 0: the same everywhere; 1: outside the inner loop; 2: inside it. A flat kernel has one loop. */
-  protected level(v: Value): number {
+  protected override level(v: Value): number {
     const { form, outer, inner } = this.plan;
     if (v.varies(inner)) return 2;
     if (v.varies(outer)) return form === "flat" ? 2 : 1;
     return 0;
   }
 
-  /** Emits, before a loop, the values of a stage that do not change in it. */
-  protected uniforms(stage: Stage, level: number): void {
-    const seen = new Set<Value>();
-    const stages = level === 0 ? this.k.stages : [stage];
-    const stack = stages
-      .flatMap((s) => [...s.stores, ...s.reductions, ...s.columns, ...(level === 0 ? s.rowStores : [])])
-      .map((x) => x.value)
-      .reverse();
-    while (stack.length) {
-      const v = stack.pop() as Value;
-      if (seen.has(v) || this.find(String(v.id)) || this.reload(v)) continue;
-      seen.add(v);
-      if (this.level(v) > level) stack.push(...sourcesOf(v).reverse());
-      else if (v.stage <= this.stage) this.value(v);
-    }
+  /** By the invocation that stored it, and only where it was stored whole. */
+  protected override canReload(v: Value, { buffer }: Store): boolean {
+    return this.level(v) === 2 && perWord(this.dtypeOf(buffer)) === 1;
   }
 
-  protected find(key: string): string | undefined {
-    for (let i = this.scopes.length - 1; i >= 0; i--) {
-      const name = this.scopes[i].get(key);
-      if (name !== undefined) return name;
-    }
-    return undefined;
-  }
-
-  /** A value that an earlier stage has stored whole is read back, by the invocation that stored it. */
-  protected reload(v: Value): Store | null {
-    if (v.stage >= this.stage || v.cost < 2 || this.level(v) < 2) return null;
-    const st = this.storeOf.get(v);
-    return st && perWord(this.dtypeOf(st.buffer)) === 1 ? st : null;
-  }
-
-  /** The name of a value, emitting what it needs at this point. Iterative: chains of values can be long. */
-  protected value(root: Value): string {
-    const stack = [root];
-    while (stack.length) {
-      const v = stack[stack.length - 1];
-      if (this.find(String(v.id)) !== undefined) {
-        stack.pop();
-        continue;
-      }
-      const again = this.reload(v);
-      const missing = again ? [] : sourcesOf(v).filter((x) => this.find(String(x.id)) === undefined);
-      if (missing.length) {
-        stack.push(...missing.reverse());
-        continue;
-      }
-      const names = v.args.map((x) => this.find(String(x.id)) as string);
-      this.define(v, again ? `b${this.home(again.buffer)}[${this.index(again.index)}]` : this.expression(v, names));
-      stack.pop();
-    }
-    return this.find(String(root.id)) as string;
-  }
-
-  protected define(v: Value, text: string): string {
-    const name = this.scopes.length > 1 ? `v${v.id}_${this.scopes.length}` : `v${v.id}`;
+  protected override emit(v: Value, again: Store | null): string {
+    const text = again ? `b${this.home(again.buffer)}[${this.index(again.index)}]` : this.expression(v, this.argsOf(v));
+    const name = this.depth > 1 ? `v${v.id}_${this.depth}` : `v${v.id}`;
     this.line(`let ${name}: ${typeOf[laneOf(v.dtype)]} = ${text};`);
-    this.scopes[this.scopes.length - 1].set(String(v.id), name);
     return name;
   }
 
@@ -249,7 +179,7 @@ export class Emitter {
 
   /** A run-time index, held inside 0 … extent − 1; outside it the run has failed. */
   protected checkedIndex(v: Value, extent: number, guard: string): string {
-    const source = this.find(String(v.id));
+    const source = this.find(v.id);
     if (source === undefined) throw new BackendError("webgpu: a run-time index was used before it was emitted");
     const key = `${source} of ${extent} if ${guard}`;
     const known = this.find(key);
@@ -260,7 +190,7 @@ export class Emitter {
     this.line(
       `if (${guard ? `${guard} & (${outside})` : outside}) { fail(${this.check({ kind: "index", extent })}, ${source}); }`,
     );
-    this.scopes[this.scopes.length - 1].set(key, name);
+    this.keep(key, name);
     return name;
   }
 
@@ -272,9 +202,7 @@ export class Emitter {
   protected check(check: Check): string {
     if (!this.hasFailure)
       throw new BackendError("webgpu: a kernel checks an index or a divisor but is not said to fail (Kernel.canFail)");
-    let i = this.checks.findIndex((c) => c.kind === check.kind && c.extent === check.extent);
-    if (i < 0) i = this.checks.push(check) - 1;
-    return `${uniformWord(1)} + ${i}u`;
+    return `${uniformWord(1)} + ${this.addCheck(check)}u`;
   }
 
   /** Conditions as one truth; run-time indices of later ones count where the earlier hold. */
@@ -286,7 +214,7 @@ export class Emitter {
       if (!name) {
         name = this.fresh("n");
         this.line(`let ${name} = ${this.index(c.index, all)};`);
-        this.scopes[this.scopes.length - 1].set(key, name);
+        this.keep(key, name);
       }
       for (const part of [
         c.index.min < c.lo ? `${name} >= ${c.lo}` : "",
@@ -351,11 +279,11 @@ export class Emitter {
   protected open(head: string): void {
     this.line(`${head} {`);
     this.indent++;
-    this.scopes.push(new Map());
+    this.openScope();
   }
 
   protected close(): void {
-    this.scopes.pop();
+    this.closeScope();
     this.indent--;
     this.line("}");
   }
