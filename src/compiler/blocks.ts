@@ -6,7 +6,7 @@
 import { sizeOf } from "../core/shape.ts";
 import type { Group } from "./fuse.ts";
 import { add, axis, div, type Index, scale, substitute } from "./index-expr.ts";
-import { runtimeValues, type Value } from "./kernel.ts";
+import { reachable } from "./kernel.ts";
 import type { GNode } from "./lower.ts";
 
 /** Whether each of `blocks` equal runs of the group's rows reads only its own one of `blocks` equal parts of `n`. */
@@ -19,13 +19,8 @@ export function readsByBlocks(group: Group, n: GNode, blocks: number): boolean {
   const rows = domain.rows / blocks;
   const block = axis("block", blocks);
   const split = new Map<string, Index>([["r", add(scale(block, rows), axis("r", rows))]]);
-  const seen = new Set<Value>();
-  const visit = (v: Value): boolean => {
-    if (seen.has(v)) return true;
-    seen.add(v);
+  for (const v of reachable(entries.map((e) => e.value)))
     if (v.kind === "load" && v.slot === slot && div(substitute(v.index as Index, split), part).key !== block.key)
       return false;
-    return [...v.args, ...runtimeValues(v.index, v.valid)].every(visit);
-  };
-  return entries.every((e) => visit(e.value));
+  return true;
 }

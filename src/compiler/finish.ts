@@ -2,9 +2,9 @@
  * Small things about kernels that every assembler asks: the kernel that adds the parts of a reduction over rows, where a
  * kernel stores a node, and whether it may store it over memory that it reads. No rendering, no backend.
  */
-import { type GroupKernel, partDType } from "./fuse.ts";
+import type { GroupKernel } from "./fuse.ts";
 import { add, axis, scale } from "./index-expr.ts";
-import { type Kernel, type Reduction, runtimeValues, type Value, Values } from "./kernel.ts";
+import { type Kernel, partDType, type Reduction, reachable, Values } from "./kernel.ts";
 import type { GNode } from "./lower.ts";
 
 /** The kernel that puts the parts [block, column] of a reduction over rows together. */
@@ -52,21 +52,10 @@ export function readsOnlyAt(made: GroupKernel, buffer: number, key: string, node
       [s.stores, [...s.reductions, ...s.columns]],
       [s.rowStores, []],
     ] as const) {
-      const loads = loadsOf([...stores, ...others].map((x) => x.value)).filter((v) => v.slot === buffer);
+      const values = reachable([...stores, ...others].map((x) => x.value));
+      const loads = [...values].filter((v) => v.kind === "load" && v.slot === buffer);
       if (loads.some((v) => written || v.index?.key !== key)) return false;
       written ||= stores.some((st) => st.buffer === stored);
     }
   return true;
-}
-
-function loadsOf(values: readonly Value[]): Value[] {
-  const seen = new Set<Value>();
-  const stack = values.slice();
-  while (stack.length) {
-    const v = stack.pop() as Value;
-    if (seen.has(v)) continue;
-    seen.add(v);
-    stack.push(...v.args, ...runtimeValues(v.index, v.valid));
-  }
-  return [...seen].filter((v) => v.kind === "load");
 }

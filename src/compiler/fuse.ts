@@ -1,134 +1,31 @@
 /**
- * The fuser: which nodes lie in memory (members), and which members one kernel computes together (groups).
+ * The fuser: which of the nodes that lie in memory one kernel computes together (groups).
  *
- * 1. Members are: what is asked for, what opaque operations (products, scatters, templates) read, every reduction, and
- *    an elementwise value that several readers would otherwise compute again at more cost than reading it.
+ * 1. Members are the nodes that lie in memory and are no operation's that runs by itself (`members.ts`).
  * 2. A group has one domain, rows × columns. A member joins a group if it reads every other member of the group at the
  *    same row and column (or is a reduction over exactly the columns, or over exactly the rows), and no path leaves the
  *    group and comes back. Siblings that share a source join too.
  * 3. A group becomes one kernel (`kernel.ts`): stages follow from which reduction a value needs.
  */
-import { accumulator, type DType } from "../core/dtype.ts";
-import { contiguousStrides, sizeOf } from "../core/shape.ts";
-import {
-  add,
-  axis,
-  constantIndex,
-  delinearize,
-  type Index,
-  isUniform,
-  linearize,
-  scale,
-  stepAlong,
-} from "./index-expr.ts";
+import { sizeOf } from "../core/shape.ts";
+import { type Domain, domainFor, domainOf, flatDomain, reductionParts, reductions } from "./domain.ts";
+import { add, axis, delinearize, type Index, isUniform, linearize, scale, stepAlong } from "./index-expr.ts";
 import {
   type ColumnReduction,
-  costOf,
   type Kernel,
+  partDType,
   type Reduction,
-  runtimeValues,
+  reachable,
   type Stage,
   type Store,
   type Value,
 } from "./kernel.ts";
 import type { GNode, Lowered } from "./lower.ts";
-import { Body, isView, misaligned, type Strided, strided } from "./views.ts";
-
-/** Operations that a kernel can't contain; the backend runs each by itself. `strided` ones read any strided operand. */
-export interface OpaqueRule {
-  readonly isOpaque: (n: GNode) => boolean;
-  /** Whether operand i may be a strided view; else it is made contiguous. */
-  readonly takesStrided: (n: GNode, operand: number, inMemory: (n: GNode) => boolean) => boolean;
-  /** Whether operand i is not read at all. */
-  readonly ignores: (n: GNode, operand: number) => boolean;
-  /** Buffers that a kernel can have, if few: reads and writes together. */
-  readonly maxBuffers?: number;
-}
-
-const reductions: Readonly<Record<string, Reduction["op"]>> = {
-  sum: "sum",
-  prod: "prod",
-  reduceMax: "max",
-  reduceMin: "min",
-};
+import { Members, type OpaqueRule } from "./members.ts";
+import { Body, misaligned } from "./views.ts";
 
 /** Where the rule names no limit; every member counts as written. */
 const MAX_BUFFERS = 28;
-/** A value with several readers is stored if computing it again costs more than this: as a write and a read of it. */
-const EXPENSIVE = 32;
-const WHOLE = 256;
-
-const ownCost = (n: GNode): number =>
-  n.op === "random" ? 100 : isView(n) ? (n.op === "pad" || n.op === "concat" ? 1 : 0) : costOf(n.op);
-/** Up to so many rows, a sum over them reads its terms side by side instead of leaving parts. */
-const FEW_ROWS = 48;
-
-/** The loop space of a kernel. `row` reductions are over c, `column` reductions over r. */
-interface Domain {
-  readonly rows: number;
-  readonly columns: number;
-  /** The index vector of a full-size node of this shape, or of the reduction's own input shape. */
-  readonly full: (shape: readonly number[]) => Index[];
-  readonly key: string;
-  /** The shape whose axes are taken apart into rows and columns; every other is cut in row-major order. */
-  readonly own?: string;
-}
-
-function flatDomain(rows: number, columns: number): Domain {
-  const position = add(scale(axis("r", rows), columns), axis("c", columns));
-  return { rows, columns, full: (shape) => delinearize(position, shape), key: `${rows}x${columns}` };
-}
-
-function reductionParts(n: GNode): {
-  kept: number[];
-  reduced: number[];
-  rows: number;
-  columns: number;
-  kind: "row" | "column" | "mixed";
-} {
-  const shape = n.inputs[0].shape;
-  const axes = n.attrs["axes"] as readonly number[];
-  const reduced = axes.filter((a) => shape[a] !== 1);
-  const kept = shape.map((_, i) => i).filter((i) => !axes.includes(i) && shape[i] !== 1);
-  const size = (list: readonly number[]) => list.reduce((k, a) => k * shape[a], 1);
-  const kind =
-    kept.length === 0 || reduced.length === 0 || kept[kept.length - 1] < reduced[0]
-      ? "row"
-      : reduced[reduced.length - 1] < kept[0] && size(reduced) > FEW_ROWS
-        ? "column"
-        : "mixed";
-  return { kept, reduced, rows: size(kept), columns: size(reduced), kind };
-}
-
-function domainOf(n: GNode): Domain {
-  const { kept, reduced, rows, columns, kind } = reductionParts(n);
-  if (kind === "row") return flatDomain(rows, columns);
-  if (kind === "column") return flatDomain(columns, rows);
-  const shape = n.inputs[0].shape;
-  const outer = delinearize(
-    axis("r", rows),
-    kept.map((a) => shape[a]),
-  );
-  const inner = delinearize(
-    axis("c", columns),
-    reduced.map((a) => shape[a]),
-  );
-  const own = shape.map((_, i) =>
-    kept.includes(i) ? outer[kept.indexOf(i)] : reduced.includes(i) ? inner[reduced.indexOf(i)] : constantIndex(0),
-  );
-  const flat = flatDomain(rows, columns);
-  const same = shape.join(",");
-  return {
-    rows,
-    columns,
-    full: (s) => (s.join(",") === same ? own : flat.full(s)),
-    key: `${same}:${kept.join(",")}`,
-    own: same,
-  };
-}
-
-/** The dtype in which the parts of a reduction are kept: as wide as it is accumulated. */
-export const partDType = (dtype: DType): DType => (dtype === "uint8" ? "int32" : accumulator(dtype));
 
 export type MemberKind = "full" | "row" | "reduction" | "column";
 
@@ -171,162 +68,23 @@ export class Fuser {
   private readonly lowered: Lowered;
   private readonly rule: OpaqueRule;
   private readonly fuse: boolean;
-  private readonly members = new Set<GNode>();
+  readonly members: Members;
   private readonly groupOf = new Map<GNode, Group>();
   readonly groups: Group[] = [];
-  private readonly requested = new Set<GNode>();
 
   constructor(lowered: Lowered, rule: OpaqueRule, fuse: boolean) {
     this.lowered = lowered;
     this.rule = rule;
     this.fuse = fuse;
+    this.members = new Members(lowered, rule, fuse);
   }
 
   run(): void {
-    this.chooseMembers();
     if (this.rule.maxBuffers !== undefined) this.findReaders();
     for (const n of this.lowered.nodes) {
       if (this.rule.isOpaque(n)) this.addOpaque(n);
       else if (this.members.has(n)) this.place(n);
     }
-  }
-
-  /** Whether a read of `n` is a read of memory (or of the group's own value). */
-  private readonly isBoundary = (n: GNode): boolean =>
-    this.members.has(n) || n.op === "buffer" || this.rule.isOpaque(n) || n.op === "output";
-
-  private chooseMembers(): void {
-    const { nodes, roots, assigns } = this.lowered;
-    const want = (n: GNode): void => {
-      if (n.op !== "buffer" && n.op !== "output" && !this.rule.isOpaque(n)) this.members.add(n);
-    };
-    for (const n of [...roots, ...assigns.map((a) => a.value)]) {
-      this.requested.add(n);
-      want(n);
-    }
-    for (const n of nodes) {
-      if (n.op in reductions) want(n);
-      // the source of few elements is computed where they are; of many, once
-      if (n.op === "gather" && sizeOf(n.shape) > sizeOf(n.inputs[0].shape)) {
-        const look = strided(n.inputs[0]);
-        want(look ? look.source : n.inputs[0]);
-      }
-      if (!this.fuse && !this.rule.isOpaque(n) && !isView(n) && n.inputs.length) want(n);
-    }
-    // a view that one operation needs in memory is where another's look at memory ends, so look until nothing changes
-    for (let before = -1; before !== this.members.size; ) {
-      before = this.members.size;
-      this.looks.clear();
-      for (const n of nodes) if (this.rule.isOpaque(n)) for (const s of this.operandSources(n)) want(s);
-    }
-    // how often each node would be computed, and what that costs
-    const uses = new Map<GNode, number>();
-    for (let i = nodes.length - 1; i >= 0; i--) {
-      const n = nodes[i];
-      const through = isView(n) && !this.members.has(n) ? (uses.get(n) ?? 0) : 1;
-      for (const input of new Set(n.inputs)) uses.set(input, (uses.get(input) ?? 0) + through);
-    }
-    // what computing a node takes from memory on: its operations and reads, each once, by the part of an element they cost
-    const cones = new Map<GNode, ReadonlyMap<GNode, number>>();
-    const coneOf = (n: GNode): ReadonlyMap<GNode, number> => {
-      const cone = new Map<GNode, number>([[n, 1]]);
-      // what is the same for many elements costs each of them a part
-      const share = n.op === "expand" ? sizeOf(n.inputs[0].shape) / Math.max(1, sizeOf(n.shape)) : 1;
-      for (const input of n.inputs)
-        for (const [part, weight] of cones.get(input) as ReadonlyMap<GNode, number>)
-          cone.set(part, Math.max(cone.get(part) ?? 0, weight * share));
-      return cone;
-    };
-    for (const n of nodes) {
-      if (n.op === "const" || n.op === "scalar" || n.op === "iota") {
-        cones.set(n, new Map());
-        continue;
-      }
-      if (n.op === "buffer" || n.op === "output" || this.rule.isOpaque(n)) {
-        cones.set(n, new Map([[n, 1]]));
-        continue;
-      }
-      const cone = this.readFew(n, cones, coneOf);
-      let cost = 0;
-      let reads = n.op === "gather" ? 1 : 0;
-      for (const [part, weight] of cone) {
-        if (part !== n && this.isBoundary(part)) reads += weight;
-        else cost += weight * ownCost(part);
-      }
-      const again = (uses.get(n) ?? 0) > 1 && reads > 0 && (cost > EXPENSIVE || reads > 2.5);
-      if ((again || cost > WHOLE) && !isView(n)) this.members.add(n);
-      cones.set(n, this.members.has(n) ? new Map([[n, 1]]) : cone);
-    }
-  }
-
-  /**
-   * What computing `n` takes, by `coneOf`; where that would read more buffers than a kernel can have, inputs are put into
-   * memory until it does not, the one that reads most first.
-   */
-  private readFew(
-    n: GNode,
-    cones: Map<GNode, ReadonlyMap<GNode, number>>,
-    coneOf: (n: GNode) => ReadonlyMap<GNode, number>,
-  ): ReadonlyMap<GNode, number> {
-    const most = (this.rule.maxBuffers ?? Number.POSITIVE_INFINITY) - 1;
-    const reads = (cone: ReadonlyMap<GNode, number>, self: GNode): number => {
-      let count = 0;
-      for (const part of cone.keys()) if (part !== self && this.isBoundary(part)) count++;
-      return count;
-    };
-    for (;;) {
-      const cone = coneOf(n);
-      if (most === Number.POSITIVE_INFINITY || reads(cone, n) <= most) return cone;
-      const [heavy] = n.inputs
-        .map((x) => [x, reads(cones.get(x) as ReadonlyMap<GNode, number>, x)] as const)
-        .sort((a, b) => b[1] - a[1])[0];
-      const views: GNode[] = [];
-      let x = heavy;
-      while (isView(x) && x.op !== "pad" && x.op !== "concat" && !this.members.has(x)) {
-        views.unshift(x);
-        x = x.inputs[0];
-      }
-      if (this.isBoundary(x)) return cone; // nothing left to take apart
-      this.members.add(x);
-      cones.set(x, new Map([[x, 1]]));
-      for (const v of views) cones.set(v, coneOf(v));
-    }
-  }
-
-  private readonly inMemory = (n: GNode): boolean => this.members.has(n);
-
-  /** Operand i of an opaque operation as a look at memory: strided where the operation takes that, else contiguous. */
-  look(n: GNode, i: number): Strided {
-    let looks = this.looks.get(n);
-    if (!looks) this.looks.set(n, (looks = []));
-    if (!looks[i]) {
-      const x = n.inputs[i];
-      const look = this.rule.takesStrided(n, i, this.inMemory) ? strided(x, this.inMemory) : null;
-      looks[i] = look ?? { source: x, offset: 0, strides: contiguousStrides(x.shape) };
-    }
-    return looks[i];
-  }
-  private readonly looks = new Map<GNode, Strided[]>();
-
-  /** The nodes that an opaque operation reads from memory. */
-  operandSources(n: GNode): GNode[] {
-    return n.inputs.flatMap((_, i) => (this.rule.ignores(n, i) ? [] : [this.look(n, i).source]));
-  }
-
-  /** What the computation of `n` reads from memory, beyond leaves. */
-  private sources(n: GNode): Set<GNode> {
-    const out = new Set<GNode>();
-    const seen = new Set<GNode>();
-    const stack = [...n.inputs];
-    while (stack.length) {
-      const s = stack.pop() as GNode;
-      if (seen.has(s)) continue;
-      seen.add(s);
-      if (s.op === "buffer") continue;
-      if (this.isBoundary(s)) out.add(s);
-      else stack.push(...s.inputs);
-    }
-    return out;
   }
 
   private groupFor(n: GNode): Group {
@@ -336,7 +94,7 @@ export class Fuser {
 
   private addOpaque(n: GNode): void {
     const group = new Group([n], n, null);
-    this.add(group, this.sources(n));
+    this.add(group, this.members.sources(n));
     this.groupOf.set(n, group);
   }
 
@@ -356,7 +114,7 @@ export class Fuser {
   }
 
   private place(n: GNode): void {
-    const sources = this.sources(n);
+    const sources = this.members.sources(n);
     const group = this.fuse ? this.join(n, sources) : null;
     if (group) {
       group.members.push(n);
@@ -376,7 +134,7 @@ export class Fuser {
     if (maxBuffers === undefined) return reads + members.length - 1 <= MAX_BUFFERS;
     const own = new Set(members);
     const isWritten = ({ node, kind }: Entry): boolean =>
-      kind === "column" || this.requested.has(node) || (this.readers.get(node) ?? []).some((r) => !own.has(r));
+      kind === "column" || this.members.requested.has(node) || (this.readers.get(node) ?? []).some((r) => !own.has(r));
     return reads + built.entries.filter(isWritten).length <= maxBuffers;
   }
 
@@ -386,7 +144,7 @@ export class Fuser {
   private findReaders(): void {
     for (const n of this.lowered.nodes) {
       if (!this.members.has(n) && !this.rule.isOpaque(n)) continue;
-      for (const s of this.sources(n)) {
+      for (const s of this.members.sources(n)) {
         const list = this.readers.get(s);
         if (list) list.push(n);
         else this.readers.set(s, [n]);
@@ -419,7 +177,7 @@ export class Fuser {
     }
     // siblings: the same size and a source in common
     const size = this.workSize(n);
-    const leaves = this.leafReads(n);
+    const leaves = this.members.leafReads(n);
     for (let i = this.groups.length - 1; i >= Math.max(0, this.groups.length - 64); i--) {
       const g = this.groups[i];
       if (g.opaque || !g.built || this.workSize(g.members[0]) !== size) continue;
@@ -462,30 +220,16 @@ export class Fuser {
     return sizeOf(n.op in reductions ? n.inputs[0].shape : n.shape);
   }
 
-  private leafReads(n: GNode): Set<GNode> {
-    const out = new Set<GNode>();
-    const seen = new Set<GNode>();
-    const stack = [...n.inputs];
-    while (stack.length) {
-      const s = stack.pop() as GNode;
-      if (seen.has(s)) continue;
-      seen.add(s);
-      if (s.op === "buffer") out.add(s);
-      else if (!this.isBoundary(s)) stack.push(...s.inputs);
-    }
-    return out;
-  }
-
   /** The members as one kernel body, or null where they can't be one. */
   build(members: readonly GNode[], forced?: Domain): Built | null {
-    const domain = forced ?? this.domainFor(members);
-    return domain && this.compute({ domain, body: new Body(this.isBoundary), entries: [] }, members);
+    const domain = forced ?? domainFor(members);
+    return domain && this.compute({ domain, body: new Body(this.members.isBoundary), entries: [] }, members);
   }
 
   /** What `build` gives for the group's members and `n`; where the domain stays, only `n` is computed anew. */
   private extend({ members, built }: Group, n: GNode): Built | null {
     const more = [...members, n];
-    const domain = this.domainFor(more);
+    const domain = domainFor(more);
     if (!domain) return null;
     if (!built || built.domain.key !== domain.key) return this.build(more, domain);
     return this.compute({ domain: built.domain, body: built.body.fork(), entries: built.entries.slice() }, [n]);
@@ -540,22 +284,6 @@ export class Fuser {
     return built;
   }
 
-  private domainFor(members: readonly GNode[]): Domain | null {
-    let domain: Domain | null = null;
-    for (const n of members) {
-      if (!(n.op in reductions)) continue;
-      const d = domainOf(n);
-      if (!domain) domain = d;
-      else if (domain.key !== d.key) {
-        if (domain.rows !== d.rows || domain.columns !== d.columns) return null;
-        if (reductionParts(n).kind === "mixed") domain = d;
-      }
-    }
-    if (domain) return domain;
-    const size = sizeOf(members[0].shape);
-    return members.every((m) => sizeOf(m.shape) === size) ? flatDomain(1, size) : null;
-  }
-
   /** Tries a given rows × columns for a group; used where a product's rows are the group's rows. */
   rebuild(group: Group, rows: number, columns: number): boolean {
     if (group.built?.domain.rows === rows && group.built.domain.columns === columns) return true;
@@ -590,10 +318,6 @@ export class Fuser {
     return (group.built as Built).body.checked;
   }
 
-  isMember(n: GNode): boolean {
-    return this.members.has(n);
-  }
-
   groupOfNode(n: GNode): Group | undefined {
     return this.groupOf.get(n);
   }
@@ -620,23 +344,16 @@ export class Fuser {
     const { domain, body, entries } = group.built as Built;
     const own = add(scale(axis("r", domain.rows), domain.columns), axis("c", domain.columns)).key;
     const slot = body.buffers.indexOf(n);
-    const seen = new Set<Value>();
-    let ok = true;
-    const visit = (v: Value): void => {
-      if (seen.has(v)) return;
-      seen.add(v);
-      if (v.kind === "load" && v.slot === slot && v.index?.key !== own) ok = false;
-      for (const a of [...v.args, ...runtimeValues(v.index, v.valid)]) visit(a);
-    };
-    for (const e of entries) visit(e.value);
-    return ok;
+    for (const v of reachable(entries.map((e) => e.value)))
+      if (v.kind === "load" && v.slot === slot && v.index?.key !== own) return false;
+    return true;
   }
 
   /** Members that another group, an opaque operation or the caller reads, and which therefore lie in memory. */
   storedMembers(): Set<GNode> {
-    const stored = new Set<GNode>(this.requested);
+    const stored = new Set<GNode>(this.members.requested);
     for (const g of this.groups) {
-      if (g.opaque) for (const s of this.sources(g.opaque)) stored.add(s);
+      if (g.opaque) for (const s of this.members.sources(g.opaque)) stored.add(s);
       else for (const b of (g.built as Built).body.buffers) stored.add(b);
     }
     return stored;
@@ -694,21 +411,14 @@ export class Fuser {
 /** How many reads (and writes) do not move one by one along the columns; 0 is best. */
 function score(built: Built): number {
   let bad = 0;
-  const seen = new Set<Value>();
-  const visit = (v: Value): void => {
-    if (seen.has(v)) return;
-    seen.add(v);
+  for (const v of reachable(built.entries.map((e) => e.value))) {
     if (v.index) {
       const step = stepAlong(v.index, "c");
       if (v.kind === "load" && step !== 0 && step !== 1) bad += step === null ? 2 : 1;
       else if (v.kind !== "load" && step === null) bad += 1;
     }
     for (const c of v.valid) if (!isUniform(c.index, c.lo, c.hi, "c")) bad += 0.25;
-    for (const a of [...v.args, ...runtimeValues(v.index, v.valid)]) visit(a);
-  };
-  for (const e of built.entries) {
-    visit(e.value);
-    if (stepAlong(e.at, "c") !== 1) bad += 1;
   }
+  for (const e of built.entries) if (stepAlong(e.at, "c") !== 1) bad += 1;
   return bad;
 }

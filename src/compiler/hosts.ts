@@ -48,7 +48,8 @@ export class Hosts {
     const { roots, assigns } = this.lowered;
     if (roots.includes(n) || assigns.some((a) => a.value === n)) return false;
     return this.fuser.groups.every(
-      (g) => g === guest || !(g.opaque ? this.fuser.operandSources(g.opaque) : g.built?.body.buffers)?.includes(n),
+      (g) =>
+        g === guest || !(g.opaque ? this.fuser.members.operandSources(g.opaque) : g.built?.body.buffers)?.includes(n),
     );
   }
 }

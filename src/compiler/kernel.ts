@@ -150,6 +150,19 @@ export function runtimeValues(index: Index | null | undefined, valid: readonly C
   return out;
 }
 
+/** These values and all that they are computed from, at run-time positions too. */
+export function reachable(values: readonly Value[]): Set<Value> {
+  const seen = new Set<Value>();
+  const stack = values.slice();
+  while (stack.length) {
+    const v = stack.pop() as Value;
+    if (seen.has(v)) continue;
+    seen.add(v);
+    stack.push(...v.args, ...runtimeValues(v.index, v.valid));
+  }
+  return seen;
+}
+
 export interface Store {
   readonly buffer: number;
   readonly index: Index;
@@ -165,6 +178,9 @@ export interface Reduction {
 }
 
 /** A reduction over r: block b of rows leaves its part at [b, c] of the buffer. */
+/** The dtype in which the parts of a reduction are kept: as wide as it is accumulated. */
+export const partDType = (dtype: DType): DType => (dtype === "uint8" ? "int32" : accumulator(dtype));
+
 export interface ColumnReduction {
   readonly op: Reduction["op"];
   readonly value: Value;

@@ -72,7 +72,7 @@ export class Placement {
     const copies: Copy[] = [];
     roots.forEach((from, index) => {
       const to: Target = { kind: "output", index };
-      if (from.op === "buffer" || this.targets.has(valueKey(from)) || (isView(from) && !this.fuser.isMember(from)))
+      if (from.op === "buffer" || this.targets.has(valueKey(from)) || (isView(from) && !this.fuser.members.has(from)))
         copies.push({ from, to });
       else this.targets.set(valueKey(from), to);
     });
@@ -117,7 +117,7 @@ export class Placement {
 }
 
 const readsOf = (fuser: Fuser, g: Group, kernels: ReadonlyMap<Group, GroupKernel>): readonly GNode[] =>
-  g.opaque ? fuser.operandSources(g.opaque) : (kernels.get(g) as GroupKernel).reads;
+  g.opaque ? fuser.members.operandSources(g.opaque) : (kernels.get(g) as GroupKernel).reads;
 
 /** What the units of a backend are made with, for the copies that a placement leaves. */
 export interface Copying<W> {

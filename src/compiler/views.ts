@@ -21,7 +21,7 @@ import {
   scale,
   valueIndex,
 } from "./index-expr.ts";
-import { type Condition, runtimeValues, type Value, Values } from "./kernel.ts";
+import { type Condition, reachable, type Value, Values } from "./kernel.ts";
 import type { GNode } from "./lower.ts";
 
 const movements = new Set(["reshape", "permute", "expand", "slice", "pad", "window", "concat"]);
@@ -92,20 +92,6 @@ function isWhole(position: Index, size: number): boolean {
     seen *= extent;
   }
   return seen === size && position.min === 0;
-}
-
-/** Whether a value is computed from another. */
-function uses(value: Value, other: Value): boolean {
-  const seen = new Set<Value>();
-  const stack = [value];
-  while (stack.length) {
-    const v = stack.pop() as Value;
-    if (v === other) return true;
-    if (seen.has(v)) continue;
-    seen.add(v);
-    stack.push(...v.args, ...runtimeValues(v.index, v.valid));
-  }
-  return false;
 }
 
 /** Thrown (and caught by the fuser) where a kernel would need a value of itself from another position. */
@@ -233,7 +219,7 @@ export class Body {
 
   /** A gathered value, which may be the same wherever it comes from (ones, say): the index is looked at all the same. */
   private looking(value: Value, found: Value, where: Index, extent: number): Value {
-    if (uses(value, found)) return value;
+    if (reachable([value]).has(found)) return value;
     const v = this.values;
     const index = v.make({ kind: "index", dtype: "int32", index: where });
     const most = v.make({ kind: "const", dtype: "int32", name: String(extent) });

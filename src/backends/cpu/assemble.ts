@@ -5,10 +5,10 @@
  */
 import { readsByBlocks } from "../../compiler/blocks.ts";
 import { finishKernel } from "../../compiler/finish.ts";
-import { Fuser, type Group, type GroupKernel, partDType } from "../../compiler/fuse.ts";
+import { Fuser, type Group, type GroupKernel } from "../../compiler/fuse.ts";
 import { Hosts } from "../../compiler/hosts.ts";
 import { BLOCK } from "../../compiler/index-expr.ts";
-import { showKernel } from "../../compiler/kernel.ts";
+import { partDType, showKernel } from "../../compiler/kernel.ts";
 import { type GNode, type Lowered, lower, showNode } from "../../compiler/lower.ts";
 import { opaqueChecks, orderStates, type Target as Placed, Placement } from "../../compiler/place.ts";
 import { type Buffer, planMemory, schedule, showPhases, type Unit } from "../../compiler/schedule.ts";
@@ -287,7 +287,7 @@ export class Assembler {
     const { members } = group;
     if (members.length !== 1 || this.isInPlace(group) || dtypes[members[0].dtype].bytes !== 4) return false;
     let n = members[0];
-    const inMemory = (x: GNode): boolean => x !== members[0] && this.fuser.isMember(x);
+    const inMemory = (x: GNode): boolean => x !== members[0] && this.fuser.members.has(x);
     // a reshape does not change the order in which memory is written
     while (n.op === "reshape" && !inMemory(n.inputs[0])) n = n.inputs[0];
     const look = isView(n) ? strided(n, inMemory) : null;
@@ -358,7 +358,7 @@ export class Assembler {
   }
 
   private contract(group: Group, n: GNode, guest: Group | undefined, made: GroupKernel | undefined): void {
-    const [a, b] = [this.fuser.look(n, 0), this.fuser.look(n, 1)];
+    const [a, b] = [this.fuser.members.look(n, 0), this.fuser.members.look(n, 1)];
     const rank = n.shape.length;
     const K = n.inputs[0].shape[rank - 1];
     const plan = this.target.planContract({
@@ -405,7 +405,7 @@ export class Assembler {
   }
 
   private template(group: Group, n: GNode, guest?: Group, made?: GroupKernel): void {
-    const looks = n.inputs.map((_, i) => this.fuser.look(n, i));
+    const looks = n.inputs.map((_, i) => this.fuser.members.look(n, i));
     const base = this.errorBase(n.op, [{ kind: "index", extent: n.shape[(n.attrs["axis"] as number) ?? 0] }]);
     const behind = guest && made && this.behind(n, guest, made);
     const planned: Commands = this.target.planOpaque(n, looks, base, behind);
@@ -476,7 +476,7 @@ export class Assembler {
     const { attrs, live } = body;
     const made = assembler.bodyPhases(attrs.carries + attrs.sequences);
     const arena: Buffer = { bytes: made.bytes, slot: -1, offset: 0, label: `loop %${n.id}` };
-    const looks = n.inputs.map((_, i) => this.fuser.look(n, i));
+    const looks = n.inputs.map((_, i) => this.fuser.members.look(n, i));
     const identity = {};
     const output = (k: number): Buffer => this.outputBuffer(n, k);
     const memory = { looks, output, arena, buffer: (x: GNode) => this.buffer(x) };

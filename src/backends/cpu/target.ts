@@ -3,9 +3,10 @@
  * by itself and with which commands, and what a kernel's source is. The native runtime's is here; the `wasm` backend,
  * whose runtime has the same commands, brings its own.
  */
-import type { OpaqueRule } from "../../compiler/fuse.ts";
+
 import type { Kernel } from "../../compiler/kernel.ts";
 import type { GNode, HasTemplate } from "../../compiler/lower.ts";
+import type { OpaqueRule } from "../../compiler/members.ts";
 import type { Strided } from "../../compiler/views.ts";
 import type { CommandDesc, ContractDesc, ContractPlan } from "./contract.ts";
 import { lanesFor, lanesPrelude } from "./lanes.ts";

@@ -4,9 +4,9 @@
  * capture is plain data. Sibling of cpu/assemble.ts.
  */
 import { finishKernel } from "../../compiler/finish.ts";
-import { Fuser, type Group, type GroupKernel, partDType } from "../../compiler/fuse.ts";
+import { Fuser, type Group, type GroupKernel } from "../../compiler/fuse.ts";
 import { Hosts } from "../../compiler/hosts.ts";
-import { showKernel } from "../../compiler/kernel.ts";
+import { partDType, showKernel } from "../../compiler/kernel.ts";
 import { type GNode, type Lowered, lower, showNode } from "../../compiler/lower.ts";
 import { orderStates, Placement, type Target, valueKey } from "../../compiler/place.ts";
 import { type Buffer, planMemory, schedule, showPhases, type Unit } from "../../compiler/schedule.ts";
@@ -202,7 +202,7 @@ export class Assembler {
   /** Whether product and group together have few enough buffers, and the group is one that can follow. */
   private fits(n: GNode, g: Group): boolean {
     const { kernel, reads, writes } = this.fuser.kernelOf(g, this.fuser.storedMembers());
-    const memory = new Set([...this.fuser.operandSources(n), ...reads]).size + writes.length; // `reads` has n
+    const memory = new Set([...this.fuser.members.operandSources(n), ...reads]).size + writes.length; // `reads` has n
     return writes.length > 0 && memory <= this.device.limits.storageBuffers - 1 && canFollow(kernel, this.device);
   }
 
@@ -226,7 +226,7 @@ export class Assembler {
     const firstCheck = this.failAs("indexing", checks);
     const dispatch = dispatchProduct({ ...bare, finish }, 1, s, { firstCheck, scalars: made.scalars });
     this.kernelTexts.push(`after the product %${n.id}; ${showKernel(kernel)}`);
-    const operands = this.fuser.operandSources(n).map((x) => this.buffer(x));
+    const operands = this.fuser.members.operandSources(n).map((x) => this.buffer(x));
     const work = this.work(
       `contract %${n.id} and kernel ${writes.map((w) => `%${w.node.id}`).join(" ")}`,
       [...operands, ...buffers.filter((_, i) => i < reads.length && reads[i] !== n)],
@@ -323,7 +323,7 @@ export class Assembler {
 
   /** What a template writes its dispatches with. */
   private place(n: GNode): Place {
-    const looks = n.inputs.map((_, i) => this.fuser.look(n, i));
+    const looks = n.inputs.map((_, i) => this.fuser.members.look(n, i));
     return {
       looks,
       operand: (i) => this.buffer(looks[i].source),

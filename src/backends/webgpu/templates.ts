@@ -3,7 +3,7 @@
  * dispatches. Everything else is decomposed into primitives, which become kernels. The texts are in matmul.ts,
  * attention.ts and indexed.ts, memory and order in assemble.ts.
  */
-import { partDType } from "../../compiler/fuse.ts";
+import { partDType } from "../../compiler/kernel.ts";
 import type { GNode } from "../../compiler/lower.ts";
 import type { Buffer } from "../../compiler/schedule.ts";
 import { type Strided, strided } from "../../compiler/views.ts";

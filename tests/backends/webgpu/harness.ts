@@ -8,11 +8,12 @@
 import type { Backend, Capture, Program, Run } from "../../../src/backends/backend.ts";
 import { rows as referenceRows } from "../../../src/backends/reference/program.ts";
 import { fromRaw, heldAs, hold, toRaw } from "../../../src/backends/reference/values.ts";
+import { numbered } from "../../../src/backends/webgpu/device.ts";
 import { storageBytes, TooManyBindings } from "../../../src/backends/webgpu/layout.ts";
 import { type RenderedWgsl, renderWgsl, type WgslOptions } from "../../../src/backends/webgpu/render.ts";
 import { finishKernel } from "../../../src/compiler/finish.ts";
-import { Fuser, type Group, type GroupKernel, partDType } from "../../../src/compiler/fuse.ts";
-import type { Kernel } from "../../../src/compiler/kernel.ts";
+import { Fuser, type Group, type GroupKernel } from "../../../src/compiler/fuse.ts";
+import { type Kernel, partDType } from "../../../src/compiler/kernel.ts";
 import { type GNode, lower } from "../../../src/compiler/lower.ts";
 import { allocateRaw, type DType, dtypes, type TypedArray } from "../../../src/core/dtype.ts";
 import { BackendError, IndexError } from "../../../src/core/errors.ts";
@@ -77,12 +78,6 @@ export async function check(device: GPUDevice, rendered: RenderedWgsl): Promise<
   if (complaints.length) throw new Error(`${complaints.join("\n")}\n${numbered(rendered.source)}`);
   return pipeline;
 }
-
-const numbered = (text: string): string =>
-  text
-    .split("\n")
-    .map((line, i) => `${String(i + 1).padStart(4)} ${line}`)
-    .join("\n");
 
 // ---- the kernels of a capture ------------------------------------------------------------------------------------------
 
