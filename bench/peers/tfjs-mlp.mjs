@@ -2,25 +2,7 @@
  * The perceptron of mlp.ts in TensorFlow.js on its wasm backend (SIMD, threads where it has them): tfjs-mlp.mjs FOLDER, in
  * whose node_modules @tensorflow/tfjs and @tensorflow/tfjs-backend-wasm are. Speaks the lines of support/protocol.ts.
  */
-import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
-import { createInterface } from "node:readline";
-
-const say = (answer) => process.stdout.write(`${JSON.stringify(answer)}\n`);
-for (const name of ["log", "warn", "info"]) console[name] = console.error;
-let tf;
-let wasm;
-try {
-  const require = createRequire(join(process.argv[2], "package.json"));
-  tf = require("@tensorflow/tfjs");
-  wasm = require("@tensorflow/tfjs-backend-wasm");
-  wasm.setWasmPaths(`${join(dirname(require.resolve("@tensorflow/tfjs-backend-wasm/package.json")), "dist")}/`);
-  if (!(await tf.setBackend("wasm"))) throw new Error("its wasm backend does not start");
-  await tf.ready();
-} catch (error) {
-  say({ absent: `TensorFlow.js: ${error.message}` });
-  process.exit(0);
-}
+import { serve, tf } from "./tfjs.mjs";
 
 function hash(seed, i) {
   let x = (i + Math.imul(seed, 0x9e3779b9)) >>> 0;
@@ -70,25 +52,14 @@ async function sample(steps) {
   return value;
 }
 
-say({ ready: `TensorFlow.js ${tf.version.tfjs} wasm, ${wasm.getThreadsCount?.() ?? 1} thread(s)` });
-for await (const text of createInterface({ input: process.stdin })) {
-  const request = JSON.parse(text);
-  if (request.do === "check") {
+const per = 20;
+await serve({
+  check: async () => {
     const values = [];
     for (let k = 0; k < 6; k++) values.push(await sample(1));
-    say({ values });
-  } else {
-    const per = 20;
-    await sample(per);
-    const ms = [];
-    const end = performance.now() + 1000 * request.seconds;
-    for (let now = performance.now(); ms.length === 0 || now < end; ) {
-      await sample(per);
-      const after = performance.now();
-      ms.push((after - now) / per);
-      now = after;
-    }
-    say({ ms });
-  }
-}
-process.exit(0);
+    return values;
+  },
+  sample: () => sample(per),
+  per,
+  first: () => sample(per),
+});
