@@ -2,7 +2,7 @@
 import type { Command } from "commander";
 import { exitCodes, UsageError } from "./exit.ts";
 import type { Declare, Outcome } from "./main.ts";
-import { count } from "./options.ts";
+import { count, deviceFlag } from "./options.ts";
 
 interface Flags {
   readonly data?: string[];
@@ -22,7 +22,7 @@ export const declare: Declare = (parent: Command, done) => {
     )
     .option("--batch <n>", "images or windows at a time", count(1))
     .option("--json", "print one line of JSON")
-    .option("--device <name>", "cpu, wasm, webgpu or reference; cpu where it works, else wasm")
+    .option(...deviceFlag)
     .action((run: string, flags: Flags) => done(evaluateRun(run, flags)));
 };
 

@@ -2,7 +2,7 @@
 import type { Command } from "commander";
 import { exitCodes, UsageError } from "./exit.ts";
 import type { Declare, Outcome } from "./main.ts";
-import { between, count, nonNegative, seed } from "./options.ts";
+import { between, count, deviceFlag, nonNegative, seed } from "./options.ts";
 
 interface Flags {
   readonly prompt: string;
@@ -25,7 +25,7 @@ export const declare: Declare = (parent: Command, done) => {
     .option("--top-k <n>", "draw only from the k likeliest", count(1))
     .option("--top-p <p>", "draw only from the likeliest that together have this probability", between(1e-9, 1))
     .option("--seed <n>", "of the random choices", seed, 1337)
-    .option("--device <name>", "cpu, wasm, webgpu or reference; cpu where it works, else wasm")
+    .option(...deviceFlag)
     .action((run: string, flags: Flags) => done(generateText(run, flags)));
 };
 

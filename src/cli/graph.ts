@@ -5,7 +5,7 @@
 import type { Command } from "commander";
 import { exitCodes, UsageError } from "./exit.ts";
 import type { Declare, Outcome } from "./main.ts";
-import { between, count, oneOf } from "./options.ts";
+import { between, count, deviceFlag, oneOf } from "./options.ts";
 import type { PlannedNode, PlannedProgram } from "./planning.ts";
 
 const stages = ["graph", "kernels", "memory", "source"] as const;
@@ -41,7 +41,7 @@ export const declare: Declare = (parent: Command, done) => {
     .option("--dropout <p>", "gpt: share of activations dropped", between(0, 0.99), 0)
     .option("--vocab <n>", "gpt: size of the vocabulary", count(2), 65)
     .option("--batch <n>", "windows or images in a batch", count(1), 8)
-    .option("--device <name>", "cpu, wasm, webgpu or reference; cpu where it works, else wasm")
+    .option(...deviceFlag)
     .action((model: string, flags: Flags) => done(show(model, flags)));
 };
 

@@ -1,7 +1,10 @@
 /**
  * Readers of command-line values: each turns a flag's text into a number that is checked, or says what was expected.
- * What the flags mean is each command's affair.
+ * What the flags mean is each command's affair; the flag that all of them have is here.
  */
+
+/** The flag of every command that computes, and its help. */
+export const deviceFlag = ["--device <name>", "cpu, wasm, webgpu or reference; cpu where it works, else wasm"] as const;
 
 type Reader<T> = (text: string) => T;
 

@@ -2,7 +2,7 @@
 import type { Command } from "commander";
 import { exitCodes } from "./exit.ts";
 import type { Declare, Outcome } from "./main.ts";
-import { count } from "./options.ts";
+import { count, deviceFlag } from "./options.ts";
 import { gptModelOptions } from "./train.ts";
 
 interface Flags {
@@ -21,9 +21,7 @@ export const declare: Declare = (parent: Command, done) => {
   const plan = parent.command("plan").description("what a training would take, before it is run");
   const train = plan.command("train").description("of a training");
   const common = (command: Command): Command =>
-    command
-      .option("--device <name>", "cpu, wasm, webgpu or reference; cpu where it works, else wasm")
-      .option("--json", "print one line of JSON");
+    command.option(...deviceFlag).option("--json", "print one line of JSON");
   const gpt = gptModelOptions(train.command("gpt").description("of train gpt with these flags")).option(
     "--vocab <n>",
     "size of the vocabulary",

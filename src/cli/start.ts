@@ -6,7 +6,7 @@ import type { Command } from "commander";
 import { exitCodes } from "./exit.ts";
 import type { GptSettings } from "./gpt-run.ts";
 import type { Declare, Outcome } from "./main.ts";
-import { positive, seed } from "./options.ts";
+import { deviceFlag, positive, seed } from "./options.ts";
 
 interface Flags {
   readonly minutes: number;
@@ -22,7 +22,7 @@ export const declare: Declare = (parent: Command, done) => {
     .option("--minutes <x>", "time for the training itself", positive, 1.5)
     .option("--seed <n>", "of the weights and the order of the data", seed, 1337)
     .option("--out <dir>", "the run's folder; by default a new one in runs")
-    .option("--device <name>", "cpu, wasm, webgpu or reference; cpu where it works, else wasm")
+    .option(...deviceFlag)
     .action((flags: Flags) => done(start(flags)));
 };
 

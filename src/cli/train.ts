@@ -5,7 +5,7 @@
 import type { Command, OptionValues } from "commander";
 import { UsageError } from "./exit.ts";
 import type { Declare } from "./main.ts";
-import { between, count, nonNegative, oneOf, positive, seed } from "./options.ts";
+import { between, count, deviceFlag, nonNegative, oneOf, positive, seed } from "./options.ts";
 
 /** The flags of `train gpt`, as commander gives them. `nabla plan train gpt` takes those that shape the model. */
 export interface GptFlags {
@@ -72,7 +72,7 @@ const commonOptions = (command: Command): Command =>
     .option("--resume <dir>", "go on with the run in this folder, exactly where it stopped")
     .option("--checkpoint-every <n>", "steps between checkpoints", count(1), 250)
     .option("--seed <n>", "of the weights, the order of the data and dropout", seed, 1337)
-    .option("--device <name>", "cpu, wasm, webgpu or reference; cpu where it works, else wasm")
+    .option(...deviceFlag)
     .option("--detect-anomaly", "say which operation gives the first NaN or infinity (slow)");
 
 /** With --resume the run's own settings hold; these flags may still be given. */
