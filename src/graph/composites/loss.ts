@@ -148,6 +148,13 @@ export function crossEntropyRowsGradient(
   return d;
 }
 
+/** The first inputs of `crossEntropy` and of its gradient: logits, targets, and if they are given the weights of classes and rows, wide. */
+function classInputs([logits, targets, classWeight]: readonly Node[], a: CrossEntropyAttrs) {
+  const t = targetsOf(targets, a.ignoreIndex);
+  const weight = a.weight ? cast(classWeight, wide(logits).dtype) : null;
+  return { logits, t, weight, rowWeight: weight && take(weight, 0, t.index) };
+}
+
 const crossEntropyRow = registerOperation({
   group: "composite",
   name: "crossEntropy",
@@ -158,10 +165,7 @@ const crossEntropyRow = registerOperation({
   },
   decompose: (inputs, attrs) => {
     const a = attrsOf<CrossEntropyAttrs>(attrs);
-    const [logits, targets] = inputs;
-    const t = targetsOf(targets, a.ignoreIndex);
-    const weight = a.weight ? cast(inputs[2], wide(logits).dtype) : null;
-    const rowWeight = weight && take(weight, 0, t.index);
+    const { logits, t, weight, rowWeight } = classInputs(inputs, a);
     const rows = crossEntropyRows(logits, t, weight, rowWeight, a.labelSmoothing);
     return [
       cast(
@@ -186,10 +190,7 @@ const crossEntropyGradientRow = registerOperation({
   },
   decompose: (inputs, attrs) => {
     const a = attrsOf<CrossEntropyAttrs>(attrs);
-    const [logits, targets] = inputs;
-    const t = targetsOf(targets, a.ignoreIndex);
-    const weight = a.weight ? cast(inputs[2], wide(logits).dtype) : null;
-    const rowWeight = weight && take(weight, 0, t.index);
+    const { logits, t, weight, rowWeight } = classInputs(inputs, a);
     const gradient = wide(inputs[inputs.length - 1]);
     const g = rowGradient(gradient, t, a.reduction, () => divisor(t, rowWeight, gradient));
     return [cast(crossEntropyRowsGradient(logits, t, weight, rowWeight, a.labelSmoothing, g), logits.dtype)];
