@@ -19,5 +19,5 @@ export {
 } from "./loss.ts";
 export { type BatchNormAttrs, batchNorm, batchNormEval, layerNorm, type NormAttrs, rmsNorm } from "./norm.ts";
 export { type AvgPoolAttrs, avgPool2d, maxPool2d, maxPool2dGradient, type PoolAttrs } from "./pool.ts";
-export { type CellName, type RecurrentAttrs, recurrent, recurrentBackward } from "./recurrent.ts";
+export { type CellName, carriesOf, gatesOf, type RecurrentAttrs, recurrent, recurrentBackward } from "./recurrent.ts";
 export { logSoftmax, softmax } from "./softmax.ts";

@@ -137,7 +137,11 @@ const cells: Readonly<Record<CellName, Cell>> = {
   },
 };
 
+export const gatesOf = (name: CellName): number => cells[name].gates;
 export const carriesOf = (name: CellName): number => cells[name].carries;
+
+/** How many inputs the forward operation has: the sequence, the first states, two weights, the biases. */
+const inputsOf = (name: CellName, { bias }: RecurrentAttrs): number => 3 + carriesOf(name) + (bias ? 2 : 0);
 
 /** [batch, parts · width] as its parts. */
 const split = (x: Node, parts: number): Node[] => {
@@ -234,7 +238,7 @@ export type RecurrentBackwardAttrs = RecurrentAttrs & {
 function decomposeBackward(name: CellName, all: readonly Node[], attrs: Attrs): Node[] {
   const cell = cells[name];
   const a = attrsOf<RecurrentBackwardAttrs>(attrs);
-  const numInputs = 3 + cell.carries + (a.bias ? 2 : 0);
+  const numInputs = inputsOf(name, a);
   const inputs = all.slice(0, numInputs);
   const { time, batch, hidden } = check(name, inputs, a);
   const { dtype } = inputs[0];
@@ -303,8 +307,7 @@ const backwardRow = (name: CellName): Operation =>
   registerOperation({
     group: "composite",
     name: `${name}Backward`,
-    infer: (all, attrs) =>
-      all.slice(0, 3 + cells[name].carries + (attrsOf<RecurrentAttrs>(attrs).bias ? 2 : 0)).map(same),
+    infer: (all, attrs) => all.slice(0, inputsOf(name, attrsOf<RecurrentAttrs>(attrs))).map(same),
     decompose: (all, attrs) => decomposeBackward(name, all, attrs),
   });
 

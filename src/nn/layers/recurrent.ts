@@ -4,7 +4,7 @@
  */
 import { NablaError, ShapeError } from "../../core/errors.ts";
 import { type Shape, showShape } from "../../core/shape.ts";
-import { type CellName, recurrent } from "../../graph/composites/index.ts";
+import { type CellName, carriesOf, gatesOf, recurrent } from "../../graph/composites/index.ts";
 import type { Node } from "../../graph/node.ts";
 import * as ops from "../../graph/ops.ts";
 import { Tensor } from "../../tensor/tensor.ts";
@@ -26,8 +26,6 @@ export interface RecurrentOptions extends FactoryOptions {
   /** A second layer beside each that goes from the end to the beginning. */
   readonly bidirectional?: boolean;
 }
-
-const gatesOf: Readonly<Record<CellName, number>> = { rnn: 1, lstm: 4, gru: 3 };
 
 /** Uniform within ±1 / √hidden, as PyTorch's. */
 const weight = (shape: Shape, hiddenSize: number, options: FactoryOptions): Parameter => {
@@ -64,7 +62,7 @@ abstract class RecurrentBase extends Module {
     this.batchFirst = batchFirst;
     this.dropout = dropout;
     this.bidirectional = bidirectional;
-    const rows = gatesOf[cell] * hiddenSize;
+    const rows = gatesOf(cell) * hiddenSize;
     for (let layer = 0; layer < numLayers; layer++)
       for (const suffix of this.#suffixes(layer)) {
         const width = layer === 0 ? inputSize : hiddenSize * (bidirectional ? 2 : 1);
@@ -81,7 +79,11 @@ abstract class RecurrentBase extends Module {
   }
 
   /** The sequence of the last layer, and the last states of all, [layers · directions, batch, hidden] each. */
-  protected run(x: Tensor, given: readonly Tensor[] | null): { output: Tensor; states: Tensor[] } {
+  protected run(
+    x: Tensor,
+    given: readonly Tensor[] | null,
+    nonlinearity?: "tanh" | "relu",
+  ): { output: Tensor; states: Tensor[] } {
     const name = this.constructor.name;
     const isBatched = x.ndim === 3;
     if ((!isBatched && x.ndim !== 2) || x.shape[x.ndim - 1] !== this.inputSize)
@@ -92,7 +94,7 @@ abstract class RecurrentBase extends Module {
     if (isBatched && this.batchFirst) sequence = ops.permute(sequence, [1, 0, 2]);
     const batch = sequence.shape[1];
     const perLayer = this.bidirectional ? 2 : 1;
-    const count = this.#cell === "lstm" ? 2 : 1;
+    const count = carriesOf(this.#cell);
     const firsts = this.#firstStates(name, given, count, perLayer * this.numLayers, batch, isBatched, sequence);
     const lasts: Node[][] = Array.from({ length: count }, () => []);
     for (let layer = 0; layer < this.numLayers; layer++) {
@@ -105,7 +107,7 @@ abstract class RecurrentBase extends Module {
           weights: [this[`weight_ih_${suffix}`].node, this[`weight_hh_${suffix}`].node],
           biases: this.bias ? [this[`bias_ih_${suffix}`].node, this[`bias_hh_${suffix}`].node] : null,
           reverse: direction === 1,
-          nonlinearity: this.nonlinearity,
+          nonlinearity,
         });
         states.forEach((state, i) => {
           lasts[i].push(ops.unsqueeze(state, 0));
@@ -124,10 +126,6 @@ abstract class RecurrentBase extends Module {
       return new Tensor(isBatched ? stacked : ops.squeeze(stacked, 1));
     });
     return { output: new Tensor(output), states };
-  }
-
-  protected get nonlinearity(): "tanh" | "relu" {
-    return "tanh";
   }
 
   #firstStates(
@@ -179,11 +177,8 @@ export class RNN extends RecurrentBase {
     super("rnn", inputSize, hiddenSize, options);
     this.#nonlinearity = nonlinearityOf("RNN", options);
   }
-  protected override get nonlinearity(): "tanh" | "relu" {
-    return this.#nonlinearity;
-  }
   forward(x: Tensor, state?: Tensor | null): [output: Tensor, state: Tensor] {
-    const { output, states } = this.run(x, state ? [state] : null);
+    const { output, states } = this.run(x, state ? [state] : null, this.#nonlinearity);
     return [output, states[0]];
   }
 }
@@ -238,7 +233,7 @@ abstract class CellBase extends Module {
     this.#cell = cell;
     this.inputSize = inputSize;
     this.hiddenSize = hiddenSize;
-    const rows = gatesOf[cell] * hiddenSize;
+    const rows = gatesOf(cell) * hiddenSize;
     this.weight_ih = weight([rows, inputSize], hiddenSize, options);
     this.weight_hh = weight([rows, hiddenSize], hiddenSize, options);
     const bias = options.bias ?? true;
