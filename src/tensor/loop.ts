@@ -86,7 +86,7 @@ export function loop<
         throw new NablaError("loop: the body is async; it is recorded, not run, so there is nothing to await in it");
       if (!step?.carries) throw new NablaError("loop: the body must return { carries, outputs? }");
       like = step.outputs ?? [];
-      const next = tensorsOf("the body's carry", step.carries as TensorGroup);
+      tensorsOf("the body's carry", step.carries as TensorGroup);
       const given = Object.keys(step.carries).sort().join(", ");
       const wanted = Object.keys(options.carries).sort().join(", ");
       if (given !== wanted)
@@ -94,9 +94,7 @@ export function loop<
       // in the order in which they were given, whatever that of the body's answer
       const byName = step.carries as unknown as Readonly<Record<string, Tensor>>;
       return {
-        carries: Array.isArray(step.carries)
-          ? next.map((x) => x.node)
-          : Object.keys(options.carries).map((name) => byName[name].node),
+        carries: Object.keys(options.carries).map((name) => byName[name].node),
         outputs: tensorsOf("output", like).map((x) => x.node),
       };
     },
