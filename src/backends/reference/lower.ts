@@ -32,14 +32,11 @@ export interface Instruction {
   readonly inputs: readonly Spec[];
   readonly shape: Shape;
   readonly dtype: DType;
-  /** The register written. */
-  readonly writes: number;
-  /** A loop: what a step does, and all registers that the loop writes. */
-  readonly loop?: { readonly body: Lowered; readonly storages: readonly Spec[]; readonly writes: readonly number[] };
+  /** The registers written: one, of a loop one an output. */
+  readonly writes: readonly number[];
+  /** A loop: what a step does. */
+  readonly loop?: { readonly body: Lowered; readonly storages: readonly Spec[] };
 }
-
-/** All registers that an instruction writes. */
-export const writesOf = ({ loop, writes }: Instruction): readonly number[] => loop?.writes ?? [writes];
 
 export interface Lowered {
   readonly registers: readonly Register[];
@@ -99,9 +96,11 @@ export function lower(capture: Capture): Lowered {
     return lowerPrimitive(node);
   }
 
-  function lowerPrimitive(node: Node): number {
+  /** Adds the instruction of a node; gives the registers that it writes, one for each of `outputs`. */
+  function addInstruction(node: Node, outputs: readonly Spec[], loop?: Instruction["loop"]): readonly number[] {
     const { shape, dtype, attrs } = node;
-    const writes = addRegister({ source: { from: "instruction", index: instructions.length }, dtype, shape });
+    const source = { from: "instruction", index: instructions.length } as const;
+    const writes = outputs.map((output) => addRegister({ source, dtype: output.dtype, shape: output.shape }));
     instructions.push({
       name: node.operation.name,
       attrs,
@@ -110,28 +109,20 @@ export function lower(capture: Capture): Lowered {
       shape,
       dtype,
       writes,
+      ...(loop && { loop }),
     });
     return writes;
   }
 
+  const lowerPrimitive = (node: Node): number => addInstruction(node, [node])[0];
+
+  /** The registers of the loops' outputs. */
   const loops = new Map<Node, readonly number[]>();
 
   function lowerLoop(node: Node): number {
-    const source = { from: "instruction", index: instructions.length } as const;
-    const writes = (node.outputs as readonly Spec[]).map(({ dtype, shape }) => addRegister({ source, dtype, shape }));
     const capture = bodyCapture(loopAttrs(node));
     const storages = capture.storages.map(({ dtype, length }) => ({ dtype, shape: [length] }));
-    const { shape, dtype, attrs } = node;
-    instructions.push({
-      name: node.operation.name,
-      attrs,
-      reads: node.inputs.map((input) => registerOf.get(input) as number),
-      inputs: node.inputs.map((input) => ({ shape: input.shape, dtype: input.dtype })),
-      shape,
-      dtype,
-      writes: writes[0],
-      loop: { body: lower(capture), storages, writes },
-    });
+    const writes = addInstruction(node, node.outputs as readonly Spec[], { body: lower(capture), storages });
     loops.set(node, writes);
     return writes[0];
   }
@@ -186,5 +177,5 @@ export function showInstruction({ name, attrs, reads, shape, dtype, writes }: In
   const given = Object.entries(attrs).filter(([key]) => key !== "shape" && key !== "dtype" && key !== "body");
   const text = given.map(([key, value]) => `${key}: ${JSON.stringify(value)}`).join(", ");
   const operands = reads.map((r) => ` %${r}`).join("");
-  return `%${writes} ${dtype}${showShape(shape)} = ${name}${operands}${text ? ` {${text}}` : ""}`;
+  return `%${writes[0]} ${dtype}${showShape(shape)} = ${name}${operands}${text ? ` {${text}}` : ""}`;
 }

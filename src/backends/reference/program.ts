@@ -9,7 +9,7 @@ import { elementAt, type LoopAttrs } from "../../graph/loop.ts";
 import type { Capture, Program, ProgramStats, Run } from "../backend.ts";
 import { elementwise } from "./elementwise.ts";
 import { indexed } from "./indexed.ts";
-import { type Instruction, type Lowered, lower, showInstruction, writesOf } from "./lower.ts";
+import { type Instruction, type Lowered, lower, showInstruction } from "./lower.ts";
 import { movement } from "./movement.ts";
 import { random } from "./random.ts";
 import { reductions } from "./reduce.ts";
@@ -91,8 +91,7 @@ function interpreter(lowered: Lowered, exact: boolean): Interpreter {
   let scratchLength = 0;
   let innerBytes = 0;
   for (const instruction of instructions) {
-    const { dtype, shape, reads, loop } = instruction;
-    const writes = writesOf(instruction);
+    const { dtype, shape, reads, writes, loop } = instruction;
     const outputs = writes.map((register) => arena[slotOf[register]]);
     if (loop) {
       const { step, bytes } = loopStep(instruction, exact);
@@ -243,18 +242,16 @@ interface Slot {
 /** Gives every instruction's result an array; an array whose value is not read again serves the next of its kind. */
 function placeTemporaries({ registers, instructions, roots, assigns }: Lowered, exact: boolean) {
   const lastUse = new Array<number>(registers.length).fill(-1);
-  instructions.forEach((instruction, i) => {
-    for (const register of instruction.reads) lastUse[register] = i;
-    for (const register of writesOf(instruction)) lastUse[register] = Math.max(lastUse[register], i);
+  instructions.forEach(({ reads, writes }, i) => {
+    for (const register of reads) lastUse[register] = i;
+    for (const register of writes) lastUse[register] = Math.max(lastUse[register], i);
   });
   for (const register of [...roots, ...assigns.map(({ value }) => value)]) lastUse[register] = Number.POSITIVE_INFINITY;
   const slots: Slot[] = [];
   const slotOf = new Array<number>(registers.length).fill(-1);
   const free = new Map<string, number[]>();
   const keyOf = ({ held, length }: Slot): string => `${held} ${length}`;
-  instructions.forEach((instruction, i) => {
-    const { name, reads } = instruction;
-    const writes = writesOf(instruction);
+  instructions.forEach(({ name, reads, writes }, i) => {
     const constant = name in leaves;
     for (const register of writes) {
       const { shape, dtype } = registers[register];
