@@ -4,49 +4,17 @@
  */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import type { Backend } from "../../../src/backends/backend.ts";
 import { referenceBackend } from "../../../src/backends/reference/index.ts";
 import { openWasmBackend } from "../../../src/backends/wasm/index.ts";
 import { CMD, PHASE, PROGRAM } from "../../../src/backends/wasm/layout.ts";
 import { Machine } from "../../../src/backends/wasm/machine.ts";
 import { Heap } from "../../../src/backends/wasm/memory.ts";
-import type { Node } from "../../../src/graph/node.ts";
 import * as o from "../../../src/graph/ops.ts";
-import { type Assign, compileNodes, evaluate, nodeFrom } from "../../support/evaluate.ts";
-import { randomProgram } from "../cpu/program.generator.ts";
-import { convStep, gptStep } from "../cpu/program.steps.ts";
-
-interface Recorded {
-  readonly roots: readonly Node[];
-  readonly assigns: readonly Assign[];
-  readonly states: readonly Node[];
-}
-
-/** The bytes of all roots of two runs and of all states after them. */
-async function bytesOf(backend: Backend, record: (backend: Backend) => Recorded): Promise<Buffer[]> {
-  const { roots, assigns, states } = record(backend);
-  const { run } = await compileNodes(backend, roots, assigns);
-  const out: Buffer[] = [];
-  const keep = (data: { buffer: ArrayBufferLike; byteOffset: number; byteLength: number }): void => {
-    out.push(Buffer.from(data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength) as ArrayBuffer));
-  };
-  for (let i = 0; i < 2; i++) for (const values of await run()) keep(values);
-  for (const { storage, dtype } of states) if (storage) keep(await backend.read(storage.memory, dtype, storage.length));
-  return out;
-}
+import { evaluate, nodeFrom } from "../../support/evaluate.ts";
+import { bytesOf, recordsFrom } from "../cpu/program.records.ts";
 
 describe("the same bits at 0, 1, 2 and 5 threads", async () => {
-  const records: Record<string, (backend: Backend) => Recorded> = {};
-  for (const [name, step] of [
-    ["a GPT's training step", gptStep],
-    ["a convolutional network's training step", convStep],
-  ] as const)
-    records[name] = (b) => {
-      const { roots, assigns, states } = step(b);
-      return { roots, assigns, states: [...states.values()] };
-    };
-  for (let seed = 1; seed <= 4; seed++)
-    records[`random program ${seed}`] = (b) => randomProgram(b, seed, { dtype: seed % 2 ? "float32" : "float64" });
+  const records = recordsFrom(1, 4);
   // large enough that threads are really used
   records["a product with a sum over rows and columns"] = (b) => {
     const numbers = Float32Array.from({ length: 256 * 300 }, (_, i) => Math.sin(i));
@@ -57,9 +25,9 @@ describe("the same bits at 0, 1, 2 and 5 threads", async () => {
   const backends = await Promise.all([0, 1, 2, 5].map((threads) => openWasmBackend({ threads })));
   for (const [name, record] of Object.entries(records))
     test(name, async () => {
-      const expected = await bytesOf(backends[0], record);
+      const expected = await bytesOf(backends[0], record, 2);
       for (const backend of backends.slice(1)) {
-        const got = await bytesOf(backend, record);
+        const got = await bytesOf(backend, record, 2);
         got.forEach((bytes, i) => {
           assert.ok(bytes.equals(expected[i]), `value ${i} differs`);
         });
