@@ -9,22 +9,16 @@ import { setDevice } from "../../src/execution/index.ts";
 import * as nn from "../../src/nn/index.ts";
 import type { Tensor } from "../../src/tensor/index.ts";
 import { backendsUnderTest } from "../support/backends.ts";
-import { differencesOf, type Expectation, listed, load } from "../support/calls.ts";
+import { differencesOf, type Expectation, type LayerCase, throughLayer } from "../support/calls.ts";
 import { readFixture, type Stored } from "../support/fixtures.ts";
 
-interface Case {
+interface Case extends LayerCase {
   readonly name: string;
   /** The constructor's. */
   readonly args: readonly unknown[];
   readonly train: boolean;
   /** How often forward is called before anything is compared. */
   readonly passes: number;
-  readonly state: Readonly<Record<string, Stored>>;
-  readonly inputs: readonly Stored[];
-  readonly outputs: readonly Stored[];
-  readonly seeds: readonly Stored[];
-  /** By parameter, or "input 0", "input 1" … */
-  readonly gradients: Readonly<Record<string, Stored>>;
   /** Buffers after the passes. */
   readonly buffers: Readonly<Record<string, Stored>>;
 }
@@ -41,28 +35,14 @@ const modules = nn as unknown as Readonly<Record<string, Constructor | undefined
 function record(c: Case, dtype: DType): Expectation[] {
   const what = `${dtype}: ${c.name}(${JSON.stringify(c.args).slice(1, -1)})${c.train ? "" : ".eval()"} of ${c.inputs.map(({ shape }) => `[${shape}]`).join(" ")}:`;
   const layer = new (modules[c.name] as Constructor)(...c.args);
-  layer.to(dtype);
-  layer.loadStateDict(Object.fromEntries(Object.entries(c.state).map(([key, stored]) => [key, load(stored, dtype)])));
   layer.train(c.train);
-  const inputs = c.inputs.map((stored, i) => load(stored, dtype, `input ${i}` in c.gradients));
-  let outputs: Tensor[] = [];
-  for (let pass = 0; pass < c.passes; pass++) outputs = listed(layer.forward(...inputs));
-  assert.ok(outputs.length >= c.outputs.length, `${what} ${outputs.length} outputs`);
-  c.seeds
-    .map((seed, i) => outputs[i].mul(load(seed, dtype)).sum())
-    .reduce((a, b) => a.add(b))
-    .backward();
-  const parameters = new Map<string, Tensor>(layer.namedParameters());
-  const gradientOf = (name: string): Tensor | null | undefined =>
-    (name.startsWith("input ") ? inputs[Number(name.slice(6))] : parameters.get(name))?.grad;
+  const expectations = throughLayer(c, layer, what, dtype, (inputs) => {
+    for (let pass = 1; pass < c.passes; pass++) layer.forward(...inputs);
+    return layer.forward(...inputs);
+  });
   const state = layer.stateDict();
   return [
-    ...c.outputs.map((expected, i) => ({ what: `${what} output ${i}`, got: outputs[i], expected })),
-    ...Object.entries(c.gradients).map(([name, expected]) => ({
-      what: `${what} gradient of ${name}`,
-      got: gradientOf(name),
-      expected,
-    })),
+    ...expectations,
     ...Object.entries(c.buffers).map(([name, expected]) => ({ what: `${what} ${name}`, got: state[name], expected })),
   ];
 }

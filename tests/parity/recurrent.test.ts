@@ -9,20 +9,15 @@ import { setDevice } from "../../src/execution/index.ts";
 import * as nn from "../../src/nn/index.ts";
 import type { Tensor } from "../../src/tensor/index.ts";
 import { backendsUnderTest, isBrief } from "../support/backends.ts";
-import { differencesOf, type Expectation, listed, load } from "../support/calls.ts";
-import { readFixture, type Stored } from "../support/fixtures.ts";
+import { differencesOf, type Expectation, type LayerCase, throughLayer } from "../support/calls.ts";
+import { readFixture } from "../support/fixtures.ts";
 
 type Name = "RNN" | "GRU" | "LSTM";
 
-interface Case {
+/** Inputs: the sequence, then the first states, if any. */
+interface Case extends LayerCase {
   readonly name: Name;
   readonly args: readonly [inputSize: number, hiddenSize: number, options: nn.RNNOptions];
-  readonly state: Readonly<Record<string, Stored>>;
-  /** The sequence, then the first states, if any. */
-  readonly inputs: readonly Stored[];
-  readonly outputs: readonly Stored[];
-  readonly seeds: readonly Stored[];
-  readonly gradients: Readonly<Record<string, Stored>>;
 }
 
 const layers = { RNN: nn.RNN, GRU: nn.GRU, LSTM: nn.LSTM };
@@ -32,27 +27,10 @@ const { cases } = readFixture<{ cases: readonly Case[] }>("recurrent");
 function record(c: Case, dtype: DType): Expectation[] {
   const what = `${dtype}: ${c.name}(${JSON.stringify(c.args)}) of ${c.inputs.map(({ shape }) => `[${shape}]`).join(" ")}:`;
   const layer = new layers[c.name](...c.args);
-  layer.to(dtype);
-  layer.loadStateDict(Object.fromEntries(Object.entries(c.state).map(([key, stored]) => [key, load(stored, dtype)])));
-  const inputs = c.inputs.map((stored) => load(stored, dtype, true));
-  const [x, ...states] = inputs;
-  const state = states.length === 0 ? undefined : states.length === 1 ? states[0] : states;
-  const outputs = listed((layer.forward as (x: Tensor, state?: unknown) => unknown).call(layer, x, state));
-  c.seeds
-    .map((seed, i) => outputs[i].mul(load(seed, dtype)).sum())
-    .reduce((a, b) => a.add(b))
-    .backward();
-  const parameters = new Map<string, Tensor>(layer.namedParameters());
-  const gradientOf = (name: string): Tensor | null | undefined =>
-    (name.startsWith("input ") ? inputs[Number(name.slice(6))] : parameters.get(name))?.grad;
-  return [
-    ...c.outputs.map((expected, i) => ({ what: `${what} output ${i}`, got: outputs[i], expected })),
-    ...Object.entries(c.gradients).map(([name, expected]) => ({
-      what: `${what} gradient of ${name}`,
-      got: gradientOf(name),
-      expected,
-    })),
-  ];
+  return throughLayer(c, layer, what, dtype, ([x, ...states]) => {
+    const state = states.length === 0 ? undefined : states.length === 1 ? states[0] : states;
+    return (layer.forward as (x: Tensor, state?: unknown) => unknown).call(layer, x, state);
+  });
 }
 
 for (const backend of await backendsUnderTest()) {

@@ -1,5 +1,7 @@
 /** For fixtures at the level of tensors: stored arguments become tensors, results are read back and compared. */
+import assert from "node:assert/strict";
 import { type DType, decode, isFloat, type TypedArray } from "../../src/core/dtype.ts";
+import type { Module } from "../../src/nn/index.ts";
 import { fromRaw, realize, Tensor } from "../../src/tensor/index.ts";
 import { encodeAs, firstDifference, rawOf, type Stored, type Tolerance, valuesOf } from "./fixtures.ts";
 
@@ -56,4 +58,44 @@ export async function differencesOf(list: readonly Expectation[], dtype: DType):
     if (difference) failures.push(`${what} ${difference}`);
   }
   return failures;
+}
+
+/** A layer with weights and inputs, and what torch.nn makes of them. */
+export interface LayerCase {
+  readonly state: Readonly<Record<string, Stored>>;
+  readonly inputs: readonly Stored[];
+  readonly outputs: readonly Stored[];
+  readonly seeds: readonly Stored[];
+  /** By parameter, or "input 0", "input 1" … */
+  readonly gradients: Readonly<Record<string, Stored>>;
+}
+
+/** Gives a layer the case's weights, runs it forward and backward, and lists what came of it with what it should be. */
+export function throughLayer(
+  c: LayerCase,
+  layer: Module,
+  what: string,
+  dtype: DType,
+  forward: (inputs: readonly Tensor[]) => unknown,
+): Expectation[] {
+  layer.to(dtype);
+  layer.loadStateDict(Object.fromEntries(Object.entries(c.state).map(([key, stored]) => [key, load(stored, dtype)])));
+  const inputs = c.inputs.map((stored, i) => load(stored, dtype, `input ${i}` in c.gradients));
+  const outputs = listed(forward(inputs));
+  assert.ok(outputs.length >= c.outputs.length, `${what} ${outputs.length} outputs`);
+  c.seeds
+    .map((seed, i) => outputs[i].mul(load(seed, dtype)).sum())
+    .reduce((a, b) => a.add(b))
+    .backward();
+  const parameters = new Map<string, Tensor>(layer.namedParameters());
+  const gradientOf = (name: string): Tensor | null | undefined =>
+    (name.startsWith("input ") ? inputs[Number(name.slice(6))] : parameters.get(name))?.grad;
+  return [
+    ...c.outputs.map((expected, i) => ({ what: `${what} output ${i}`, got: outputs[i], expected })),
+    ...Object.entries(c.gradients).map(([name, expected]) => ({
+      what: `${what} gradient of ${name}`,
+      got: gradientOf(name),
+      expected,
+    })),
+  ];
 }
