@@ -7,17 +7,11 @@ import { execFile } from "node:child_process";
 import { describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { backendOf, setDevice } from "../../src/execution/index.ts";
 import { nn, optim, synchronize, tensor } from "../../src/index.ts";
+import { whyNoCpu } from "../support/cpu.ts";
 import { trainer } from "./fixtures/steps.ts";
 
-setDevice("cpu");
-let skip: string | false = false;
-try {
-  await backendOf("cpu");
-} catch (error) {
-  skip = `the cpu backend does not open here: ${(error as Error).message}`;
-}
+const skip = await whyNoCpu();
 const said = { name: "IndexError", message: /\b99\b.*No state was changed/ };
 
 describe("a failed step", { skip }, async () => {

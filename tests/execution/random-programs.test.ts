@@ -6,6 +6,7 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { backendOf } from "../../src/execution/index.ts";
+import { orReason } from "../support/backends.ts";
 import { compiledCpu } from "./backends.ts";
 import { type Outcome, runProgram } from "./programs.ts";
 
@@ -48,11 +49,8 @@ describe("random programs equal an eager interpreter", () => {
   });
   const gpuCount = long ? 100 : 10;
   it(`on webgpu, ${gpuCount} times`, async (t) => {
-    const reason = await Promise.resolve(backendOf("webgpu")).then(
-      () => null,
-      (error: Error) => error.message,
-    );
-    if (reason !== null) return t.skip(reason.replace(/^webgpu: /, ""));
+    const opened = await orReason(backendOf("webgpu"));
+    if (typeof opened === "string") return t.skip(opened);
     const { reads, stale, failed } = await runMany(gpuCount, "webgpu");
     t.diagnostic(`${gpuCount} programs from seed ${first}: ${reads} reads, ${stale} stale, ${failed} failed steps`);
     assert.ok(reads > 2 * gpuCount, "the programs do not cover what they should");

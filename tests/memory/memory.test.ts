@@ -10,19 +10,14 @@ import { dirname, join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { promisify } from "node:util";
-import { backendOf, setDevice } from "../../src/execution/index.ts";
+import { whyNoCpu } from "../support/cpu.ts";
 
 const run = promisify(execFile);
 const path = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
 const long = process.env["NABLA_LONG"] === "1";
 
-setDevice("cpu");
-let reason: string | false = existsSync("/proc/self/status") ? false : "needs /proc, to read what is resident";
-try {
-  await backendOf("cpu");
-} catch (error) {
-  reason = `the cpu backend does not open here: ${(error as Error).message}`;
-}
+const reason =
+  (await whyNoCpu()) || (existsSync("/proc/self/status") ? false : "needs /proc, to read what is resident");
 
 /**
  * Answers of child.ts. The young generation of the JavaScript heap is held small: left alone it grows once, by 17 MB, when a

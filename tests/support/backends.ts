@@ -14,15 +14,17 @@ const modules = [
   { name: "wasm", path: "../../src/backends/wasm/index.ts", open: "openWasmBackend" },
 ];
 
+/** What opens, or in words why it does not open here: a reason to skip. */
+export const orReason = <T>(opening: T | Promise<T>): Promise<T | string> =>
+  Promise.resolve(opening).catch((error: Error) => error.message.replace(/^webgpu: /, ""));
+
 /** Opens the WebGPU backend on whatever adapter is here; where there is none, a skipped test says why. */
-async function webgpu(): Promise<Backend | null> {
-  try {
-    const { openWebGpuBackend } = await import("../../src/backends/webgpu/index.ts");
-    return await openWebGpuBackend();
-  } catch (error) {
-    test("on webgpu", { skip: (error as Error).message.replace(/^webgpu: /, "") }, () => {});
-    return null;
-  }
+async function webgpu(): Promise<Backend[]> {
+  const module = import("../../src/backends/webgpu/index.ts");
+  const opened = await orReason(module.then(({ openWebGpuBackend }) => openWebGpuBackend()));
+  if (typeof opened !== "string") return [opened];
+  test("on webgpu", { skip: opened }, () => {});
+  return [];
 }
 
 /**
@@ -43,7 +45,7 @@ export async function backendsUnderTest(): Promise<Backend[]> {
     const module = (await import(url.href)) as Record<string, () => Promise<Backend>>;
     backends.push(await module[open]());
   }
-  if (isWanted("webgpu")) backends.push(...[await webgpu()].filter((b) => b !== null));
+  if (isWanted("webgpu")) backends.push(...(await webgpu()));
   for (const name of wanted ?? [])
     if (!backends.some((backend) => backend.name === name))
       throw new Error(`NABLA_TEST_BACKENDS names "${name}", which is not here`);

@@ -200,7 +200,8 @@ export class Device {
   }
 }
 
-const numbered = (text: string): string =>
+/** A text with the numbers of its lines. */
+export const numbered = (text: string): string =>
   text
     .split("\n")
     .map((line, i) => `${String(i + 1).padStart(4)} ${line}`)

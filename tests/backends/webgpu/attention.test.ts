@@ -6,27 +6,20 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Backend } from "../../../src/backends/backend.ts";
 import { referenceBackend } from "../../../src/backends/reference/index.ts";
+import type { Attention } from "../../../src/backends/webgpu/attention.ts";
 import { openWebGpuBackend } from "../../../src/backends/webgpu/index.ts";
 import * as c from "../../../src/graph/composites/index.ts";
 import type { Node } from "../../../src/graph/node.ts";
 import * as o from "../../../src/graph/ops.ts";
+import { orReason } from "../../support/backends.ts";
 import { captureOf, evaluate, nodeFrom } from "../../support/evaluate.ts";
 import { assertClose } from "../../support/fixtures.ts";
 
-const opened = await openWebGpuBackend().catch((error: Error) => error.message.replace(/^webgpu: /, ""));
+const opened = await orReason(openWebGpuBackend());
 const skip = typeof opened === "string" ? opened : false;
 const backend = opened as Backend;
 
-interface Sizes {
-  readonly B: number;
-  readonly H: number;
-  readonly Hkv: number;
-  readonly Tq: number;
-  readonly Tk: number;
-  readonly D: number;
-  readonly Dv: number;
-  readonly causal: boolean;
-}
+type Sizes = Pick<Attention, "B" | "H" | "Hkv" | "Tq" | "Tk" | "D" | "Dv" | "causal">;
 
 /** The output, the log-sum-exp and the three gradients. */
 function build(on: Backend, { B, H, Hkv, Tq, Tk, D, Dv, causal }: Sizes, joint: boolean): Node[] {

@@ -10,17 +10,11 @@ import { Allocator, Arena, sizeClass } from "../../../src/backends/webgpu/memory
 import { BackendError, DTypeError, IndexError } from "../../../src/core/errors.ts";
 import type { Node } from "../../../src/graph/node.ts";
 import * as o from "../../../src/graph/ops.ts";
+import { orReason } from "../../support/backends.ts";
 import { captureOf, compileNodes, evaluate, nodeFrom } from "../../support/evaluate.ts";
 import { assertClose, tolerances } from "../../support/fixtures.ts";
 
-async function open(options?: WebGpuOptions): Promise<WebGpuBackend | string> {
-  try {
-    return await openWebGpuBackend(options);
-  } catch (error) {
-    return (error as Error).message.replace(/^webgpu: /, "");
-  }
-}
-
+const open = (options?: WebGpuOptions): Promise<WebGpuBackend | string> => orReason(openWebGpuBackend(options));
 const opened = await open();
 const skip = typeof opened === "string" ? opened : false;
 const backend = opened as WebGpuBackend;

@@ -12,10 +12,9 @@ import { ConvNet, GPT2 } from "../../../src/models/index.ts";
 import * as nn from "../../../src/nn/index.ts";
 import * as optim from "../../../src/optim/index.ts";
 import { fromRaw, type Tensor, zeros } from "../../../src/tensor/index.ts";
+import { orReason } from "../../support/backends.ts";
 
-const opened = await openWebGpuBackend({ limits: { storageBuffers: 8 } }).catch((error: Error) =>
-  error.message.replace(/^webgpu: /, ""),
-);
+const opened = await orReason(openWebGpuBackend({ limits: { storageBuffers: 8 } }));
 const skip = typeof opened === "string" ? opened : false;
 const backend = opened as WebGpuBackend;
 

@@ -14,10 +14,9 @@ import * as nn from "../../../src/nn/index.ts";
 import * as optim from "../../../src/optim/index.ts";
 import { manualSeed, type Tensor, tensor } from "../../../src/tensor/index.ts";
 import { type Callback, checkpointToResume, fit, saveCheckpoints } from "../../../src/train/index.ts";
+import { orReason } from "../../support/backends.ts";
 
-const opened = await Promise.resolve(backendOf("webgpu")).catch((error: Error) =>
-  error.message.replace(/^webgpu: /, ""),
-);
+const opened = await orReason(backendOf("webgpu"));
 const skip = typeof opened === "string" ? opened : false;
 
 /** A line of points to fit, anew on each device. */
