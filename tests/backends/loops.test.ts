@@ -127,6 +127,21 @@ for (const backend of (await backendsUnderTest()).filter(({ name }) => name !== 
     }
   });
 
+for (const backend of (await backendsUnderTest()).filter(({ name }) => name !== "reference" && name !== "cpu"))
+  test(`a loop that is too long to write out is refused on ${backend.name}, with its length`, async () => {
+    const x = nodeFrom(backend, new Float32Array(5000), [5000], "float32");
+    const h = nodeFrom(backend, [0], [], "float32");
+    const { carries } = loop(([a], [e]) => ({ carries: [o.tanh(o.add(a, e))], outputs: [] }), {
+      carries: [h],
+      sequences: [x],
+      count: 5000,
+    });
+    await assert.rejects(evaluate(backend, carries), {
+      name: "BackendError",
+      message: /no loops, and 5000 steps are too many to write out \(\d+ operations, at most 8192\)/,
+    });
+  });
+
 describe("loops on cpu", { skip: findCompiler() ? false : "no C compiler here" }, () => {
   test("a kernel an operation gives the same, and so does poisoned memory", async () => {
     const plain = await openCpuBackend({ fuse: false });

@@ -49,7 +49,7 @@ interface Exclusion {
 const exclusions: readonly Exclusion[] = [
   {
     rows: ["loop", "placeholder"],
-    why: "PyTorch has no loop that it records; tests/graph/loop.test.ts compares loops with the same steps written out",
+    why: "PyTorch has no loop that it records; tests/backends/loops.test.ts compares loops with the same steps written out",
   },
   { rows: ["random"], why: "PyTorch has no Threefry; tests/backends/reference/random.test.ts has the paper's vectors" },
   {
