@@ -3,6 +3,7 @@
  * compiler's graph to commands. Operations of a user's own with a kernel are own.ts's (target.ts puts both together). Everything else becomes kernels.
  */
 
+import { collapse, extentOf, isZero } from "../../compiler/lines.ts";
 import type { GNode } from "../../compiler/lower.ts";
 import { type Strided, strided } from "../../compiler/views.ts";
 import { dtypes } from "../../core/dtype.ts";
@@ -83,31 +84,6 @@ interface Template {
   /** Into how many equal parts the result may be cut for a kernel behind the command's tiles, most first. */
   readonly behind?: (n: GNode) => readonly number[];
   readonly plan: (n: GNode, looks: readonly Strided[], shape: KernelShape, errorOp: number, guest?: Guest) => Commands;
-}
-
-const isZero = (n: GNode): boolean =>
-  n.op === "const" ? Number(n.attrs["value"]) === 0 : (n.op === "expand" || n.op === "reshape") && isZero(n.inputs[0]);
-
-/** [outer, along the axis, inner] of a shape. */
-function lines(shape: readonly number[], axis: number): { outer: number; n: number; inner: number } {
-  return { outer: sizeOf(shape.slice(0, axis)), n: shape[axis], inner: sizeOf(shape.slice(axis + 1)) };
-}
-
-/** Strides of (outer, axis, inner) if the axes before and after collapse; else null. */
-function collapse(shape: readonly number[], strides: readonly number[], axis: number): [number, number, number] | null {
-  const merge = (from: number, to: number): number | null => {
-    let stride = 0;
-    let size = 1;
-    for (let i = to - 1; i >= from; i--) {
-      if (shape[i] === 1) continue;
-      if (size === 1) stride = strides[i];
-      else if (strides[i] !== stride * size) return null;
-      size *= shape[i];
-    }
-    return stride;
-  };
-  const [outer, inner] = [merge(0, axis), merge(axis + 1, shape.length)];
-  return outer === null || inner === null ? null : [outer, strides[axis], inner];
 }
 
 const never = () => false;
@@ -214,7 +190,7 @@ function attentionDesc(n: GNode, looks: readonly Strided[]) {
 const prefix = (op: "add" | "mul" | "max"): Template => ({
   strided: never,
   plan: (n) => {
-    const { outer, n: length, inner } = lines(n.shape, n.attrs["axis"] as number);
+    const { outer, n: length, inner } = extentOf(n.shape, n.attrs["axis"] as number);
     const { main, scratchBytes } = planCumulative({ outer, n: length, inner, dtype: n.dtype, op });
     return {
       command: main,
@@ -337,7 +313,7 @@ export const templates: Readonly<Record<string, Template>> = {
     ignores: (n, i) => i === 0 && isZero(n.inputs[0]),
     plan: (n, looks, _shape, errorOp) => {
       const axis = n.attrs["axis"] as number;
-      const { outer, n: size, inner } = lines(n.shape, axis);
+      const { outer, n: size, inner } = extentOf(n.shape, axis);
       const count = n.inputs[1].shape[axis];
       const strides = (i: number) => collapse(n.inputs[i].shape, looks[i].strides, axis) as [number, number, number];
       const init = isZero(n.inputs[0]) ? "zero" : "base";
@@ -365,7 +341,7 @@ export const templates: Readonly<Record<string, Template>> = {
   argsort: {
     strided: never,
     plan: (n) => {
-      const { outer, n: length, inner } = lines(n.shape, n.attrs["axis"] as number);
+      const { outer, n: length, inner } = extentOf(n.shape, n.attrs["axis"] as number);
       const { main, scratchBytes } = planArgsort({
         outer,
         n: length,

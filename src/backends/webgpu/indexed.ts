@@ -3,6 +3,7 @@
  * barriers, and a scatter that walks the sources of one destination in their order. Operands are 32-bit here; narrower
  * types have been widened before. Memory and order of the dispatches are the caller's (templates.ts).
  */
+import type { Extent } from "../../compiler/lines.ts";
 import type { Buffer } from "../../compiler/schedule.ts";
 import { type Dispatch, type Element, Shader } from "./shader.ts";
 
@@ -12,12 +13,6 @@ export interface Lines {
   readonly element: Element;
   readonly offset: number;
   readonly strides: readonly [outer: number, along: number, inner: number];
-}
-
-export interface Extent {
-  readonly outer: number;
-  readonly n: number;
-  readonly inner: number;
 }
 
 const at = (l: Lines, o: string, r: string, i: string): string =>

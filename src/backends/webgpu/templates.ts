@@ -4,6 +4,7 @@
  * attention.ts and indexed.ts, memory and order in assemble.ts.
  */
 import { partDType } from "../../compiler/kernel.ts";
+import { collapse, extentOf, isZero } from "../../compiler/lines.ts";
 import type { GNode } from "../../compiler/lower.ts";
 import type { Buffer } from "../../compiler/schedule.ts";
 import { type Strided, strided } from "../../compiler/views.ts";
@@ -49,34 +50,7 @@ export function elementOf(dtype: DType): Element {
   return typeOf[lane] as Element;
 }
 
-const isZero = (n: GNode): boolean =>
-  n.op === "const" ? Number(n.attrs["value"]) === 0 : (n.op === "expand" || n.op === "reshape") && isZero(n.inputs[0]);
-
 const axisOf = (n: GNode): number => n.attrs["axis"] as number;
-
-/** [outer, along the axis, inner] of a shape. */
-const extentOf = (shape: readonly number[], axis: number) => ({
-  outer: sizeOf(shape.slice(0, axis)),
-  n: shape[axis],
-  inner: sizeOf(shape.slice(axis + 1)),
-});
-
-/** Strides of (outer, axis, inner) if the axes before and after collapse; else null. */
-function collapse(shape: readonly number[], strides: readonly number[], axis: number): [number, number, number] | null {
-  const merge = (from: number, to: number): number | null => {
-    let stride = 0;
-    let size = 1;
-    for (let i = to - 1; i >= from; i--) {
-      if (shape[i] === 1) continue;
-      if (size === 1) stride = strides[i];
-      else if (strides[i] !== stride * size) return null;
-      size *= shape[i];
-    }
-    return stride;
-  };
-  const [outer, inner] = [merge(0, axis), merge(axis + 1, shape.length)];
-  return outer === null || inner === null ? null : [outer, strides[axis], inner];
-}
 
 /** Operand i as lines along an axis. */
 function linesOf(n: GNode, i: number, axis: number, { looks, operand }: Place): Lines {
