@@ -39,17 +39,13 @@ async function doctor(measure: boolean): Outcome {
   console.log(row("reference", "works: plain TypeScript, exact and slow; what the others are compared with"));
   const wasm = await inspectWasm();
   console.log(row("wasm", wasm.line));
-  if (measure) {
-    // before a GPU driver with threads of its own is in the process
-    console.log("\nmeasured");
-    if (cpu.works) console.log(await measured("cpu"));
-    if (wasm.works) console.log(await measured("wasm"));
-    console.log(await measured("reference"));
-  }
-  console.log("\ngraphics");
   const webgpu = await inspectWebGpu();
   for (const line of webgpu.lines) console.log(line);
-  if (measure && webgpu.works) console.log(await measured("webgpu"));
+  if (!measure) return exitCodes.ok;
+  console.log("\nmeasured");
+  const works = { cpu: cpu.works, wasm: wasm.works, webgpu: webgpu.works, reference: true };
+  for (const device of ["cpu", "wasm", "webgpu", "reference"] as const)
+    if (works[device]) console.log(await measured(device));
   return exitCodes.ok;
 }
 
