@@ -3,6 +3,7 @@
  * arena of the temporaries.
  */
 import { BackendError } from "../../core/errors.ts";
+import { Collector } from "../collector.ts";
 import type { NativeRuntime } from "./native.ts";
 
 /** One native allocation; it is freed when no memory in it is reachable. */
@@ -43,11 +44,6 @@ interface Pool {
 
 const pool = (largest: number, bytes: number): Pool => ({ largest, bytes, block: null, used: 0 });
 
-/**
- * The engine's garbage collector sees wrappers of a few bytes, not what hangs on them: after this much has been given out
- * it is told of as much (and not of every block: it would mark the whole heap every 16 MB).
- */
-const TOLD_BYTES = 64 * 2 ** 20;
 /** Bytes of freed blocks that are kept: fresh pages cost about as long to zero as a product that fills them takes. */
 const KEPT_BYTES = 128 * 2 ** 20;
 /** Smaller blocks are not worth keeping: they would only hold memory that a small program does not need. */
@@ -112,8 +108,7 @@ export class Allocator {
   private readonly registry: FinalizationRegistry<Block>;
   private readonly tiny = pool(256, 16 * 1024);
   private readonly small = pool(8 * 1024, 128 * 1024);
-  /** Bytes given out that the garbage collector has not been told of. */
-  private untold = 0;
+  private readonly collector = new Collector();
 
   constructor(runtime: NativeRuntime) {
     this.runtime = runtime;
@@ -144,19 +139,8 @@ export class Allocator {
     const block = { pointer: this.freed.take(bytes) || this.runtime.alloc(bytes), bytes };
     this.registry.register(block, { ...block });
     // where small blocks are most of what is given out, the program is small: its garbage should be too
-    this.untold += bytes < KEPT_BLOCK ? 8 * bytes : bytes;
-    if (this.untold >= TOLD_BYTES) this.tell();
+    this.collector.count(bytes < KEPT_BLOCK ? 8 * bytes : bytes);
     return block;
-  }
-
-  /** An array of that size, dropped at once: pages that nobody touches cost nothing, and it counts. */
-  private tell(): void {
-    try {
-      new ArrayBuffer(this.untold);
-    } catch {
-      // not even addresses for it: the collector is under pressure anyway
-    }
-    this.untold = 0;
   }
 }
 

@@ -4,14 +4,13 @@
  */
 
 import { BackendError } from "../../core/errors.ts";
+import { Collector } from "../collector.ts";
 import { engine, type LinearMemory } from "./engine.ts";
 import { FIRST_FREE } from "./layout.ts";
 
 const PAGE = 65536;
 /** Kernels load whole vectors, beyond the last element that counts: so much is never given away at the end. */
 const SLACK = 256;
-/** The garbage collector sees objects of a few bytes, not what hangs on them: it is told of memory by this much. */
-const TOLD_BYTES = 64 * 2 ** 20;
 const round = (bytes: number): number => Math.max(64, Math.ceil(bytes / 64) * 64);
 const mib = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
 
@@ -36,8 +35,7 @@ export class Heap {
   /** What lies behind was never given away. */
   #top = FIRST_FREE;
   #inUse = 0;
-  /** Bytes given out that the garbage collector has not been told of. */
-  #untold = 0;
+  readonly #collector = new Collector();
   readonly #registry = new FinalizationRegistry<{ at: number; bytes: number }>(({ at, bytes }) => this.free(at, bytes));
 
   constructor(shared: boolean) {
@@ -67,22 +65,11 @@ export class Heap {
 
   /** Memory, whatever it holds, on a 64-byte boundary; given back when the result is no longer reachable. */
   allocate(bytes: number): Memory {
-    this.#untold += round(bytes);
-    if (this.#untold >= TOLD_BYTES) this.#tell();
+    this.#collector.count(round(bytes));
     const at = this.take(bytes);
     const memory = new Memory(at, bytes);
     this.#registry.register(memory, { at, bytes });
     return memory;
-  }
-
-  /** An array of that size, dropped at once: it counts for the collector, and pages that nobody touches cost nothing. */
-  #tell(): void {
-    try {
-      new ArrayBuffer(this.#untold);
-    } catch {
-      // not even addresses for it: the collector is under pressure anyway
-    }
-    this.#untold = 0;
   }
 
   /** Memory, whatever it holds, that is given back by `free`. Throws BackendError where there is no more. */
