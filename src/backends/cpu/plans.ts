@@ -14,14 +14,14 @@ export interface Plan<Buffer extends string> {
   readonly scratchBytes: number;
 }
 
-const roundUp = (a: number, b: number): number => Math.ceil(a / b) * b;
+export const roundUp = (a: number, b: number): number => Math.ceil(a / b) * b;
 
 // ---- attention -------------------------------------------------------------------------------------------------------
 
 /** Element strides (batch, head, time); the head's own axis D is contiguous. */
 export type HeadStrides = readonly [batch: number, head: number, time: number];
 
-export interface AttentionDesc {
+export interface AttentionSizes {
   readonly B: number;
   readonly H: number;
   /** Heads of k and v; query head h reads key head floor(h / (H / Hkv)). */
@@ -30,6 +30,9 @@ export interface AttentionDesc {
   readonly Tk: number;
   readonly D: number;
   readonly causal: boolean;
+}
+
+export interface AttentionDesc extends AttentionSizes {
   /** The command's second scalar is the number of valid keys. */
   readonly hasLength?: boolean;
   /** The command's last scalar is the position of query 0; query i sees keys up to offset + i when causal. */
@@ -45,10 +48,14 @@ export interface AttentionDesc {
   readonly dv?: HeadStrides;
 }
 
-function attentionParams(desc: AttentionDesc, queries: number): number[] {
-  const { B, H, Hkv, Tq, Tk, D, q, k, v, o } = desc;
+export function checkHeads({ H, Hkv }: AttentionSizes): void {
   if (Hkv < 1 || H % Hkv !== 0)
     throw new ShapeError(`attention: ${H} query heads are not a multiple of ${Hkv} key heads`);
+}
+
+function attentionParams(desc: AttentionDesc, queries: number): number[] {
+  const { B, H, Hkv, Tq, Tk, D, q, k, v, o } = desc;
+  checkHeads(desc);
   const none: HeadStrides = [0, 0, 0];
   const flags = (desc.causal ? 1 : 0) | (desc.hasLength ? 2 : 0) | (desc.hasOffset ? 4 : 0);
   return [

@@ -6,10 +6,10 @@
  *
  * q, k, v are [B, H, T, D] by element strides of B, H and T, with D contiguous. Query i sees keys 0 … i where causal.
  */
-import { ShapeError } from "../../core/errors.ts";
-import type { HeadStrides } from "../cpu/plans.ts";
+import { type AttentionSizes, checkHeads, type HeadStrides, roundUp } from "../cpu/plans.ts";
+import { buffer, ceilDiv, min, parameters, scratchOf } from "./command.ts";
 import { call, type Func, type Local } from "./function.ts";
-import { buffer, ceilDiv, MR, min, NR, type ProductParts, parameters, scratchOf } from "./gemm.ts";
+import { MR, NR, type ProductParts, packedProduct } from "./gemm.ts";
 import { constant, type Expr, f32, f32s, f32x4, f64, i32, select, v128 } from "./instructions.ts";
 import { across, firstLanes } from "./lanes.ts";
 import { CMD } from "./layout.ts";
@@ -18,16 +18,8 @@ import type { Module } from "./module.ts";
 
 /** Queries whose scores are held at once. */
 const QUERIES = 64;
-const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to;
 
-export interface AttentionShape {
-  readonly B: number;
-  readonly H: number;
-  readonly Hkv: number;
-  readonly Tq: number;
-  readonly Tk: number;
-  readonly D: number;
-  readonly causal: boolean;
+export interface AttentionShape extends AttentionSizes {
   /** Strides of q, k, v, o; backward also of dO, dq, dk, dv. */
   readonly strides: readonly HeadStrides[];
 }
@@ -45,8 +37,7 @@ function roomsOf(s: { Tk: number; D: number }): { panels: number; queries: numbe
 }
 
 export function planAttention(s: AttentionShape) {
-  if (s.Hkv < 1 || s.H % s.Hkv !== 0)
-    throw new ShapeError(`attention: ${s.H} query heads are not a multiple of ${s.Hkv} key heads`);
+  checkHeads(s);
   let parts = 1;
   while (s.B * s.H * parts < 16 && s.Tq > parts * QUERIES) parts *= 2;
   const queries = Math.max(QUERIES, roundUp(Math.ceil(s.Tq / parts), QUERIES));
@@ -75,24 +66,6 @@ interface Parts {
   readonly pack8: Func;
   readonly product: Func;
   readonly lib: Library;
-}
-
-/** product(packed A, packed B, C, ldc elements, rows, columns, k, add): C = A · B, or C + A · B, of packed operands. */
-export function packedProduct(m: Module, micro: Func): Func {
-  const f = m.function(new Array(8).fill("i32"));
-  const [a, b, c, ldc, rows, columns, k, add] = f.args;
-  const [strip, panel, line] = [f.let(i32.mul(k, 4 * MR)), f.let(i32.mul(k, 4 * NR)), f.let(i32.mul(ldc, 4))];
-  f.for(0, columns, NR, (j) => {
-    const from = f.let(a);
-    const width = f.let(min(i32.sub(columns, j), NR));
-    f.for(0, rows, MR, (i) => {
-      const to = i32.add(c, i32.add(i32.mul(i, line), i32.mul(j, 4)));
-      f.call(micro, k, from, b, to, line, min(i32.sub(rows, i), MR), width, add);
-      f.bump(from, strip);
-    });
-    f.bump(b, panel);
-  });
-  return f;
 }
 
 /** Packs `count` columns (of B, width 8) or rows (of A, width 4) of length k: element (k, j) is at from + k·sk + j·sn. */

@@ -8,16 +8,16 @@
  * over the pixels that are added in order.
  */
 import type { Strided } from "../../compiler/views.ts";
-import { packedProduct } from "./attention.ts";
+import { roundUp } from "../cpu/plans.ts";
+import { buffer, ceilDiv, min, parameters, scratchOf } from "./command.ts";
 import type { Func, Local } from "./function.ts";
-import { buffer, ceilDiv, MR, min, NR, type ProductParts, parameters, scratchOf } from "./gemm.ts";
-import { constant, type Expr, f32, i32, select, shuffle32, v128 } from "./instructions.ts";
+import { MR, NR, type ProductParts, packedProduct, turned } from "./gemm.ts";
+import { constant, type Expr, f32, i32, select, v128 } from "./instructions.ts";
 import type { Module } from "./module.ts";
 
 /** Pixels gathered at a time. */
 const PIXELS = 64;
 const MAX_PARTIAL_BYTES = 16 << 20;
-const roundUp = (n: number, to: number): number => Math.ceil(n / to) * to;
 
 export interface ConvShape {
   /** [N, height, width, channels] of x, and of y. */
@@ -249,12 +249,9 @@ function convolve(m: Module, product: Func): Func {
         const c = f.let(0);
         f.while(i32.le_s(i32.add(c, 4), inputs), () => {
           const v = at.map((x) => f.let(v128.load(x)));
-          const [x, y] = [f.let(shuffle32(v[0], v[1], [0, 4, 1, 5])), f.let(shuffle32(v[2], v[3], [0, 4, 1, 5]))];
-          const [z, w] = [f.let(shuffle32(v[0], v[1], [2, 6, 3, 7])), f.let(shuffle32(v[2], v[3], [2, 6, 3, 7]))];
-          f.store("v128", to, shuffle32(x, y, [0, 1, 4, 5]));
-          f.store("v128", to, shuffle32(x, y, [2, 3, 6, 7]), 16);
-          f.store("v128", to, shuffle32(z, w, [0, 1, 4, 5]), 32);
-          f.store("v128", to, shuffle32(z, w, [2, 3, 6, 7]), 48);
+          turned(f, v).forEach((row, r) => {
+            f.store("v128", to, row, 16 * r);
+          });
           for (const x of at) f.bump(x, 16);
           f.bump(to, 64);
           f.bump(c, 4);

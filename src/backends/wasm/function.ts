@@ -158,19 +158,14 @@ export class Func implements Callable {
   for(from: Operand, to: Operand, step: Operand, body: (i: Local) => void): void {
     const i = this.let(from);
     const end = typeof to === "number" || to.known !== undefined || isLocal(to) ? to : this.let(to);
-    this.doWhile(i32.lt_s(i, end), () => {
+    this.while(i32.lt_s(i, end), () => {
       body(i);
       this.bump(i, step);
     });
   }
 
-  /** while (condition) body. */
+  /** while (condition) body; the condition is looked at before the first turn and after each. */
   while(condition: Operand, body: () => void): void {
-    this.doWhile(condition, body);
-  }
-
-  /** The condition is looked at before the first turn and after each. */
-  private doWhile(condition: Operand, body: () => void): void {
     const c = expr(condition, "i32");
     this.if(c, () => {
       this.loop((again) => {

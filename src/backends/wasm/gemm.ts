@@ -6,6 +6,7 @@
  * The micro-kernel holds 4 × 8 sums in eight vector registers and takes one step of k at a time. Unrolled by two it loses
  * a third of its speed: the engine then keeps more values alive than the machine has registers (docs/lab-notes.md).
  */
+import { buffer, ceilDiv, min, parameters, scratchOf } from "./command.ts";
 import type { Func, Local } from "./function.ts";
 import {
   constant,
@@ -21,24 +22,11 @@ import {
   shuffle32,
   v128,
 } from "./instructions.ts";
-import { CMD, SCRATCH, SCRATCH_BYTES } from "./layout.ts";
+import { CMD } from "./layout.ts";
 import type { Module } from "./module.ts";
 
 export const MR = 4;
 export const NR = 8;
-
-export const ceilDiv = (a: Expr, b: Expr | number): Expr => i32.div(i32.sub(i32.add(a, b), 1), b);
-export const min = (a: Expr, b: Expr | number): Expr => {
-  const y = typeof b === "number" ? constant.i32(b) : b;
-  return select(i32.lt_s(a, y), a, y);
-};
-export const scratchOf = (tid: Expr): Expr => i32.add(i32.load(SCRATCH), i32.mul(tid, i32.load(SCRATCH_BYTES)));
-/** The parameters of a command by name, as locals. */
-export function parameters<N extends string>(f: Func, cmd: Expr, names: readonly N[]): Record<N, Local> {
-  const list = f.let(i32.load(cmd, CMD.params));
-  return Object.fromEntries(names.map((name, i) => [name, f.let(i32.load(list, 4 * i))])) as Record<N, Local>;
-}
-export const buffer = (f: Func, cmd: Expr, i: number): Local => f.let(i32.load(i32.load(cmd, CMD.buffers), 4 * i));
 
 const gemmNames = ["M", "N", "K", "am", "ak", "adt", "mc", "nc", "kb", "flags", "bk", "bn", "bdt", "dims"] as const;
 
@@ -55,6 +43,17 @@ export function batchOffsets(f: Func, list: Expr, dims: Expr, index: Expr): { a:
     f.bump(d, -1);
   });
   return { a, b };
+}
+
+/** Four vectors of four numbers as a square, turned: its columns. */
+export function turned(f: Func, [a, b, c, d]: readonly Local[]): Expr[] {
+  const [x, y] = [f.let(shuffle32(a, b, [0, 4, 1, 5])), f.let(shuffle32(c, d, [0, 4, 1, 5]))];
+  const [z, w] = [f.let(shuffle32(a, b, [2, 6, 3, 7])), f.let(shuffle32(c, d, [2, 6, 3, 7]))];
+  const [low, high] = [
+    [0, 1, 4, 5],
+    [2, 3, 6, 7],
+  ];
+  return [shuffle32(x, y, low), shuffle32(x, y, high), shuffle32(z, w, low), shuffle32(z, w, high)];
 }
 
 /**
@@ -82,12 +81,9 @@ function packer(m: Module, width: 4 | 8): Func {
     f.while(i32.le_s(i32.add(k, 4), kc), () => {
       for (let v = 0; v < width / 4; v++) {
         const c = [0, 1, 2, 3].map((j) => f.let(v128.load(columns[4 * v + j])));
-        const [x, y] = [f.let(shuffle32(c[0], c[1], [0, 4, 1, 5])), f.let(shuffle32(c[2], c[3], [0, 4, 1, 5]))];
-        const [z, w] = [f.let(shuffle32(c[0], c[1], [2, 6, 3, 7])), f.let(shuffle32(c[2], c[3], [2, 6, 3, 7]))];
-        f.store("v128", d, shuffle32(x, y, [0, 1, 4, 5]), 16 * v);
-        f.store("v128", d, shuffle32(x, y, [2, 3, 6, 7]), line + 16 * v);
-        f.store("v128", d, shuffle32(z, w, [0, 1, 4, 5]), 2 * line + 16 * v);
-        f.store("v128", d, shuffle32(z, w, [2, 3, 6, 7]), 3 * line + 16 * v);
+        turned(f, c).forEach((row, i) => {
+          f.store("v128", d, row, i * line + 16 * v);
+        });
       }
       for (const c of columns) f.bump(c, 16);
       f.bump(d, 4 * line);
@@ -483,6 +479,24 @@ function plainGemm(m: Module, kind: "f64" | "i32"): Func {
           f.if(i32.gt_s(columns, l), () => f.storeLane(bytes === 8 ? 64 : 32, c, sum, l, l * bytes));
       });
     });
+  });
+  return f;
+}
+
+/** product(packed A, packed B, C, ldc elements, rows, columns, k, add): C = A · B, or C + A · B, of packed operands. */
+export function packedProduct(m: Module, micro: Func): Func {
+  const f = m.function(new Array(8).fill("i32"));
+  const [a, b, c, ldc, rows, columns, k, add] = f.args;
+  const [strip, panel, line] = [f.let(i32.mul(k, 4 * MR)), f.let(i32.mul(k, 4 * NR)), f.let(i32.mul(ldc, 4))];
+  f.for(0, columns, NR, (j) => {
+    const from = f.let(a);
+    const width = f.let(min(i32.sub(columns, j), NR));
+    f.for(0, rows, MR, (i) => {
+      const to = i32.add(c, i32.add(i32.mul(i, line), i32.mul(j, 4)));
+      f.call(micro, k, from, b, to, line, min(i32.sub(rows, i), MR), width, add);
+      f.bump(from, strip);
+    });
+    f.bump(b, panel);
   });
   return f;
 }

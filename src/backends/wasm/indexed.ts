@@ -3,10 +3,10 @@
  * A destination belongs to one tile, and a tile goes through its sources in order: the same bits at any number of threads.
  */
 import { dtypes } from "../../core/dtype.ts";
+import { buffer, ceilDiv, fail, min, parameters, scratchOf } from "./command.ts";
 import type { Func, Local } from "./function.ts";
-import { buffer, ceilDiv, min, parameters, scratchOf } from "./gemm.ts";
-import { atomic32, constant, type Expr, f32, f64, i32, i64, select } from "./instructions.ts";
-import { CMD, ERROR } from "./layout.ts";
+import { constant, type Expr, f32, f64, i32, i64, select } from "./instructions.ts";
+import { CMD } from "./layout.ts";
 import type { Module } from "./module.ts";
 
 const COLUMNS = 64;
@@ -20,42 +20,32 @@ interface Scalar {
   /** b if it is larger, or NaN; else a. */
   readonly larger: (a: Local, b: Local) => Expr;
 }
-const scalars: readonly { readonly code: number; readonly s: Scalar }[] = [
-  {
-    code: dtypes.float32.code,
-    s: {
-      bytes: 4,
-      load: (at) => f32.load(at),
-      store: (f, at, x) => f.store("f32", at, x),
-      add: f32.add,
-      larger: (a, b) => select(i32.or(f32.gt(b, a), f32.ne(b, b)), b, a),
-    },
-  },
-  {
-    code: dtypes.float64.code,
-    s: {
-      bytes: 8,
-      load: (at) => f64.load(at),
-      store: (f, at, x) => f.store("f64", at, x),
-      add: f64.add,
-      larger: (a, b) => select(i32.or(f64.gt(b, a), f64.ne(b, b)), b, a),
-    },
-  },
-  {
-    code: dtypes.int32.code,
-    s: {
-      bytes: 4,
-      load: (at) => i32.load(at),
-      store: (f, at, x) => f.store("i32", at, x),
-      add: i32.add,
-      larger: (a, b) => select(i32.gt_s(b, a), b, a),
-    },
-  },
+const float = (type: "f32" | "f64", bytes: number): Scalar => {
+  const op = type === "f32" ? f32 : f64;
+  return {
+    bytes,
+    load: (at) => op.load(at),
+    store: (f, at, x) => f.store(type, at, x),
+    add: op.add,
+    larger: (a, b) => select(i32.or(op.gt(b, a), op.ne(b, b)), b, a),
+  };
+};
+const int32: Scalar = {
+  bytes: 4,
+  load: (at) => i32.load(at),
+  store: (f, at, x) => f.store("i32", at, x),
+  add: i32.add,
+  larger: (a, b) => select(i32.gt_s(b, a), b, a),
+};
+const scalars: readonly (readonly [code: number, s: Scalar])[] = [
+  [dtypes.float32.code, float("f32", 4)],
+  [dtypes.float64.code, float("f64", 8)],
+  [dtypes.int32.code, int32],
 ];
 
 /** The statements once for each dtype, of which the run takes one. */
 function byType(f: Func, dtype: Expr, body: (s: Scalar) => void): void {
-  for (const { code, s } of scalars) f.if(i32.eq(dtype, code), () => body(s));
+  for (const [code, s] of scalars) f.if(i32.eq(dtype, code), () => body(s));
 }
 
 /** scatter: out[o, index[o, i, n], n] op= src[o, i, n]; a row of the command is (outer, block of 64 columns). */
@@ -94,10 +84,8 @@ function scatter(m: Module): Func {
           f.if(
             i32.ge_u(at, p["size"]),
             () => {
-              f.if(i32.eqz(atomic32.cmpxchg(ERROR, 0, p["error"])), () => {
-                const position = i32.add(i32.mul(i32.add(i32.mul(o, p["count"]), i), p["inner"]), n);
-                f.store("i32", ERROR + 4, position);
-              });
+              const position = i32.add(i32.mul(i32.add(i32.mul(o, p["count"]), i), p["inner"]), n);
+              fail(f, p["error"], position);
             },
             () => {
               const from = i32.add(i32.add(i32.mul(o, p["so"]), i32.mul(i, p["si"])), i32.mul(n, p["sn"]));

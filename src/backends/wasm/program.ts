@@ -79,7 +79,7 @@ export class WasmProgram implements Program {
     this.#memory = machine.heap.allocate(values + 8 * numValues);
     const base = this.#memory.pointer;
     const bytes = machine.heap.view(base, this.#memory.bytes);
-    const words = new Int32Array(bytes.buffer, base, (values - 0) >> 2);
+    const words = new Int32Array(bytes.buffer, base, values >> 2);
     words.fill(0);
     const put = (at: number, value: number): void => {
       words[at >> 2] = value;

@@ -6,9 +6,10 @@
  * a barrier ends it. Nothing but the order in which tiles are taken depends on the number of threads.
  */
 import { attentionKernels } from "./attention.ts";
+import { ceilDiv, min } from "./command.ts";
 import { convKernels } from "./conv.ts";
 import type { Func } from "./function.ts";
-import { ceilDiv, gemmKernels, min, productParts } from "./gemm.ts";
+import { gemmKernels, productParts } from "./gemm.ts";
 import { indexedKernels } from "./indexed.ts";
 import { atomic32, constant, i32 } from "./instructions.ts";
 import { BARRIER_COUNT, BARRIER_TURN, CMD, ERROR, PHASE, PROGRAM, SKIP } from "./layout.ts";
