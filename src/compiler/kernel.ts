@@ -6,6 +6,19 @@
 import { accumulator, type DType } from "../core/dtype.ts";
 import { dependsOn, type Index } from "./index-expr.ts";
 
+/** How a dtype is computed with: f float32, d float64, i int32, u uint32, m truth (in a vector, a mask of 0 and −1). */
+export type Lane = "f" | "d" | "i" | "u" | "m";
+export const laneOf: Readonly<Record<DType, Lane>> = {
+  float32: "f",
+  float64: "d",
+  float16: "f",
+  bfloat16: "f",
+  int32: "i",
+  uint32: "u",
+  uint8: "i",
+  bool: "m",
+};
+
 /** A condition on positions: lo ≤ index < hi. */
 export interface Condition {
   readonly index: Index;

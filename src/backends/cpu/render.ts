@@ -13,6 +13,8 @@ import { type Index, isUniform, stepAlong } from "../../compiler/index-expr.ts";
 import {
   type Condition,
   type Kernel,
+  type Lane,
+  laneOf,
   type Reduction,
   runtimeValues,
   type Stage,
@@ -40,18 +42,6 @@ export interface Rendered {
 
 export type { Check };
 
-/** How a dtype is computed with: f float, d double, i int32, u uint32, m mask. */
-type Lane = "f" | "d" | "i" | "u" | "m";
-const lane: Readonly<Record<DType, Lane>> = {
-  float32: "f",
-  float64: "d",
-  float16: "f",
-  bfloat16: "f",
-  int32: "i",
-  uint32: "u",
-  uint8: "i",
-  bool: "m",
-};
 const vector: Readonly<Record<Lane, string>> = { f: "vf", d: "vd", i: "vi", u: "vu", m: "vi" };
 /** The element type in memory, and the prefix of its load and store functions. */
 const memory: Readonly<Record<DType, { readonly type: string; readonly prefix: string }>> = {
@@ -118,7 +108,7 @@ const operations: Readonly<Record<string, Emit>> = {
 };
 
 function castTo(to: DType, from: DType, a: string): string {
-  const [t, s] = [lane[to], lane[from]];
+  const [t, s] = [laneOf[to], laneOf[from]];
   let x = t === s ? a : `${t}_from_${s}(${a})`;
   if (to === "uint8" && from !== "bool") x = `(${x} & 255)`;
   if (to === "float16" && from !== "float16") x = `f_round_h(${x})`;
@@ -131,7 +121,7 @@ const sixteen = (store: string, a: string, load: string): string =>
   `({ __UINT16_TYPE__ q_[L]; ${store}(q_, ${a}); ${load}(q_); })`;
 
 function bitcastTo(to: DType, from: DType, a: string): string {
-  const [t, s] = [lane[to], lane[from]];
+  const [t, s] = [laneOf[to], laneOf[from]];
   if (to === "float16" && from === "bfloat16") return sixteen("b_store", a, "h_load");
   if (to === "bfloat16" && from === "float16") return sixteen("h_store", a, "b_load");
   if (to === "uint8" && from === "bool") return `i_from_m(${a})`;
@@ -249,7 +239,7 @@ class Renderer extends Emission<string> {
     const { k } = this;
     const partials = k.stages.flatMap((s) => s.columns);
     for (const p of partials) {
-      const t = lane[k.buffers[p.buffer].dtype];
+      const t = laneOf[k.buffers[p.buffer].dtype];
       const type = memory[k.buffers[p.buffer].dtype].type;
       this.line(`${type} *q${p.buffer} = b${p.buffer} + (r0 / c_->grain) * ${k.columns};`);
       this.line(`for (nb_i64 j = 0; j < ${k.columns}; j++) q${p.buffer}[j] = (${type})${identity[p.op][t as "f"]};`);
@@ -259,7 +249,7 @@ class Renderer extends Emission<string> {
     k.stages.forEach((stage, s) => {
       this.stage = s;
       for (const x of stage.reductions) {
-        const t = lane[x.dtype];
+        const t = laneOf[x.dtype];
         this.line(`${vector[t]} a${x.slot} = ${splatOf[t]}(${identity[x.op][t as "f"]});`);
       }
       if (stage.stores.length || stage.reductions.length || stage.columns.length) {
@@ -275,7 +265,7 @@ class Renderer extends Emission<string> {
         this.close();
       }
       for (const x of stage.reductions) {
-        const t = lane[x.dtype];
+        const t = laneOf[x.dtype];
         const h = { sum: "hsum", prod: "hprod", max: "hmax", min: "hmin" }[x.op];
         this.line(`const ${vector[t]} x${x.slot} = ${splatOf[t]}(${t}_${h}(a${x.slot}));`);
       }
@@ -308,7 +298,7 @@ class Renderer extends Emission<string> {
     k.stages.forEach((stage, s) => {
       this.stage = s;
       for (const x of stage.reductions) {
-        const t = lane[x.dtype];
+        const t = laneOf[x.dtype];
         this.line(`${vector[t]} x${x.slot} = ${splatOf[t]}(${identity[x.op][t as "f"]});`);
       }
       if (stage.stores.length || stage.reductions.length) {
@@ -321,7 +311,7 @@ class Renderer extends Emission<string> {
         for (const [i, st] of stage.stores.entries()) this.line(this.store(st, values[i]));
         for (const x of stage.reductions) {
           const v = this.value(x.value, 2);
-          const t = lane[x.dtype];
+          const t = laneOf[x.dtype];
           this.line(`x${x.slot} = ${combine(x.op, t, `x${x.slot}`, v)};`);
         }
         this.close();
@@ -340,7 +330,7 @@ class Renderer extends Emission<string> {
     for (const x of [...stage.reductions, ...stage.columns]) this.value(x.value, 2);
     for (const [i, st] of stage.stores.entries()) this.line(this.store(st, values[i]));
     for (const x of stage.reductions) {
-      const t = lane[x.dtype];
+      const t = laneOf[x.dtype];
       let v = this.value(x.value, 2);
       if (this.partial) v = `${t}_sel(${this.tailMask()}, ${v}, ${splatOf[t]}(${identity[x.op][t as "f"]}))`;
       this.line(`a${x.slot} = ${combine(x.op, t, `a${x.slot}`, v)};`);
@@ -348,7 +338,7 @@ class Renderer extends Emission<string> {
     for (const x of stage.columns) {
       const dtype = this.k.buffers[x.buffer].dtype;
       const { prefix } = memory[dtype];
-      const t = lane[dtype];
+      const t = laneOf[dtype];
       const v = this.value(x.value, 2);
       const at = `q${x.buffer} + c`;
       const old = this.partial ? `${prefix}_loadn(${at}, m_)` : `${prefix}_load(${at})`;
@@ -368,12 +358,12 @@ class Renderer extends Emission<string> {
       ? this.loadLanes(this.k.buffers[again.buffer].dtype, again.buffer, again.index, [])
       : this.expression(v, this.argsOf(v));
     const name = `v${v.id}${this.depth > 1 ? `_${this.depth}` : ""}`;
-    this.line(`const ${vector[lane[v.dtype]]} ${name} = ${text};`);
+    this.line(`const ${vector[laneOf[v.dtype]]} ${name} = ${text};`);
     return name;
   }
 
   private expression(v: Value, args: readonly string[]): string {
-    const t = lane[v.dtype];
+    const t = laneOf[v.dtype];
     switch (v.kind) {
       case "const":
         return `${splatOf[t]}(${number(v.name, t)})`;
@@ -407,14 +397,14 @@ class Renderer extends Emission<string> {
   }
 
   private operation(v: Value, args: readonly string[]): string {
-    const t = lane[v.dtype];
+    const t = laneOf[v.dtype];
     const from = v.args[0].dtype;
     if (v.name === "cast") {
       return castTo(v.dtype, from, args[0]);
     }
     if (v.name === "bitcast") return bitcastTo(v.dtype, from, args[0]);
     const isComparison = v.name === "lt" || v.name === "le" || v.name === "eq";
-    const operand = isComparison ? lane[from] : t;
+    const operand = isComparison ? laneOf[from] : t;
     if ((v.name === "idiv" || v.name === "mod") && (t === "i" || t === "u")) this.checkDivision(v, args[1]);
     const emit = operations[v.name] ?? call(v.name);
     return emit(operand, args, v.dtype);
@@ -427,7 +417,7 @@ class Renderer extends Emission<string> {
 
   // ---- positions ---------------------------------------------------------------------------------------------------
 
-  /** An index as a C expression; `lane` replaces the lanes' axis by its position in lane l. */
+  /** An index as a C expression, at lane l or at the first. */
   private index(i: Index, inLane: boolean): string {
     const parts: string[] = [];
     for (const { atom, coefficient } of i.terms) {
@@ -477,7 +467,7 @@ class Renderer extends Emission<string> {
 
   private checkDivision(v: Value, divisor: string): void {
     const check = this.addCheck({ kind: "division", extent: 0 });
-    const t = lane[v.dtype];
+    const t = laneOf[v.dtype];
     const live = this.partial ? ` & ${this.tailMask()}` : "";
     this.line(`if (i_any(${t}_eq(${divisor}, ${splatOf[t]}(0))${live})) nabla_fail(c_->run, c_->p[1] + ${check}, 0);`);
   }
@@ -532,7 +522,7 @@ class Renderer extends Emission<string> {
 
   private loadLanes(dtype: DType, buffer: number, index: Index, valid: readonly Condition[]): string {
     const { prefix } = memory[dtype];
-    const t = lane[dtype];
+    const t = laneOf[dtype];
     const step = stepAlong(index, this.along);
     const uniform = valid.filter((c) => this.isUniform(c));
     const varying = valid.filter((c) => !this.isUniform(c));
@@ -601,7 +591,7 @@ class Renderer extends Emission<string> {
     const lanes = `b${st.buffer} + (${this.index(st.index, true)})`;
     const direct = prefix === "f" || prefix === "d" || prefix === "i" || prefix === "u";
     if (direct) return `for (int l = 0; l < ${n}; l++) *(${lanes}) = ${v}[l];`;
-    const s = splatOf[lane[dtype]];
+    const s = splatOf[laneOf[dtype]];
     return `for (int l = 0; l < ${n}; l++) ${prefix}_storen(${lanes}, ${s}(${v}[l]), 1);`;
   }
 

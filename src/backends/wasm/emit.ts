@@ -11,6 +11,8 @@ import { dependsOn, type Index, isUniform, stepAlong } from "../../compiler/inde
 import {
   type Condition,
   type Kernel,
+  type Lane,
+  laneOf,
   runtimeValues,
   type Stage,
   type Store,
@@ -18,22 +20,9 @@ import {
 } from "../../compiler/kernel.ts";
 import type { DType } from "../../core/dtype.ts";
 import { BackendError } from "../../core/errors.ts";
+import { fail } from "./command.ts";
 import { call, type Func, type Local } from "./function.ts";
-import {
-  atomic32,
-  constant,
-  type Expr,
-  f32,
-  f32x4,
-  f64,
-  f64x2,
-  i32,
-  i32s,
-  i32x4,
-  i64,
-  select,
-  v128,
-} from "./instructions.ts";
+import { constant, type Expr, f32, f32x4, f64, f64x2, i32, i32s, i32x4, i64, select, v128 } from "./instructions.ts";
 import {
   across,
   bitcastTo,
@@ -45,15 +34,13 @@ import {
   inMemory,
   iota,
   LANES,
-  type Lane,
-  laneOf,
   number,
   operations,
   selectLanes,
   type Vec,
   zero,
 } from "./lanes.ts";
-import { CMD, ERROR } from "./layout.ts";
+import { CMD } from "./layout.ts";
 import { Library } from "./math.ts";
 import type { Module } from "./module.ts";
 
@@ -71,7 +58,7 @@ export class KernelModule {
     this.lib = new Library(module);
     const f = module.function(["i32", "i32"]);
     const [operation, position] = f.args;
-    f.if(i32.eqz(atomic32.cmpxchg(ERROR, 0, operation)), () => f.store("i32", ERROR + 4, position));
+    fail(f, operation, position);
     this.fail = f;
   }
 

@@ -2,7 +2,7 @@
  * What kernels compute with: four lanes of float32, int32, uint32 or a mask in one vector, of float64 in two. The rows of
  * the operation table, casts, and how each dtype lies in memory. Where a kernel loops and stores is `emit.ts`'s.
  */
-import type { Reduction } from "../../compiler/kernel.ts";
+import { type Lane, laneOf, type Reduction } from "../../compiler/kernel.ts";
 import type { DType } from "../../core/dtype.ts";
 import { BackendError } from "../../core/errors.ts";
 import { call, type Func, type Local } from "./function.ts";
@@ -26,19 +26,6 @@ import {
 import { fromDoubles, isUnary32, type Library, pick, toDoubles } from "./math.ts";
 
 export const LANES = 4;
-
-/** How a dtype is computed with: f float, d double, i int32, u uint32, m mask of 0 and −1. */
-export type Lane = "f" | "d" | "i" | "u" | "m";
-export const laneOf: Readonly<Record<DType, Lane>> = {
-  float32: "f",
-  float64: "d",
-  float16: "f",
-  bfloat16: "f",
-  int32: "i",
-  uint32: "u",
-  uint8: "i",
-  bool: "m",
-};
 
 /** A value in four lanes: one vector, or two of doubles. */
 export type Vec = readonly Expr[];

@@ -4,6 +4,7 @@
  * its last word may hold bytes of no element. Stores of narrow elements never race: a kernel writes whole words where it
  * can, and changes single elements by atomics where it can't. No text of kernels here: render.ts.
  */
+import { type Lane as AnyLane, laneOf as anyLaneOf } from "../../compiler/kernel.ts";
 import { type DType, dtypes, roundTo } from "../../core/dtype.ts";
 import { BackendError } from "../../core/errors.ts";
 
@@ -25,23 +26,13 @@ export class TooManyBindings extends BackendError {
 /** Bytes that `length` elements take on the device: those of the CPU, rounded up to a word. */
 export const storageBytes = (dtype: DType, length: number): number => Math.ceil((length * dtypes[dtype].bytes) / 4) * 4;
 
-/** How a dtype is computed with: f float, i int32, u uint32, m truth. */
-export type Lane = "f" | "i" | "u" | "m";
-const lanes: Readonly<Record<DType, Lane | null>> = {
-  float32: "f",
-  float64: null,
-  float16: "f",
-  bfloat16: "f",
-  int32: "i",
-  uint32: "u",
-  uint8: "i",
-  bool: "m",
-};
+/** How a dtype is computed with: as elsewhere, but for float64, which WGSL lacks. */
+export type Lane = Exclude<AnyLane, "d">;
 export const typeOf: Readonly<Record<Lane, string>> = { f: "f32", i: "i32", u: "u32", m: "bool" };
 
 export function laneOf(dtype: DType): Lane {
-  const lane = lanes[dtype];
-  if (!lane)
+  const lane = anyLaneOf[dtype];
+  if (lane === "d")
     throw new BackendError(
       `webgpu: WGSL has no ${dtype}; cast to float32 first, or compute this on the cpu or reference device`,
     );
