@@ -15,13 +15,11 @@ import {
   symlinkSync,
   writeFileSync,
 } from "node:fs";
-import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { fileURLToPath } from "node:url";
+import { buildInto, root, tsc } from "./support/build.ts";
 
-const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as {
   readonly exports: Readonly<Record<string, string | { readonly types: string; readonly default: string }>>;
   readonly files: readonly string[];
@@ -42,22 +40,17 @@ const names: Readonly<Record<string, string>> = {
 };
 const subpaths = Object.keys(manifest.exports).filter((path) => path !== "./package.json");
 const specifier = (path: string): string => path.replace(/^\./, "nabla");
-const tsc = join(dirname(createRequire(import.meta.url).resolve("typescript/package.json")), "bin", "tsc");
 
 const room = mkdtempSync(join(tmpdir(), "nabla-package-"));
 const app = join(room, "app");
 const installed = join(app, "node_modules", "nabla");
 
 before(() => {
-  // built and packed aside: dist may be in use, or be of another time
   const whole = join(room, "nabla");
   mkdirSync(whole);
   for (const name of ["package.json", ...manifest.files.filter((f) => f !== "dist" && existsSync(join(root, f)))])
     cpSync(join(root, name), join(whole, name), { recursive: true });
-  const options = ["-p", join(root, "tsconfig.build.json"), "--outDir", join(whole, "dist")];
-  execFileSync(process.execPath, [tsc, ...options], { cwd: root });
-  const runtime = join("backends", "cpu", "runtime");
-  cpSync(join(root, "src", runtime), join(whole, "dist", runtime), { recursive: true });
+  assert.equal(buildInto(join(whole, "dist")), "");
   const npm = (args: string) => execFileSync(`npm ${args}`, { cwd: whole, encoding: "utf8", shell: true });
   const [{ filename }] = JSON.parse(npm("pack --ignore-scripts --json")) as [{ filename: string }];
   mkdirSync(installed, { recursive: true });

@@ -4,12 +4,12 @@
  */
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { cpSync, existsSync, rmSync } from "node:fs";
-import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
+import { existsSync, rmSync } from "node:fs";
+import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { promisify } from "node:util";
+import { buildInto, root } from "../support/build.ts";
 import { whyNoCpu } from "../support/cpu.ts";
 
 const run = promisify(execFile);
@@ -55,14 +55,9 @@ describe("programs of many shapes", { skip: long ? reason : "NABLA_LONG=1 runs 2
 });
 
 describe("the planned peak", { skip: long ? reason : "NABLA_LONG=1 compares plans with runs" }, () => {
-  const root = path("../../");
   const build = join(root, `dist.${process.pid}.memory`);
-  before(async () => {
-    const tsc = createRequire(import.meta.url).resolve("typescript/package.json");
-    const args = [join(dirname(tsc), "bin", "tsc"), "-p", join(root, "tsconfig.build.json"), "--outDir", build];
-    await run(process.execPath, args, { cwd: root }).catch(() => {}); // an error of types is not this test's affair
-    const runtime = "backends/cpu/runtime";
-    cpSync(join(root, "src", runtime), join(build, runtime), { recursive: true });
+  before(() => {
+    buildInto(build); // an error of types is not this test's affair
   });
   after(() => rmSync(build, { recursive: true, force: true }));
 
