@@ -19,19 +19,16 @@ export interface Side {
   open(): Promise<Session>;
 }
 
-export const ours = (benchmark: string, ...args: string[]): Side => ({
-  name: "nabla",
-  open: () => open(process.execPath, ["--import", "tsx", join(bench, "support/child.ts"), benchmark, ...args]),
+const serving = (name: string, env: NodeJS.ProcessEnv, args: readonly string[]): Side => ({
+  name,
+  open: () => open(process.execPath, ["--import", "tsx", join(bench, "support/child.ts"), ...args], env),
 });
 
+export const ours = (benchmark: string, ...args: string[]): Side => serving("nabla", {}, [benchmark, ...args]);
+
 /** Our side on a certain device; its name is the device's. */
-export const oursOn = (device: string, benchmark: string, ...args: string[]): Side => ({
-  name: device,
-  open: () =>
-    open(process.execPath, ["--import", "tsx", join(bench, "support/child.ts"), benchmark, ...args], {
-      NABLA_DEVICE: device,
-    }),
-});
+export const oursOn = (device: string, benchmark: string, ...args: string[]): Side =>
+  serving(device, { NABLA_DEVICE: device }, [benchmark, ...args]);
 
 /** A script of peers/; `name` tells what it measures. */
 export const python = (name: string, script: string, ...args: string[]): Side => ({
