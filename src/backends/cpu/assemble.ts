@@ -40,6 +40,7 @@ export interface Failure {
   readonly check: Check;
 }
 
+/** A program as data: what is compiled, the command table, and what a run has to bring. */
 export interface Parts {
   readonly table: Int32Array;
   readonly sources: readonly string[];

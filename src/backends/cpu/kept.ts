@@ -5,7 +5,7 @@
  * the processor, the settings, and the text of the compiler itself. One that is cut short or damaged is made anew.
  */
 import { createHash } from "node:crypto";
-import { readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { deserialize, serialize } from "node:v8";
@@ -16,7 +16,7 @@ import type { Capture } from "../backend.ts";
 import type { Parts } from "./assemble.ts";
 import type { NativeRuntime } from "./native.ts";
 import { isOwn } from "./own.ts";
-import { cacheFolder } from "./toolchain.ts";
+import { cacheFolder, writeAside } from "./toolchain.ts";
 
 /** Programs that are made faster than this are not worth a file. */
 const WORTH_MS = 20;
@@ -111,19 +111,10 @@ function readKept(path: string, key: string): Parts | null {
   }
 }
 
-let serial = 0;
-
-/** Writes aside and renames, so that nobody reads half a file. A cache that can't be written is no failure. */
 function writeKept(path: string, key: string, parts: Parts): void {
-  const aside = `${path}.${process.pid}-${serial++}`;
-  try {
-    // kernels' sources begin alike, so that a megabyte becomes some ten kilobytes
-    const body = deflateRawSync(serialize({ key, parts }), { level: 1 });
-    writeFileSync(aside, Buffer.concat([sha256(body), body]), { mode: 0o600 });
-    renameSync(aside, path);
-  } catch {
-    rmSync(aside, { force: true });
-  }
+  // kernels' sources begin alike, so that a megabyte becomes some ten kilobytes
+  const body = deflateRawSync(serialize({ key, parts }), { level: 1 });
+  writeAside(path, Buffer.concat([sha256(body), body]), 0o600);
 }
 
 /** The program of `key` from disk, or from `make`, whose work is kept if it took `worth` ms. A null key is never kept. */

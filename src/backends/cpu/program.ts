@@ -38,12 +38,11 @@ export async function compileProgram(
   const stats = {
     ...parts.stats,
     scratchBytes: (serial ? 1 : runtime.threads) * program.scratchBytes,
-    libraries: new Set(parts.sources).size,
+    libraries: parts.sources.length,
   };
   return new CpuProgram(program, arena, parts, stats, serial);
 }
 
-/** A program as data: what is compiled, the command table, and what a run has to bring. */
 /** A compiled capture on the native runtime. */
 export class CpuProgram implements Program {
   readonly stats: ProgramStats;

@@ -95,13 +95,14 @@ function recall(command: readonly string[], path: string, identity: string): Com
   }
 }
 
-function remember({ kind, version }: Compiler, path: string, identity: string): void {
+/** Writes a file of the cache aside and renames it, so that nobody reads half of it. One that can't be written is no failure. */
+export function writeAside(path: string, data: string | Uint8Array, mode = 0o666): void {
   const aside = `${path}.${process.pid}-${serial++}`;
   try {
-    writeFileSync(aside, JSON.stringify({ identity, kind, version }));
+    writeFileSync(aside, data, { mode });
     renameSync(aside, path);
   } catch {
-    rmSync(aside, { force: true }); // it will be asked again
+    rmSync(aside, { force: true });
   }
 }
 
@@ -141,7 +142,10 @@ export function findCompiler(): Compiler | null {
     const known = identity === null ? null : recall(command, path, identity);
     const compiler = known ?? tryCompiler(command);
     if (!compiler) continue;
-    if (identity !== null && !known) remember(compiler, path, identity);
+    if (identity !== null && !known) {
+      const { kind, version } = compiler;
+      writeAside(path, JSON.stringify({ identity, kind, version }));
+    }
     return (found = compiler);
   }
   return (found = null);

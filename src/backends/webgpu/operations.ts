@@ -1,6 +1,6 @@
 /**
  * The operations that a kernel's values name, as WGSL expressions over named operands: one row each. Sibling of the
- * table in cpu/render.ts; the functions called are in library.ts. Knows dtypes, not loops or memory.
+ * table in cpu/operations.ts; the functions called are in library.ts. Knows dtypes, not loops or memory.
  */
 
 import type { Reduction, Value } from "../../compiler/kernel.ts";
