@@ -20,6 +20,7 @@ import type { Capture, ProgramStats } from "../backend.ts";
 import { type Draft, draftOf, type Item, placeItem, poisonOf, showLoop, writeTable } from "./commands.ts";
 import { rowGrain } from "./kernels.ts";
 import { type LoopBody, loopBody, type Place, placesOf } from "./loops.ts";
+import { Packs } from "./packs.ts";
 import { planCopy } from "./plans.ts";
 import { type Check, chooseForm, FLAT_ROW, type Form } from "./render.ts";
 import type { Target } from "./target.ts";
@@ -70,6 +71,7 @@ export class Assembler {
   private readonly failures: Failure[];
   private readonly works: Work[] = [];
   private readonly workOf = new Map<Group, Work>();
+  private readonly packs = new Packs<Work>((...args) => this.work(...args));
   private readonly kernelTexts: string[];
   /** Runtime scalars of the program. */
   private readonly numScalars: number;
@@ -374,15 +376,15 @@ export class Assembler {
     });
     const out = this.buffer(n);
     this.scratchBytes = Math.max(this.scratchBytes, plan.scratchBytes);
-    const packed: Buffer = { bytes: plan.packed, slot: -1, offset: 0, label: `packed for %${n.id}` };
-    const bound: Readonly<Record<string, readonly [Buffer, number]>> = {
+    const right: Place = [this.buffer(b.source), b.offset * dtypes[n.inputs[1].dtype].bytes];
+    const pack = plan.pack && this.packs.of(plan.pack, right, plan.packed, `%${n.id}`);
+    const bound: Readonly<Record<string, Place>> = {
       a: [this.buffer(a.source), a.offset * dtypes[n.inputs[0].dtype].bytes],
-      b: [this.buffer(b.source), b.offset * dtypes[n.inputs[1].dtype].bytes],
-      packed: [packed, 0],
+      b: right,
+      ...(pack && { packed: [pack.packed, 0] }),
       out: [out, 0],
     };
     const flops = 2 * sizeOf(n.shape) * K;
-    const lead = plan.pack && this.work(`pack for %${n.id}`, [bound["b"][0]], [packed], draftOf(plan.pack, bound), 0);
     const main: Draft = { ...draftOf(plan.main, bound), writesState: this.isInPlace(group) };
     const reads = [...main.buffers.map((x) => x[0]).filter((x) => x !== out)];
     const writes = [out];
@@ -399,7 +401,7 @@ export class Assembler {
       total += made.kernel.flops;
     }
     const work = this.work(`contract %${n.id}`, reads, writes, main, total);
-    if (lead) work.lead.push(lead);
+    if (pack) this.packs.read(pack, work);
     this.workOf.set(group, work);
     if (guest) this.workOf.set(guest, work);
     for (const finish of finishes) finish();

@@ -62,9 +62,14 @@ const product = (a: readonly number[]): number => a.reduce((x, y) => x * y, 1);
 /** Aimed at: this many tiles, of at least this many floating-point operations. */
 const WANTED_TILES = 16;
 const MIN_TILE_FLOP = 2e6;
+/** Where there would be so many even then, tiles have twice the rows: a panel of B comes from memory half as often. */
+const MANY_TILES = 48;
 const ACCUMULATE = 1;
 const ROW_SUMS = 2;
 const B_IN_PLACE = 4;
+const STREAM_C = 8;
+/** A result of this many bytes is written past the caches: its lines would be fetched to be written over, and leave again. */
+const STREAM_BYTES = 2 ** 21;
 
 /** Length of a block of K: even blocks, a multiple of 8, such that a panel of B stays near the core. */
 export function kBlock(shape: KernelShape, K: number): number {
@@ -81,7 +86,8 @@ export function gemmTile(
   const { mr, nr } = shape;
   // packing a transposed strip is paid once a column block: fewer and wider ones (with AVX-512 it is read in place)
   const packs = size.transposedA && shape.lanes < 16;
-  let mc = roundUp(packs ? 48 : 96, mr);
+  const most = (rows: number, columns: number) => ceilDiv(M, rows) * ceilDiv(N, columns) * batches;
+  let mc = roundUp(packs ? 48 : !post && most(192, 384) >= MANY_TILES ? 192 : 96, mr);
   let nc = post ? roundUp(N, nr) : roundUp(packs ? 768 : 384, nr);
   const even = () => {
     mc = roundUp(ceilDiv(M, ceilDiv(M, mc)), mr);
@@ -233,12 +239,19 @@ export function planContract(shape: KernelShape, desc: ContractDesc): ContractPl
   // blocks of rows must not straddle batches in two different ways: the caller counts them as [batch * M] / rowBlock
   if (desc.hasPost && batches > 1 && M % tile.mc !== 0) tile.mc = M;
   const { mc, nc } = tile;
+  const streams =
+    4 * M * N * batches >= STREAM_BYTES &&
+    K <= kb &&
+    N % shape.lanes === 0 &&
+    !desc.accumulate &&
+    !desc.hasEpilogue &&
+    !desc.hasPost;
   const main = (buffer: "b" | "packed", flag: number, strides: readonly number[]): CommandDesc => ({
     fn: kind,
     rows: ceilDiv(M, mc) * ceilDiv(N, nc) * batches,
     grain: 1,
     buffers: ["a", buffer, ...outputs],
-    params: [...base(mc, nc, flag), ...strides],
+    params: [...base(mc, nc, flag | (streams ? STREAM_C : 0)), ...strides],
   });
   if (shape.lanes === 16 && transposedA && bn === 1 && N % nr === 0 && desc.b.dtype === "float32")
     return { packed: 0, main: main("b", B_IN_PLACE, direct), rowBlock: mc, scratchBytes: 4 * room(mc, nc) };

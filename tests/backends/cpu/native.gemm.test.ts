@@ -274,6 +274,16 @@ test("gemm with several blocks of K, rows and columns", { skip }, () => {
   check(9, 5, 0);
 });
 
+test("large results: tiles of twice the rows, and rows of whole vectors written past the caches", { skip }, () => {
+  for (const aOrder of ["mk", "km"] as const) {
+    check(1030, 528, 9, { aOrder, asum: true });
+    check(1030, 528, 9, { aOrder, bOrder: "nk", accumulate: true });
+    check(205, 656, 5, { aOrder, batch: [5], bOrder: "nk" });
+    check(1030, 521, 5, { aOrder });
+    check(1541, 2050, 3, { aOrder });
+  }
+});
+
 test("gemm adds to C, hands tiles to an epilogue and strips to a post command", { skip }, () => {
   for (const [M, N, K] of [
     [97, 65, 300],

@@ -134,6 +134,30 @@ describe("states", () => {
   });
 });
 
+test("products with one right side copy it once, before the state that it is gets its new value", async () => {
+  let expected: TypedArray[] = [];
+  for (const b of [referenceBackend(), backend]) {
+    const w = leaf([40, 48], b);
+    const [x, y, z] = [70, 71, 30].map((rows) => leaf([rows, 40], b));
+    const roots = [
+      o.matmul(x, w),
+      o.matmul(y, w),
+      o.matmul(z, o.narrow(w, 1, 0, 40)),
+      o.matmul(z, o.narrow(w, 1, 8, 40)),
+    ];
+    const late = o.matmul(o.narrow(o.matmul(roots[0], leaf([48, 40], b)), 0, 0, 40), w);
+    const { run, program } = await compileNodes(b, roots, [{ target: w, value: late }]);
+    const results = [...(await run()), ...(await run()), await b.read(w.storage?.memory, "float32", 40 * 48)];
+    if (b !== backend) expected = results;
+    else {
+      // w for three products, each of its halves, and the other right side
+      assert.equal(count(program, /^pack for/), 4, program.describe("memory"));
+      for (const [i, values] of results.entries())
+        assertClose(`result ${i}`, values, expected[i], { rtol: 1e-3, atol: 1e-2 });
+    }
+  }
+});
+
 test("a GPT's forward, backward and update need few kernels and few sources", async () => {
   const { roots, assigns } = gptStep(backend);
   const program = await compile(roots, assigns);

@@ -62,7 +62,7 @@ void k_pack_b(const Cmd *c, int64_t r0, int64_t r1, int tid) { for (int64_t t = 
 
 /* ---- gemm: b = [A, packed or B, C unless an epilogue stores, row sums where asked]; rows = tiles ------------------- */
 enum { G_M, G_N, G_K, G_AM, G_AK, G_DTYPE, G_MC, G_NC, G_KB, G_FLAGS, G_BK, G_BN, G_BDTYPE, G_DIMS, G_BATCH };
-enum { ACCUMULATE = 1, ROW_SUMS = 2, B_IN_PLACE = 4 };
+enum { ACCUMULATE = 1, ROW_SUMS = 2, B_IN_PLACE = 4, STREAM_C = 8 };
 
 /* A strip of A with m contiguous (A[k * ld + m], mc x kc) to panels of MR, row sums into s where asked. */
 static void pack_transposed(const float *A, int64_t ld, int64_t mc, int64_t kc, float *d, float *s) {
@@ -126,6 +126,10 @@ INLINE void store_tile(const float *T, float *C, int64_t ldc, int64_t mr, int64_
     else for (int64_t n = 0; n < nr; n++) C[r * ldc + n] += T[r * NR + n];
   }
 }
+/* A tile whose rows begin at vectors and whose columns are whole ones. */
+INLINE void stream_tile(const float *T, float *C, int64_t ldc, int64_t mr, int64_t nr) {
+  for (int64_t r = 0; r < mr; r++) for (int64_t n = 0; n < nr; n += W) STREAM(C + r * ldc + n, LOAD(T + r * NR + n));
+}
 
 /*
  * Whether a transposed A (rows of M, `ld` apart) is read where it lies. A strip of 14 rows takes a whole line of the cache,
@@ -141,7 +145,7 @@ static void gemm_block(const Cmd *c, const char *A, const float *packed, int64_t
   const int64_t *p = c->p, N = p[G_N], K = p[G_K], am = p[G_AM], ak = p[G_AK], kb = p[G_KB], panels = ceil_div(N, NR);
   const int in_place = (p[G_FLAGS] & B_IN_PLACE) != 0;
   const int64_t bs = in_place ? p[G_BK] : NR;
-  const int dtype = (int)p[G_DTYPE], add_to = (p[G_FLAGS] & ACCUMULATE) != 0;
+  const int dtype = (int)p[G_DTYPE], add_to = (p[G_FLAGS] & ACCUMULATE) != 0, stream = (p[G_FLAGS] & STREAM_C) != 0;
   const int transposed = am == 1 && ak != 1 && dtype == F32, copied = !transposed && (ak != 1 || dtype != F32 || rows_collide(am));
   const int64_t mc = i1 - i0, strips = ceil_div(mc, MR), ldr = kb + 16;
   const EpilogueFn epilogue = c->epi ? (EpilogueFn)(void *)c->epi->fn : 0;
@@ -176,23 +180,25 @@ static void gemm_block(const Cmd *c, const char *A, const float *packed, int64_t
         float *T = keep_partial ? partial + ((j - j0) / NR * strips + s) * MR * NR : tile, *to = C + i * N + j;
         int64_t ldt = NR;
         /* straight into C, but not from small tiles, which would wait for its lines */
-        const int direct = MR > 8 && C && nr == NR && exact, add = add_to || !first;
+        const int direct = MR > 8 && C && nr == NR && exact && !stream, add = add_to || !first;
         const int acc = add && (direct || keep_partial);
         if (direct) {
           T = to;
           ldt = N;
         }
-        if (C) for (int64_t r = 0; r < mr; r++) for (int64_t n = 0; n < nr; n += 16) __builtin_prefetch(to + r * N + n, 1, 3);
+        if (C && !stream) for (int64_t r = 0; r < mr; r++) for (int64_t n = 0; n < nr; n += 16) __builtin_prefetch(to + r * N + n, 1, 3);
         if (!in_place) for (int64_t l = 0; l < slice; l += 16) __builtin_prefetch(next + l, 0, 2);
         if (!transposed) uk_rows(kc, rows + (i - i0) * lda, lda, mr, B, T, ldt, nr, acc);
         else if (packed_a || mr < MR) uk_panel(kc, a_room + (packed_a ? s * MR * kc : 0), MR, mr, B, bs, T, ldt, nr, acc);
         else uk_panel(kc, at + i - i0, ak, mr, B, bs, T, ldt, nr, acc);
         if (epilogue) { if (last) epilogue(c->epi, T, NR, first_row + i, j, mr, nr); }
+        else if (stream) stream_tile(T, to, N, mr, nr);
         else if (!direct) store_tile(T, to, N, mr, nr, add);
       }
     }
     k0 += kb;
   } while (k0 < K);
+  if (stream) STREAM_FENCE();
 }
 
 void k_gemm(const Cmd *c, int64_t r0, int64_t r1, int tid) {

@@ -22,6 +22,23 @@ typedef __UINT16_TYPE__ vh_u __attribute__((vector_size(W * 2), may_alias, align
 typedef __UINT32_TYPE__ vu __attribute__((vector_size(W * 4), may_alias));
 #define LOAD(p) ((vf)(*(const vf_u *)(p)))
 #define STORE(p, x) (*(vf_u *)(p) = (vf_u)(x))
+/* Writes past the caches, to a multiple of a vector's size: for what is too large to be there when it is read. A fence ends it. */
+#if defined(__clang__)
+#define STREAM(p, x) __builtin_nontemporal_store(x, (vf *)(p))
+#elif defined(__AVX512F__)
+#define STREAM(p, x) __builtin_ia32_movntps512((float *)(p), x)
+#elif defined(__AVX2__)
+#define STREAM(p, x) __builtin_ia32_movntps256((float *)(p), x)
+#elif defined(__SSE__)
+#define STREAM(p, x) __builtin_ia32_movntps((float *)(p), x)
+#else
+#define STREAM(p, x) (*(vf *)(p) = (x))
+#endif
+#if defined(__SSE__)
+#define STREAM_FENCE() __builtin_ia32_sfence()
+#else
+#define STREAM_FENCE() ((void)0)
+#endif
 INLINE vf splat(float x) { return x - (vf){0}; } /* x - 0 keeps -0 and NaN; compiles to one broadcast */
 INLINE vi splati(__INT32_TYPE__ x) { return x - (vi){0}; }
 
