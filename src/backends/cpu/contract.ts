@@ -253,7 +253,9 @@ export function planContract(shape: KernelShape, desc: ContractDesc): ContractPl
     buffers: ["a", buffer, ...outputs],
     params: [...base(mc, nc, flag | (streams ? STREAM_C : 0)), ...strides],
   });
-  if (shape.lanes === 16 && transposedA && bn === 1 && N % nr === 0 && desc.b.dtype === "float32")
+  // the last columns are then a whole panel or half of one, never beyond B
+  const panelsFit = N % (nr / 2) === 0;
+  if (shape.lanes === 16 && transposedA && bn === 1 && panelsFit && desc.b.dtype === "float32")
     return { packed: 0, main: main("b", B_IN_PLACE, direct), rowBlock: mc, scratchBytes: 4 * room(mc, nc) };
   const own = axes.filter((x) => x.b !== 0);
   const packedOne = K * panels * nr;

@@ -11,11 +11,12 @@ import type { KernelUnit, Program as NativeProgram, NativeRuntime } from "./nati
 import { nativeTarget, SYMBOL } from "./target.ts";
 
 /**
- * Programs of less work (about a millisecond) run in the calling thread: the hop to another and back costs 0.1 ms, and the
- * two cores would have three threads to carry.
+ * Programs of less work (some 30 ms on two cores) run in the calling thread, whose loop gets a turn between them: the hop to
+ * another thread and back costs 0.1 ms, and cores that have a thread more than they are lose some milliseconds a step until
+ * the scheduler has sorted them (a step of 10 ms took 12.5 on average).
  */
-const SMALL_FLOPS = 1e8;
-const SMALL_BYTES = 1e7;
+const SMALL_FLOPS = 5e9;
+const SMALL_BYTES = 5e8;
 /** Programs of less work than this run on one thread: a barrier a phase costs more than a second thread gives. */
 const SERIAL_FLOPS = 2e5;
 
