@@ -108,9 +108,14 @@ export function schedule<U extends Unit>(all: readonly U[]): U[][] {
   return phases;
 }
 
-/** Gives every temporary a place; two that live in a common phase never overlap. Returns the arena's size in bytes. */
-export function planMemory(phases: readonly (readonly Unit[])[]): number {
-  const life = new Map<Buffer, { first: number; last: number }>();
+interface Life {
+  first: number;
+  last: number;
+}
+
+/** From which phase to which each temporary is needed. */
+function lifetimes(phases: readonly (readonly Unit[])[]): Map<Buffer, Life> {
+  const life = new Map<Buffer, Life>();
   phases.forEach((units, phase) => {
     for (const u of units)
       for (const b of [...u.reads, ...u.writes]) {
@@ -120,6 +125,55 @@ export function planMemory(phases: readonly (readonly Unit[])[]): number {
         else life.set(b, { first: phase, last: phase });
       }
   });
+  return life;
+}
+
+/** Below this many bytes at once, an end of a phase more costs more than the memory is worth. */
+const WORTH_BYTES = 32 * 2 ** 20;
+const MOST_CUTS = 8;
+
+/**
+ * Cuts the phase with the most memory in two where some of its units give back what the others would take, again and again
+ * while that makes the most less (and it is `worth` bytes). What is returned is in the same order.
+ */
+export function relieve<U extends Unit>(phases: readonly U[][], worth = WORTH_BYTES): U[][] {
+  let best = phases.slice();
+  for (let cuts = 0; cuts < MOST_CUTS; cuts++) {
+    const live = liveBytes(best);
+    const most = Math.max(...live);
+    const at = live.indexOf(most);
+    if (most < worth) break;
+    const life = lifetimes(best);
+    const gain = (u: U): number => {
+      const dying = new Set(u.reads.filter((b) => life.get(b)?.last === at));
+      const born = new Set(u.writes.filter((b) => life.get(b)?.first === at));
+      return [...dying].reduce((n, b) => n + b.bytes, 0) - [...born].reduce((n, b) => n + b.bytes, 0);
+    };
+    const units = best[at].map((u) => ({ u, gain: gain(u) })).sort((x, y) => y.gain - x.gain);
+    let least = most;
+    let next = best;
+    for (let k = 1; k < units.length; k++) {
+      const halves = [units.slice(0, k), units.slice(k)].map((half) => half.map((x) => x.u));
+      const cut = [...best.slice(0, at), ...halves, ...best.slice(at + 1)];
+      const bytes = Math.max(...liveBytes(cut));
+      if (bytes < least) [least, next] = [bytes, cut];
+    }
+    if (next === best) break;
+    best = next;
+  }
+  return best;
+}
+
+/** Bytes of the temporaries that each phase needs. */
+function liveBytes(phases: readonly (readonly Unit[])[]): number[] {
+  const live = new Array<number>(phases.length).fill(0);
+  for (const [b, { first, last }] of lifetimes(phases)) for (let i = first; i <= last; i++) live[i] += b.bytes;
+  return live;
+}
+
+/** Gives every temporary a place; two that live in a common phase never overlap. Returns the arena's size in bytes. */
+export function planMemory(phases: readonly (readonly Unit[])[]): number {
+  const life = lifetimes(phases);
   const placed: { first: number; last: number; from: number; to: number }[] = [];
   let size = 0;
   for (const [b, l] of [...life].sort((x, y) => y[0].bytes - x[0].bytes || x[1].first - y[1].first)) {

@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import fc from "fast-check";
-import { type Buffer, planMemory, schedule, type Unit } from "../../src/compiler/schedule.ts";
+import { type Buffer, planMemory, relieve, schedule, type Unit } from "../../src/compiler/schedule.ts";
 
 const numRuns = process.env["NABLA_LONG"] === "1" ? 5_000 : 500;
 
@@ -73,6 +73,16 @@ function phasesOf(units: readonly RandomUnit[]): { phases: RandomUnit[][]; at: M
   return { phases, at };
 }
 
+/** First and last phase of every temporary. */
+function lives(phases: readonly (readonly Unit[])[]): Map<Buffer, [number, number]> {
+  const life = new Map<Buffer, [number, number]>();
+  phases.forEach((units, i) => {
+    for (const u of units)
+      for (const b of [...u.reads, ...u.writes]) if (b.slot < 0) life.set(b, [life.get(b)?.[0] ?? i, i]);
+  });
+  return life;
+}
+
 describe("schedule", () => {
   test("runs every unit once, after everything it reads and everything it waits for", () => {
     fc.assert(
@@ -126,6 +136,38 @@ describe("schedule", () => {
     );
   });
 
+  test("a phase is cut only where fewer bytes are needed at once, and keeps its place", () => {
+    const most = (phases: readonly (readonly Unit[])[]): number => {
+      const life = [...lives(phases)];
+      return Math.max(
+        ...phases.map((_, i) =>
+          life.filter(([, [from, to]]) => from <= i && i <= to).reduce((sum, [b]) => sum + b.bytes, 0),
+        ),
+      );
+    };
+    let cuts = 0;
+    fc.assert(
+      fc.property(graphs, ({ units }) => {
+        const { phases, at } = phasesOf(units);
+        const relieved = relieve(phases, 1);
+        assert.equal(relieved.flat().length, units.length);
+        assert.ok(relieved.every((phase) => phase.length > 0));
+        const order = relieved.flat().map((u) => at.get(u) as number);
+        assert.deepEqual(
+          order,
+          order.toSorted((x, y) => x - y),
+        );
+        if (relieved.length > phases.length) {
+          cuts++;
+          assert.ok(most(relieved) < most(phases));
+        } else assert.deepEqual(relieved, phases);
+        assert.deepEqual(relieve(phases, Number.POSITIVE_INFINITY), phases);
+      }),
+      { numRuns },
+    );
+    assert.ok(cuts > numRuns / 20, `only ${cuts} graphs were relieved`);
+  });
+
   test("refuses units that wait for one another", () => {
     const a: RandomUnit = { label: "a", reads: [], writes: [], after: [], lead: [] };
     const b: RandomUnit = { label: "b", reads: [], writes: [], after: [a], lead: [] };
@@ -146,16 +188,6 @@ describe("schedule", () => {
 });
 
 describe("planMemory", () => {
-  /** First and last phase of every temporary. */
-  function lives(phases: readonly (readonly Unit[])[]): Map<Buffer, [number, number]> {
-    const life = new Map<Buffer, [number, number]>();
-    phases.forEach((units, i) => {
-      for (const u of units)
-        for (const b of [...u.reads, ...u.writes]) if (b.slot < 0) life.set(b, [life.get(b)?.[0] ?? i, i]);
-    });
-    return life;
-  }
-
   test("never lets two temporaries share a byte while both are alive", () => {
     fc.assert(
       fc.property(graphs, ({ units }) => {

@@ -4,14 +4,14 @@
  * plain data.
  */
 import { readsByBlocks } from "../../compiler/blocks.ts";
-import { finishKernel } from "../../compiler/finish.ts";
+import { finishKernel, readsOnlyAt, storeOf } from "../../compiler/finish.ts";
 import { Fuser, type Group, type GroupKernel } from "../../compiler/fuse.ts";
 import { Hosts } from "../../compiler/hosts.ts";
 import { BLOCK } from "../../compiler/index-expr.ts";
 import { partDType, showKernel } from "../../compiler/kernel.ts";
 import { type GNode, type Lowered, lower, showNode } from "../../compiler/lower.ts";
-import { opaqueChecks, orderStates, type Target as Placed, Placement } from "../../compiler/place.ts";
-import { type Buffer, planMemory, schedule, showPhases, type Unit } from "../../compiler/schedule.ts";
+import { opaqueChecks, orderStates, type Target as Placed, Placement, valueKey } from "../../compiler/place.ts";
+import { type Buffer, planMemory, relieve, schedule, showPhases, type Unit } from "../../compiler/schedule.ts";
 import { isView, strided } from "../../compiler/views.ts";
 import { dtypes } from "../../core/dtype.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
@@ -374,7 +374,7 @@ export class Assembler {
       out: n.dtype as "float32",
       hasPost: made !== undefined,
     });
-    const out = this.buffer(n);
+    const out = (guest && made && this.resultOver(n, guest, made)) ?? this.buffer(n);
     this.scratchBytes = Math.max(this.scratchBytes, plan.scratchBytes);
     const right: Place = [this.buffer(b.source), b.offset * dtypes[n.inputs[1].dtype].bytes];
     const pack = plan.pack && this.packs.of(plan.pack, right, plan.packed, `%${n.id}`);
@@ -397,7 +397,7 @@ export class Assembler {
       main.post = this.draft(made, g.buffers, writesState, plan.rowBlock, "columns");
       main.writesState = writesState;
       reads.push(...g.buffers.slice(0, made.reads.length).filter((x) => x !== out));
-      writes.push(...g.buffers.slice(made.reads.length));
+      writes.push(...g.buffers.slice(made.reads.length).filter((x) => x !== out));
       total += made.kernel.flops;
     }
     const work = this.work(`contract %${n.id}`, reads, writes, main, total);
@@ -405,6 +405,22 @@ export class Assembler {
     this.workOf.set(group, work);
     if (guest) this.workOf.set(guest, work);
     for (const finish of finishes) finish();
+  }
+
+  /** A result of the guest that may lie where the product lay, if the guest is all that reads it: then one memory serves both. */
+  private resultOver(product: GNode, guest: Group, made: GroupKernel): Buffer | undefined {
+    if (!this.hosts.isOnlyReader(guest, product)) return undefined;
+    for (const { node, partial } of made.writes) {
+      const store = storeOf(made, node);
+      if (partial || store === null || node.dtype !== product.dtype || sizeOf(node.shape) !== sizeOf(product.shape))
+        continue;
+      const buffer = this.buffer(node);
+      const isState = buffer.slot > 0 && buffer.slot <= this.capture.storages.length;
+      if (isState || !readsOnlyAt(made, made.reads.indexOf(product), store, node)) continue;
+      this.buffers.set(valueKey(product), buffer);
+      return buffer;
+    }
+    return undefined;
   }
 
   private template(group: Group, n: GNode, guest?: Group, made?: GroupKernel): void {
@@ -570,7 +586,7 @@ export class Assembler {
   // ---- the table --------------------------------------------------------------------------------------------------------
 
   private assemble(): Parts {
-    const phases = schedule(this.works);
+    const phases = relieve(schedule(this.works));
     const arenaBytes = planMemory(phases);
     const numStorages = this.capture.storages.length;
     const poison =

@@ -59,6 +59,17 @@ describe("kernels on the rows of a product", () => {
       assertClose(name, got[0], expected[0], { rtol: 1e-4, atol: 1e-4 });
     });
 
+  test("what takes a product's place is written over it", async () => {
+    const [x, w, b] = [leaf([96, 64]), leaf([64, 80]), leaf([80])];
+    const y = o.matmul(x, w);
+    const alone = await compile([composites.gelu(o.add(y, b))]);
+    assert.ok(alone.stats.arenaBytes < 96 * 80 * 4, alone.describe("memory")); // but w in panels
+    const wanted = await compile([y, composites.gelu(o.add(y, b))]);
+    const sums = await compile([o.sum(y, 0)]);
+    for (const program of [wanted, sums])
+      assert.match(program.describe("memory"), /contract %\d+: .* -> (output 0|%\d+@\d+\+30720) /);
+  });
+
   test("not what reads them elsewhere", async () => {
     const y = o.matmul(leaf([64, 64]), leaf([64, 64]));
     const program = await compile([o.add(y, o.transpose(y, 0, 1))]);
