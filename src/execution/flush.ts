@@ -17,6 +17,7 @@ import { capture, captureProgress, copyCapture, staleRead } from "./capture.ts";
 import { debugLevel, sayCompiled, sayRun } from "./debug.ts";
 import { backendOf, openBackend } from "./device.ts";
 import { deviceOf, type Pending, pendingOf, resolve } from "./pending.ts";
+import { turn } from "./turn.ts";
 
 const none: readonly Node[] = [];
 
@@ -469,6 +470,7 @@ export function enqueue(device: string, roots: readonly Node[] = none): void | P
 /** Waits until everything recorded as owed on `device` (or on every device used) is done. */
 export async function synchronize(device?: string): Promise<void> {
   for (const name of device === undefined ? [...lines.keys()] : [device]) await flush(name);
+  await turn();
 }
 
 /**

@@ -258,4 +258,5 @@ export async function realize(...tensors: readonly Tensor[]): Promise<void> {
     else byDevice.set(x.device, [x.node]);
   }
   for (const [device, nodes] of byDevice) await flush(device, nodes);
+  await turn();
 }

@@ -1,7 +1,7 @@
 /** Loops that never wait for a device: others still get their turn of the event loop. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ones, optim, setDevice } from "../../src/index.ts";
+import { ones, optim, realize, setDevice, synchronize } from "../../src/index.ts";
 
 setDevice("reference"); // answers at once, without a promise
 
@@ -29,4 +29,17 @@ test("timers fire in a loop of optimiser steps", async () => {
 test("timers fire in a loop that reads values", async () => {
   const x = ones([2]);
   await firesDuring(() => x.add(1).data());
+});
+
+test("timers fire in a loop that computes values without reading them", async () => {
+  const x = ones([2]);
+  await firesDuring(() => realize(x.add(1)));
+});
+
+test("timers fire in a loop that waits for what is owed", async () => {
+  const x = ones([2]);
+  await firesDuring(() => {
+    x.add(1).keep();
+    return synchronize();
+  });
 });
