@@ -2,6 +2,7 @@
  * Small things about kernels that every assembler asks: the kernel that adds the parts of a reduction over rows, where a
  * kernel stores a node, and whether it may store it over memory that it reads. No rendering, no backend.
  */
+import { sizeOf } from "../core/shape.ts";
 import type { GroupKernel } from "./fuse.ts";
 import { add, axis, scale } from "./index-expr.ts";
 import { type Kernel, partDType, type Reduction, reachable, Values } from "./kernel.ts";
@@ -59,3 +60,11 @@ export function readsOnlyAt(made: GroupKernel, buffer: number, key: string, node
     }
   return true;
 }
+
+/** The results of a kernel that may be stored over `read`, which it reads: of its size and dtype, whole, and where it reads it. */
+export const resultsOver = (made: GroupKernel, read: GNode): GNode[] =>
+  made.writes.flatMap(({ node, partial }) => {
+    const store = storeOf(made, node);
+    const fits = !partial && store !== null && node.dtype === read.dtype && sizeOf(node.shape) === sizeOf(read.shape);
+    return fits && readsOnlyAt(made, made.reads.indexOf(read), store, node) ? [node] : [];
+  });

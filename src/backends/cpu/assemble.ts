@@ -4,7 +4,7 @@
  * plain data.
  */
 import { readsByBlocks } from "../../compiler/blocks.ts";
-import { finishKernel, readsOnlyAt, storeOf } from "../../compiler/finish.ts";
+import { finishKernel, resultsOver } from "../../compiler/finish.ts";
 import { Fuser, type Group, type GroupKernel } from "../../compiler/fuse.ts";
 import { Hosts } from "../../compiler/hosts.ts";
 import { BLOCK } from "../../compiler/index-expr.ts";
@@ -384,43 +384,24 @@ export class Assembler {
       ...(pack && { packed: [pack.packed, 0] }),
       out: [out, 0],
     };
-    const flops = 2 * sizeOf(n.shape) * K;
     const main: Draft = { ...draftOf(plan.main, bound), writesState: this.isInPlace(group) };
-    const reads = [...main.buffers.map((x) => x[0]).filter((x) => x !== out)];
-    const writes = [out];
-    let finishes: (() => void)[] = [];
-    let total = flops;
-    if (guest && made) {
-      const g = this.kernelBuffers(made, plan.rowBlock);
-      finishes = g.finishes;
-      const writesState = main.writesState || this.isInPlace(guest);
-      main.post = this.draft(made, g.buffers, writesState, plan.rowBlock, "columns");
-      main.writesState = writesState;
-      reads.push(...g.buffers.slice(0, made.reads.length).filter((x) => x !== out));
-      writes.push(...g.buffers.slice(made.reads.length).filter((x) => x !== out));
-      total += made.kernel.flops;
-    }
-    const work = this.work(`contract %${n.id}`, reads, writes, main, total);
+    const reads = main.buffers.map((x) => x[0]).filter((x) => x !== out);
+    const flops = 2 * sizeOf(n.shape) * K + (made?.kernel.flops ?? 0);
+    const work = this.work(`contract %${n.id}`, reads, [out], main, flops);
     if (pack) this.packs.read(pack, work);
     this.workOf.set(group, work);
-    if (guest) this.workOf.set(guest, work);
-    for (const finish of finishes) finish();
+    if (guest && made) this.runBehind(work, n, guest, made, plan.rowBlock, "columns");
   }
 
   /** A result of the guest that may lie where the product lay, if the guest is all that reads it: then one memory serves both. */
   private resultOver(product: GNode, guest: Group, made: GroupKernel): Buffer | undefined {
     if (!this.hosts.isOnlyReader(guest, product)) return undefined;
-    for (const { node, partial } of made.writes) {
-      const store = storeOf(made, node);
-      if (partial || store === null || node.dtype !== product.dtype || sizeOf(node.shape) !== sizeOf(product.shape))
-        continue;
-      const buffer = this.buffer(node);
-      const isState = buffer.slot > 0 && buffer.slot <= this.capture.storages.length;
-      if (isState || !readsOnlyAt(made, made.reads.indexOf(product), store, node)) continue;
-      this.buffers.set(valueKey(product), buffer);
-      return buffer;
-    }
-    return undefined;
+    const isState = ({ slot }: Buffer): boolean => slot > 0 && slot <= this.capture.storages.length;
+    const over = resultsOver(made, product)
+      .map((n) => this.buffer(n))
+      .find((b) => !isState(b));
+    if (over) this.buffers.set(valueKey(product), over);
+    return over;
   }
 
   private template(group: Group, n: GNode, guest?: Group, made?: GroupKernel): void {
@@ -463,7 +444,12 @@ export class Assembler {
     const work = step(`${n.op} %${n.id}`, planned, planned.flops + (made?.kernel.flops ?? 0));
     if (lead) work.lead.push(lead);
     this.workOf.set(group, planned.finish ? step(`finish %${n.id}`, planned.finish, 0) : work);
-    if (guest && made) this.runBehind(work, n, guest, made, planned.blockRows as number);
+    if (!guest || !made) return;
+    const { kernel } = made;
+    const block = (kernel.rows * (planned.blockRows as number) * n.shape[n.shape.length - 1]) / sizeOf(n.shape);
+    // lanes along rows go in blocks that start at multiples of BLOCK
+    const form = chooseForm(kernel) === "rows" && block % BLOCK === 0 ? "rows" : "columns";
+    this.runBehind(work, n, guest, made, block, form);
   }
 
   private behind(n: GNode, guest: Group, made: GroupKernel): Guest {
@@ -471,19 +457,15 @@ export class Assembler {
     return { parts: this.parts.get(guest) as number, own: this.hosts.isOnlyReader(guest, n) ? own : undefined };
   }
 
-  /** Puts a group's kernel behind the tiles of a command, `blockRows` rows of the result each. */
-  private runBehind(work: Work, n: GNode, guest: Group, made: GroupKernel, blockRows: number): void {
-    const { kernel } = made;
-    const grain = (kernel.rows * blockRows * n.shape[n.shape.length - 1]) / sizeOf(n.shape);
+  /** Puts a group's kernel behind the tiles of a command that makes n, `grain` rows of the kernel each. */
+  private runBehind(work: Work, n: GNode, guest: Group, made: GroupKernel, grain: number, form: Form): void {
     const { buffers, finishes } = this.kernelBuffers(made, grain);
-    const writesState = this.isInPlace(guest);
-    const result = this.buffer(n);
-    // lanes along rows go in blocks that start at multiples of BLOCK
-    const form = chooseForm(kernel) === "rows" && grain % BLOCK === 0 ? "rows" : "columns";
-    work.draft.post = this.draft(made, buffers, writesState, grain, form);
-    work.draft.writesState = writesState;
-    work.reads.push(...buffers.slice(0, made.reads.length).filter((b) => b !== result));
-    work.writes.push(...buffers.slice(made.reads.length));
+    const { draft } = work;
+    draft.writesState ||= this.isInPlace(guest);
+    draft.post = this.draft(made, buffers, draft.writesState, grain, form);
+    const others = (part: readonly Buffer[]): Buffer[] => part.filter((b) => b !== this.buffer(n));
+    work.reads.push(...others(buffers.slice(0, made.reads.length)));
+    work.writes.push(...others(buffers.slice(made.reads.length)));
     this.workOf.set(guest, work);
     for (const finish of finishes) finish();
   }

@@ -86,16 +86,16 @@ export function gemmTile(
   const { mr, nr } = shape;
   // packing a transposed strip is paid once a column block: fewer and wider ones (with AVX-512 it is read in place)
   const packs = size.transposedA && shape.lanes < 16;
-  const most = (rows: number, columns: number) => ceilDiv(M, rows) * ceilDiv(N, columns) * batches;
-  let mc = roundUp(packs ? 48 : !post && most(192, 384) >= MANY_TILES ? 192 : 96, mr);
+  const tilesOf = (rows: number, columns: number) => ceilDiv(M, rows) * ceilDiv(N, columns) * batches;
+  let mc = roundUp(packs ? 48 : 96, mr);
   let nc = post ? roundUp(N, nr) : roundUp(packs ? 768 : 384, nr);
+  if (!packs && !post && tilesOf(2 * mc, nc) >= MANY_TILES) mc *= 2;
   const even = () => {
     mc = roundUp(ceilDiv(M, ceilDiv(M, mc)), mr);
     nc = roundUp(ceilDiv(N, ceilDiv(N, nc)), nr);
   };
   even();
-  const tiles = () => ceilDiv(M, mc) * ceilDiv(N, nc) * batches;
-  while (tiles() < WANTED_TILES && 2 * Math.min(mc, M) * Math.min(nc, N) * K > 2 * MIN_TILE_FLOP) {
+  while (tilesOf(mc, nc) < WANTED_TILES && 2 * Math.min(mc, M) * Math.min(nc, N) * K > 2 * MIN_TILE_FLOP) {
     if (!post && nc > nr && (nc >= 2 * mc || mc <= mr)) nc = roundUp(nc / 2, nr);
     else if (mc > mr) mc = roundUp(mc / 2, mr);
     else break;
