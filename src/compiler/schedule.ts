@@ -137,38 +137,54 @@ const MOST_CUTS = 8;
  * while that makes the most less (and it is `worth` bytes). What is returned is in the same order.
  */
 export function relieve<U extends Unit>(phases: readonly U[][], worth = WORTH_BYTES): U[][] {
-  let best = phases.slice();
+  const all = phases.slice();
   for (let cuts = 0; cuts < MOST_CUTS; cuts++) {
-    const live = liveBytes(best);
+    const life = lifetimes(all);
+    const live = new Array<number>(all.length).fill(0);
+    for (const [b, { first, last }] of life) for (let i = first; i <= last; i++) live[i] += b.bytes;
     const most = Math.max(...live);
     const at = live.indexOf(most);
-    if (most < worth) break;
-    const life = lifetimes(best);
-    const gain = (u: U): number => {
-      const dying = new Set(u.reads.filter((b) => life.get(b)?.last === at));
-      const born = new Set(u.writes.filter((b) => life.get(b)?.first === at));
-      return [...dying].reduce((n, b) => n + b.bytes, 0) - [...born].reduce((n, b) => n + b.bytes, 0);
-    };
-    const units = best[at].map((u) => ({ u, gain: gain(u) })).sort((x, y) => y.gain - x.gain);
-    let least = most;
-    let next = best;
-    for (let k = 1; k < units.length; k++) {
-      const halves = [units.slice(0, k), units.slice(k)].map((half) => half.map((x) => x.u));
-      const cut = [...best.slice(0, at), ...halves, ...best.slice(at + 1)];
-      const bytes = Math.max(...liveBytes(cut));
-      if (bytes < least) [least, next] = [bytes, cut];
-    }
-    if (next === best) break;
-    best = next;
+    const rest = Math.max(0, ...live.slice(0, at), ...live.slice(at + 1));
+    const halves = most < worth ? null : halvesOf(all[at], at, life, most, rest);
+    if (!halves) break;
+    all.splice(at, 1, ...halves);
   }
-  return best;
+  return all;
 }
 
-/** Bytes of the temporaries that each phase needs. */
-function liveBytes(phases: readonly (readonly Unit[])[]): number[] {
-  const live = new Array<number>(phases.length).fill(0);
-  for (const [b, { first, last }] of lifetimes(phases)) for (let i = first; i <= last; i++) live[i] += b.bytes;
-  return live;
+/** The halves of phase `at`, which needs `live` bytes (no other more than `rest`), that need the fewest; null where none need less. */
+function halvesOf<U extends Unit>(
+  phase: readonly U[],
+  at: number,
+  life: ReadonlyMap<Buffer, Life>,
+  live: number,
+  rest: number,
+): [U[], U[]] | null {
+  const touched = (u: U): Set<Buffer> => new Set([...u.reads, ...u.writes]);
+  const bytes = (list: Iterable<Buffer>, edge: "first" | "last"): number =>
+    [...list].reduce((n, b) => (life.get(b)?.[edge] === at ? n + b.bytes : n), 0);
+  const units = phase
+    .map((u) => ({ u, gain: bytes(new Set(u.reads), "last") - bytes(new Set(u.writes), "first") }))
+    .sort((x, y) => y.gain - x.gain)
+    .map(({ u }) => u);
+  const readers = new Map<Buffer, number>();
+  for (const u of units) for (const b of touched(u)) readers.set(b, (readers.get(b) ?? 0) + 1);
+  // the first half does without what only the second makes, the second without what only the first still reads
+  let [before, behind] = [live - bytes(readers.keys(), "first"), live];
+  const begun = new Set<Buffer>();
+  let [cut, least] = [0, live];
+  for (let k = 1; k < units.length; k++) {
+    for (const b of touched(units[k - 1])) {
+      if (!begun.has(b)) before += bytes([b], "first");
+      begun.add(b);
+      const left = (readers.get(b) as number) - 1;
+      readers.set(b, left);
+      if (left === 0) behind -= bytes([b], "last");
+    }
+    const most = Math.max(before, behind, rest);
+    if (most < least) [cut, least] = [k, most];
+  }
+  return cut > 0 ? [units.slice(0, cut), units.slice(cut)] : null;
 }
 
 /** Gives every temporary a place; two that live in a common phase never overlap. Returns the arena's size in bytes. */
