@@ -27,6 +27,15 @@ async function webgpu(): Promise<Backend[]> {
   return [];
 }
 
+/** Opens backends of the browser build in headless Chromium, and makes devices of them. */
+async function chromium(names: readonly string[]): Promise<Backend[]> {
+  const { backendsInChromium } = await import("./chromium.ts");
+  const { registerBackend } = await import("../../src/execution/index.ts");
+  const backends = await backendsInChromium(names, process.env["TMPB"] as string);
+  for (const backend of backends) registerBackend(backend.name, () => backend);
+  return backends;
+}
+
 /**
  * Whether an ordinary run does less on this backend: a software WebGPU adapter compiles slowly, and takes the rest under
  * NABLA_LONG=1.
@@ -46,6 +55,8 @@ export async function backendsUnderTest(): Promise<Backend[]> {
     backends.push(await module[open]());
   }
   if (isWanted("webgpu")) backends.push(...(await webgpu()));
+  const inChromium = (wanted ?? []).filter((name) => name.startsWith("chromium-"));
+  if (inChromium.length > 0) backends.push(...(await chromium(inChromium.map((name) => name.slice(9)))));
   for (const name of wanted ?? [])
     if (!backends.some((backend) => backend.name === name))
       throw new Error(`NABLA_TEST_BACKENDS names "${name}", which is not here`);
