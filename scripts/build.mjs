@@ -1,6 +1,6 @@
 /**
  * Builds the package: src → dist (JavaScript and types), with the C sources that the cpu backend compiles at run time
- * beside the compiled files. Runs at `npm run build`, and at `npm ci` and `npm pack` through `prepare`. In an installed
+ * beside the compiled files, and dist/browser (browser.mjs). Runs at `npm run build`, and at `npm ci` and `npm pack` through `prepare`. In an installed
  * package there is neither TypeScript nor src, and nothing to do.
  */
 import { spawnSync } from "node:child_process";
@@ -51,6 +51,8 @@ try {
     const target = to.replace(/^dist/, fresh);
     if (existsSync(from)) cpSync(from, target, { recursive: true });
   }
+  const { buildBrowser } = await import("./browser.mjs");
+  await buildBrowser(join(fresh, "browser"));
   chmodSync("bin/nabla.js", 0o755);
   mkdirSync(fresh, { recursive: true });
   writeFileSync(join(fresh, ".built"), `${new Date().toISOString()}\n`); // bin/nabla.js compares src with its time

@@ -1,10 +1,9 @@
 /**
  * Anomaly detection (torch.autograd.set_detect_anomaly): before a flush writes anything, its results are computed aside and
- * searched for NaN and infinity. Where there is one, the work is done again node by node with the reference backend, to
- * name the first operation that made it out of finite inputs. Slow; for finding a fault.
+ * searched for NaN and infinity. Where there is one, the work is done again with every operation's value asked for, to
+ * name the first that made it out of finite inputs. Slow; for finding a fault.
  */
 import type { Backend, Capture, Program, Run } from "../backends/backend.ts";
-import { referenceBackend } from "../backends/reference/index.ts";
 import { decode, dtypes, isFloat, type TypedArray } from "../core/dtype.ts";
 import { AnomalyError } from "../core/errors.ts";
 import { showShape, sizeOf } from "../core/shape.ts";
@@ -73,27 +72,18 @@ async function diagnose(
   result: Node,
   found: Found,
 ): Promise<AnomalyError> {
-  const reference = referenceBackend();
-  const buffers: unknown[] = [];
-  for (let i = 0; i < capture.storages.length; i++) {
-    const { dtype, length, bytes } = capture.storages[i];
-    const memory = reference.allocate(bytes);
-    reference.write(memory, await backend.read(run.buffers[i], dtype, length));
-    buffers.push(memory);
-  }
   const computed = capture.order.filter((node) => !isLeaf(node) && node.state === null);
-  const outputs = computed.map((node) => reference.allocate(bytesOf(node)));
-  const program = await reference.compile({ ...capture, roots: computed, assigns: [] });
-  await program.run({ buffers, scalars: run.scalars, outputs });
+  const outputs = computed.map((node) => backend.allocate(bytesOf(node)));
+  const program = await backend.compile({ ...capture, roots: computed, assigns: [] });
+  await program.run({ ...run, outputs });
   const raws = new Map<Node, TypedArray>();
-  for (let i = 0; i < computed.length; i++)
-    raws.set(computed[i], await reference.read(outputs[i], computed[i].dtype, sizeOf(computed[i].shape)));
+  const fetch = async (node: Node, memory: unknown, length: number): Promise<void> => {
+    raws.set(node, await backend.read(memory, node.dtype, length));
+  };
+  for (let i = 0; i < computed.length; i++) await fetch(computed[i], outputs[i], sizeOf(computed[i].shape));
   for (const node of capture.order)
-    if (node.storage)
-      raws.set(
-        node,
-        await reference.read(buffers[capture.storages.indexOf(node.storage)], node.dtype, node.storage.length),
-      );
+    if (node.storage) await fetch(node, run.buffers[capture.storages.indexOf(node.storage)], node.storage.length);
+  program.dispose?.();
 
   // A NaN is traced to where it arose, past infinities that are meant (a mask); an infinity likewise.
   const bad = Number.isNaN(found.value) ? Number.isNaN : (v: number) => v === Infinity || v === -Infinity;

@@ -3,11 +3,9 @@
  * device new tensors live on. What is queued on a device is `flush.ts`.
  */
 import type { Backend } from "../backends/backend.ts";
-import { referenceBackend } from "../backends/reference/index.ts";
 import { BackendError } from "../core/errors.ts";
-import { env, say } from "./debug.ts";
-
-type Open = () => Backend | Promise<Backend>;
+import { backends, type Open, usualDevice } from "./backends.ts";
+import { env } from "./debug.ts";
 
 interface Device {
   readonly name: string;
@@ -16,17 +14,19 @@ interface Device {
   opening: Promise<Backend> | null;
 }
 
-const devices = new Map<string, Device>();
+const device = (name: string, open: Open): Device => ({ name, open, backend: null, opening: null });
+
+const devices = new Map(Object.entries(backends).map(([name, open]) => [name, device(name, open)]));
 let defaultName: string | null = null;
 /** Whether somebody asked for the default device by name; a fallback is allowed only if nobody did. */
 let asked = false;
 
 /** Adds a device, or replaces one that has not been opened. `open` is called once, when the device is first needed. */
-export function registerBackend(name: string, open: Open): void {
+export function registerBackend(name: string, open: () => Backend | Promise<Backend>): void {
   const known = devices.get(name);
   if (known?.backend || known?.opening)
     throw new BackendError(`registerBackend: "${name}" is already open; register it before its first use`);
-  devices.set(name, { name, open, backend: null, opening: null });
+  devices.set(name, device(name, open));
 }
 
 function find(name: string): Device {
@@ -48,12 +48,12 @@ export function setDevice(name: string): void {
   asked = true;
 }
 
-/** The device on which new tensors live: what `setDevice` chose, else NABLA_DEVICE, else "cpu". */
+/** The device on which new tensors live: what `setDevice` chose, else NABLA_DEVICE, else "cpu" (in a browser "wasm"). */
 export function defaultDevice(): string {
   if (defaultName === null) {
     const wanted = env("NABLA_DEVICE");
     if (wanted) setDevice(wanted);
-    else defaultName = "cpu";
+    else defaultName = usualDevice;
   }
   return defaultName as string;
 }
@@ -68,7 +68,7 @@ export function checkDevice(name: string): string {
 export function openBackend(name: string): Backend | null {
   const device = find(name);
   if (device.backend || device.opening) return device.backend;
-  const opened = device.open();
+  const opened = device.open(asked);
   if (opened instanceof Promise) {
     device.opening = opened.then(
       (backend) => {
@@ -94,46 +94,3 @@ export const openedBackend = (name: string): Backend | null => find(name).backen
 export function backendOf(name: string): Backend | Promise<Backend> {
   return openBackend(name) ?? (find(name).opening as Promise<Backend>);
 }
-
-/** What computes for "cpu" where nobody asked for it by name and it does not open: WebAssembly, or plain TypeScript. */
-async function stead(reason: string): Promise<Backend> {
-  try {
-    const { openWasmBackend } = await import("../backends/wasm/index.ts");
-    const backend = await openWasmBackend();
-    say(`the compiled cpu backend does not open here (${reason}); "cpu" is computed by the wasm backend`);
-    return backend;
-  } catch (error) {
-    const second = error instanceof Error ? error.message : String(error);
-    say(
-      `neither the compiled cpu backend (${reason}) nor the wasm backend (${second}) opens here; "cpu" is computed by the reference backend, which is exact but slow`,
-    );
-    return referenceBackend();
-  }
-}
-
-registerBackend("reference", () => referenceBackend());
-
-registerBackend("wasm", async () => {
-  const { openWasmBackend } = await import("../backends/wasm/index.ts");
-  return openWasmBackend();
-});
-
-registerBackend("webgpu", async () => {
-  const { openWebGpuBackend } = await import("../backends/webgpu/index.ts");
-  return openWebGpuBackend();
-});
-
-registerBackend("cpu", async () => {
-  try {
-    const { openCpuBackend } = await import("../backends/cpu/index.ts");
-    return await openCpuBackend();
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    if (asked)
-      throw new BackendError(
-        `device "cpu" does not open here: ${reason}. Choose another with setDevice or NABLA_DEVICE (known are ${deviceNames().join(", ")})`,
-        { cause: error },
-      );
-    return stead(reason);
-  }
-});

@@ -9,6 +9,7 @@ import { Assembler } from "../cpu/assemble.ts";
 import { Machine } from "./machine.ts";
 import type { Memory } from "./memory.ts";
 import { WasmProgram } from "./program.ts";
+import { availableThreads } from "./thread.ts";
 
 async function compileProgram(machine: Machine, capture: Capture, fuse: boolean): Promise<WasmProgram> {
   const { made: parts, fresh } = machine.kernels.collect((target) => new Assembler(target, capture, fuse).run());
@@ -21,7 +22,7 @@ async function compileProgram(machine: Machine, capture: Capture, fuse: boolean)
   );
 }
 
-/** Threads to use: NABLA_THREADS, obeyed even above the number of cores, else one for each core. */
+/** Threads to use: NABLA_THREADS, obeyed even above the number of cores, else as many as the host runs at a time. */
 async function wantedThreads(): Promise<number> {
   const text = process.env["NABLA_THREADS"]?.trim();
   if (text) {
@@ -30,8 +31,7 @@ async function wantedThreads(): Promise<number> {
       throw new BackendError(`NABLA_THREADS must be a whole number of threads ≥ 1, got "${text}"`);
     return n;
   }
-  const { availableParallelism } = await import("node:os");
-  return availableParallelism();
+  return availableThreads();
 }
 
 export interface WasmBackend extends Backend {

@@ -1,12 +1,12 @@
 /**
- * The threads beside the calling one, which then never waits: in Node, `worker_threads`. They share the memory and are
- * given every module; a run is one message to each and one back. What they do is `worker.ts`'s.
+ * The threads beside the calling one, which then never waits. They share the memory and are given every module; a run is
+ * one message to each and one back. What they do is `worker.ts`'s, how the host starts one `thread.ts`'s.
  */
 
 import { BackendError } from "../../core/errors.ts";
 import type { CompiledModule, LinearMemory } from "./engine.ts";
 import { BARRIER_COUNT } from "./layout.ts";
-import { type Answer, type Message, workerSource } from "./worker.ts";
+import { startThread, type Thread } from "./thread.ts";
 
 export interface Threads {
   readonly size: number;
@@ -18,32 +18,6 @@ interface Loaded {
   readonly module: CompiledModule;
   readonly base: number;
   readonly count: number;
-}
-
-/** A thread, as much of it as is used here. */
-interface Thread {
-  postMessage(message: Message): void;
-  onMessage(listener: (answer: Answer) => void): void;
-  onExit(listener: (reason: string) => void): void;
-  /** Whether the process waits for it. */
-  hold(on: boolean): void;
-  terminate(): Promise<unknown>;
-}
-
-async function startThread(): Promise<Thread> {
-  const { Worker } = await import("node:worker_threads");
-  const worker = new Worker(workerSource, { eval: true, name: "nabla wasm", execArgv: [] });
-  worker.unref();
-  return {
-    postMessage: (message) => worker.postMessage(message),
-    onMessage: (listener) => worker.on("message", listener),
-    onExit: (listener) => {
-      worker.on("error", (error: Error) => listener(error.message));
-      worker.on("exit", (code) => listener(`it ended with code ${code}`));
-    },
-    hold: (on) => (on ? worker.ref() : worker.unref()),
-    terminate: () => worker.terminate(),
-  };
 }
 
 class Team implements Threads {

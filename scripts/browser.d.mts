@@ -1,0 +1,5 @@
+/** The types of browser.mjs. */
+import type { Metafile } from "esbuild";
+
+export const entries: Readonly<Record<string, string>>;
+export function buildBrowser(folder: string): Promise<Metafile>;
