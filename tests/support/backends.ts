@@ -31,7 +31,7 @@ async function webgpu(): Promise<Backend[]> {
 async function chromium(names: readonly string[]): Promise<Backend[]> {
   const { backendsInChromium } = await import("./chromium.ts");
   const { registerBackend } = await import("../../src/execution/index.ts");
-  const backends = await backendsInChromium(names, process.env["TMPB"] as string);
+  const backends = await backendsInChromium(names);
   for (const backend of backends) registerBackend(backend.name, () => backend);
   return backends;
 }

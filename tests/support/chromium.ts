@@ -2,12 +2,14 @@
  * Backends in headless Chromium: the worker of the browser build runs in a page there, and the tests of this process
  * speak to it as the library on a page would, over playwright's connection. So one body of tests runs there too.
  */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
 import { join, normalize } from "node:path";
 import { after } from "node:test";
 import { type Browser, chromium, type Page } from "playwright-core";
+import { buildBrowser } from "../../scripts/browser.mjs";
 import type { Backend } from "../../src/backends/backend.ts";
 import { openRemoteBackend, type Port } from "../../src/backends/remote/client.ts";
 import type { Answer, Request } from "../../src/backends/remote/wire.ts";
@@ -99,12 +101,15 @@ const bridge = `
 `;
 
 /** Opens backends by name, each in a page of its own, until the tests of this process are over. */
-export async function backendsInChromium(names: readonly string[], folder: string): Promise<Backend[]> {
+export async function backendsInChromium(names: readonly string[]): Promise<Backend[]> {
+  const folder = mkdtempSync(join(tmpdir(), "nabla-browser-"));
+  await buildBrowser(folder);
   const { server, address } = await serveFolder(folder);
   const browser = await launchChromium();
   const close = async (): Promise<void> => {
     await browser.close();
     server.close();
+    rmSync(folder, { recursive: true, force: true });
   };
   after(close);
   try {

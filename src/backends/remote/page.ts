@@ -23,9 +23,6 @@ declare const Worker: new (
   options: { readonly type: "module"; readonly name: string },
 ) => BrowserWorker;
 
-/** Whether this is a page's main thread. */
-export const isPage = (): boolean => typeof (globalThis as { document?: unknown }).document === "object";
-
 function start(name: string): BrowserWorker {
   const options = { type: "module", name: `nabla ${name}` } as const;
   const url = new URL("./worker.js", import.meta.url);
