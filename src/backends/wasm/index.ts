@@ -6,24 +6,25 @@ import { type DType, dtypes, type TypedArray } from "../../core/dtype.ts";
 import { BackendError } from "../../core/errors.ts";
 import type { Backend, Capture } from "../backend.ts";
 import { Assembler } from "../cpu/assemble.ts";
+import { setting } from "../settings.ts";
 import { Machine } from "./machine.ts";
 import type { Memory } from "./memory.ts";
 import { WasmProgram } from "./program.ts";
 
 async function compileProgram(machine: Machine, capture: Capture, fuse: boolean): Promise<WasmProgram> {
-  const { made: parts, fresh } = machine.kernels.collect((target) => new Assembler(target, capture, fuse).run());
-  if (fresh) machine.add(fresh.bytes, fresh.base, fresh.count);
-  await machine.added;
-  return new WasmProgram(
-    machine,
-    parts,
-    parts.sources.map((source) => machine.kernels.slot(source)),
-  );
+  const { made: parts, held } = machine.kernels.collect((target) => new Assembler(target, capture, fuse).run());
+  try {
+    await held.ready;
+    return new WasmProgram(machine, parts, held);
+  } catch (error) {
+    held.release();
+    throw error;
+  }
 }
 
 /** Threads to use: NABLA_THREADS, obeyed even above the number of cores, else one for each core. */
 async function wantedThreads(): Promise<number> {
-  const text = process.env["NABLA_THREADS"]?.trim();
+  const text = setting("NABLA_THREADS");
   if (text) {
     const n = Number(text);
     if (!Number.isInteger(n) || n < 1)
@@ -44,7 +45,7 @@ export interface WasmBackend extends Backend {
 /** Opens the backend; NABLA_FUSE=0 gives every operation a kernel of its own. Throws BackendError where it can't. */
 export async function openWasmBackend(options: { fuse?: boolean; threads?: number } = {}): Promise<WasmBackend> {
   const machine = await Machine.open(options.threads ?? (await wantedThreads()));
-  const fuse = options.fuse ?? process.env["NABLA_FUSE"] !== "0";
+  const fuse = options.fuse ?? setting("NABLA_FUSE") !== "0";
   return {
     name: "wasm",
     threads: machine.threads,

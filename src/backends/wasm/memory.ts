@@ -68,8 +68,14 @@ export class Heap {
     this.#collector.count(round(bytes));
     const at = this.take(bytes);
     const memory = new Memory(at, bytes);
-    this.#registry.register(memory, { at, bytes });
+    this.#registry.register(memory, { at, bytes }, memory);
     return memory;
+  }
+
+  /** Gives back at once what `allocate` gave; nobody may use it again. */
+  release(memory: Memory): void {
+    this.#registry.unregister(memory);
+    this.free(memory.pointer, memory.bytes);
   }
 
   /** Memory, whatever it holds, that is given back by `free`. Throws BackendError where there is no more. */

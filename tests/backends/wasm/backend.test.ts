@@ -88,7 +88,8 @@ function oneFill(machine: Machine, fn: number): number {
     words[at >> 2] = value;
   };
   const command = PROGRAM.bytes + PHASE.bytes;
-  put(PROGRAM.phases, 1);
+  put(PROGRAM.steps, 1);
+  put(PROGRAM.at, pointer + PROGRAM.bytes);
   put(PROGRAM.bytes + PHASE.tiles, 1);
   put(PROGRAM.bytes + PHASE.commands, pointer + 400);
   put(400, pointer + command);
@@ -117,7 +118,9 @@ test("a thread that is late out of a run does not stay in it", async () => {
   const machine = await Machine.open(7);
   const fill = oneFill(machine, machine.builtin("fill"));
   for (let i = 0; i < 3000; i++) {
-    new Int32Array(machine.heap.memory.buffer, fill, 128)[(PROGRAM.bytes + PHASE.next) >> 2] = 0;
+    const words = new Int32Array(machine.heap.memory.buffer, fill, 128);
+    words[(PROGRAM.bytes + PHASE.next) >> 2] = 0;
+    words[PROGRAM.at >> 2] = fill + PROGRAM.bytes;
     await machine.runThreads(fill);
   }
   assert.deepEqual([...machine.heap.view(fill + 448, 17)], [...new Array(16).fill(9), 0]);
