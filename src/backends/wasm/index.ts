@@ -40,6 +40,10 @@ export interface WasmBackend extends Backend {
   readonly threads: number;
   /** Bytes to which the memory may grow. */
   readonly largestMemory: number;
+  /** Bytes that tensors and programs hold now. */
+  readonly heldMemory: number;
+  /** Entries of each thread's table of kernels, in use or free. */
+  readonly tableLength: number;
 }
 
 /** Opens the backend; NABLA_FUSE=0 gives every operation a kernel of its own. Throws BackendError where it can't. */
@@ -50,6 +54,12 @@ export async function openWasmBackend(options: { fuse?: boolean; threads?: numbe
     name: "wasm",
     threads: machine.threads,
     largestMemory: machine.heap.maximum * 65536,
+    get heldMemory() {
+      return machine.heap.bytesInUse;
+    },
+    get tableLength() {
+      return machine.tableLength;
+    },
     dtypes: Object.keys(dtypes) as DType[],
     allocate: (bytes) => machine.heap.allocate(bytes),
     write: (memory, data) => {
