@@ -10,6 +10,7 @@ import { setting } from "../settings.ts";
 import { Machine } from "./machine.ts";
 import type { Memory } from "./memory.ts";
 import { WasmProgram } from "./program.ts";
+import { availableThreads, canShare } from "./threads.ts";
 
 async function compileProgram(machine: Machine, capture: Capture, fuse: boolean): Promise<WasmProgram> {
   const { made: parts, held } = machine.kernels.collect((target) => new Assembler(target, capture, fuse).run());
@@ -22,17 +23,15 @@ async function compileProgram(machine: Machine, capture: Capture, fuse: boolean)
   }
 }
 
-/** Threads to use: NABLA_THREADS, obeyed even above the number of cores, else one for each core. */
+/** Threads to use: NABLA_THREADS, obeyed even above the number of cores, else one for each core; 0 where none can share. */
 async function wantedThreads(): Promise<number> {
+  if (!canShare()) return 0;
   const text = setting("NABLA_THREADS");
-  if (text) {
-    const n = Number(text);
-    if (!Number.isInteger(n) || n < 1)
-      throw new BackendError(`NABLA_THREADS must be a whole number of threads ≥ 1, got "${text}"`);
-    return n;
-  }
-  const { availableParallelism } = await import("node:os");
-  return availableParallelism();
+  if (!text) return availableThreads();
+  const n = Number(text);
+  if (!Number.isInteger(n) || n < 1)
+    throw new BackendError(`NABLA_THREADS must be a whole number of threads ≥ 1, got "${text}"`);
+  return n;
 }
 
 export interface WasmBackend extends Backend {
@@ -46,9 +45,17 @@ export interface WasmBackend extends Backend {
   readonly tableLength: number;
 }
 
-/** Opens the backend; NABLA_FUSE=0 gives every operation a kernel of its own. Throws BackendError where it can't. */
+/**
+ * Opens the backend. `threads` 0, and a page that is not cross-origin isolated, compute in the calling thread, over a memory
+ * that is not shared; NABLA_FUSE=0 gives every operation a kernel of its own. Throws BackendError where it can't.
+ */
 export async function openWasmBackend(options: { fuse?: boolean; threads?: number } = {}): Promise<WasmBackend> {
-  const machine = await Machine.open(options.threads ?? (await wantedThreads()));
+  const { threads = await wantedThreads() } = options;
+  if (threads > 0 && !canShare())
+    throw new BackendError(
+      "wasm: no threads here: a browser shares memory only where the page is cross-origin isolated",
+    );
+  const machine = await Machine.open(threads);
   const fuse = options.fuse ?? setting("NABLA_FUSE") !== "0";
   return {
     name: "wasm",

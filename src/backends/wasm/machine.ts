@@ -25,7 +25,6 @@ export class Machine implements KernelTables {
   readonly #builtins: ReadonlyMap<string, number>;
   readonly #here: Instances;
   #scratch = { at: 0, each: 0 };
-  #wantedScratch = MIN_SCRATCH;
   #arena = { at: 0, bytes: 0 };
   #waiting = 0;
   #tail: Promise<unknown> = Promise.resolve();
@@ -43,7 +42,7 @@ export class Machine implements KernelTables {
     this.#here = new Instances(heap.memory, hostFunctions, module, [...builtins.values()]);
   }
 
-  /** Threads are as many as asked for; 0 means that all is done in the calling thread. */
+  /** Threads are as many as asked for; 0 means that all is done in the calling thread, over a memory that is not shared. */
   static async open(threads: number): Promise<Machine> {
     const heap = new Heap(threads > 0);
     const runtime = encodeRuntime(heap);
@@ -79,10 +78,6 @@ export class Machine implements KernelTables {
     this.#threads?.drop(slots);
   }
 
-  needScratch(bytes: number): void {
-    this.#wantedScratch = Math.max(this.#wantedScratch, bytes + MORE_SCRATCH);
-  }
-
   /** Memory for the temporaries of the run that starts now; every run may be given the same. */
   arena(bytes: number): number {
     if (bytes > this.#arena.bytes) {
@@ -115,8 +110,9 @@ export class Machine implements KernelTables {
     else void this.enqueue(async () => job());
   }
 
-  runHere(program: number): void {
-    this.#prepare();
+  /** Runs a program, whose kernels use so many bytes of scratch a thread, in the calling thread. */
+  runHere(program: number, scratchBytes = 0): void {
+    this.#prepare(scratchBytes);
     this.#here.runtime.run(program, 0, 1);
   }
 
@@ -124,8 +120,13 @@ export class Machine implements KernelTables {
    * Runs a program's commands one by one in this thread; gives the milliseconds that each took. `commandsAt`: those of the
    * phase at an address.
    */
-  profile(program: number, steps: number, commandsAt: (phase: number) => readonly number[]): Map<number, number> {
-    this.#prepare();
+  profile(
+    program: number,
+    scratchBytes: number,
+    steps: number,
+    commandsAt: (phase: number) => readonly number[],
+  ): Map<number, number> {
+    this.#prepare(scratchBytes);
     const { command, advance } = this.#here.runtime;
     const took = new Map<number, number>();
     const words = new Int32Array(this.heap.memory.buffer);
@@ -140,17 +141,22 @@ export class Machine implements KernelTables {
     return took;
   }
 
-  async runThreads(program: number): Promise<void> {
-    this.#prepare();
+  /** The same in the threads, where there are some. */
+  async runThreads(program: number, scratchBytes = 0): Promise<void> {
+    this.#prepare(scratchBytes);
     if (this.#threads) await this.#threads.run(program);
     else this.#here.runtime.run(program, 0, 1);
   }
 
-  #prepare(): void {
+  #prepare(scratchBytes: number): void {
     const size = Math.max(1, this.threads);
-    if (this.#wantedScratch > this.#scratch.each) {
-      const each = Math.ceil(this.#wantedScratch / 4096) * 4096 + 128;
-      if (this.#scratch.at) this.heap.free(this.#scratch.at, this.#scratch.each * size);
+    const wanted = Math.max(MIN_SCRATCH, scratchBytes + MORE_SCRATCH);
+    if (wanted > this.#scratch.each) {
+      const { at: old, each: oldEach } = this.#scratch;
+      const each = Math.ceil(wanted / 4096) * 4096 + 128;
+      // nobody has any, should there be no memory for more
+      this.#scratch = { at: 0, each: 0 };
+      if (old) this.heap.free(old, oldEach * size);
       this.#scratch = { at: this.heap.take(each * size), each };
     }
     const words = new Int32Array(this.heap.memory.buffer, 0, 1024);

@@ -35,7 +35,6 @@ export class WasmProgram implements Program {
     this.parts = parts;
     this.stats = parts.stats;
     const table = decode(parts.table);
-    machine.needScratch(table.scratchBytes);
     const numValues = parts.numScalars + parts.constants.length;
     this.#records = placeRecords(table, numValues);
     this.#memory = machine.heap.allocate(this.#records.bytes);
@@ -54,17 +53,18 @@ export class WasmProgram implements Program {
 
   run(run: Run): void | Promise<void> {
     const machine = this.#machine;
+    const { scratchBytes } = this.#records.table;
     if (this.#profiled) return machine.enqueue(async () => this.#profile(run));
     if (!this.#parallel && machine.idle) {
       this.#prepare(run);
-      machine.runHere(this.#memory.pointer);
+      machine.runHere(this.#memory.pointer, scratchBytes);
       this.#check();
       return;
     }
     return machine.enqueue(async () => {
       this.#prepare(run);
       if (this.#parallel) await machine.runThreads(this.#memory.pointer);
-      else machine.runHere(this.#memory.pointer);
+      else machine.runHere(this.#memory.pointer, scratchBytes);
       this.#check();
       void run; // which keeps its buffers alive until it is done
     });
@@ -79,7 +79,9 @@ export class WasmProgram implements Program {
     const phases = table.phases.map((list) => list.map(address));
     const labels = new Map(table.phases.flat().map((c) => [address(c), this.parts.labels[c]]));
     const commandsAt = (phase: number): readonly number[] => phases[(phase - base - PROGRAM.bytes) / PHASE.bytes];
-    const rows = [...this.#machine.profile(base, table.steps, commandsAt)].sort((a, b) => b[1] - a[1]);
+    const rows = [...this.#machine.profile(base, table.scratchBytes, table.steps, commandsAt)].sort(
+      (a, b) => b[1] - a[1],
+    );
     const total = rows.reduce((n, [, ms]) => n + ms, 0);
     const lines = rows
       .slice(0, 40)

@@ -17,7 +17,7 @@ export type Answer = { readonly kind: "ready" | "done" } | { readonly kind: "fai
 
 export const workerSource = `
 "use strict";
-const port = typeof self === "undefined" ? require("node:worker_threads").parentPort : self;
+const port = typeof require === "function" ? require("node:worker_threads").parentPort : self;
 const answer = (a) => port.postMessage(a);
 const host = ${hostSource};
 const table = new WebAssembly.Table({ initial: 64, element: "anyfunc" });

@@ -1,5 +1,6 @@
 /**
- * What only the wasm backend promises: the same bits at any number of threads, a memory that says when it is full, and a thread that fails without taking the process with it.
+ * What only the wasm backend promises: the same bits at any number of threads, a memory that says when it is full, and a
+ * thread that fails without taking the process with it.
  */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
@@ -45,7 +46,7 @@ describe("memory", () => {
     assert.ok(heap.take(64) >= a + 3000);
   });
 
-  test("grows, keeps what is there, and says how much was wanted where it can't", () => {
+  test("grows, keeps what is there, and says what was asked for and what there is where it can't", () => {
     const heap = new Heap(false);
     const a = heap.take(100);
     heap.view(a, 100).fill(5);
@@ -55,7 +56,7 @@ describe("memory", () => {
     const inUse = heap.bytesInUse;
     assert.throws(() => heap.take(5 * 2 ** 30), {
       name: "BackendError",
-      message: /out of memory: 5170 MiB are wanted at once, .* can't grow beyond \d+ MiB here/,
+      message: /out of memory: 5120 MiB were asked for, 50 MiB are held, and the memory can't grow beyond \d+ MiB here/,
     });
     assert.equal(heap.bytesInUse, inUse);
   });
