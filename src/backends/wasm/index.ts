@@ -6,11 +6,10 @@ import { type DType, dtypes, type TypedArray } from "../../core/dtype.ts";
 import { BackendError } from "../../core/errors.ts";
 import type { Backend, Capture } from "../backend.ts";
 import { Assembler } from "../cpu/assemble.ts";
-import { setting } from "../settings.ts";
 import { Machine } from "./machine.ts";
 import type { Memory } from "./memory.ts";
 import { WasmProgram } from "./program.ts";
-import { availableThreads, canShare } from "./threads.ts";
+import { availableThreads } from "./thread.ts";
 
 async function compileProgram(machine: Machine, capture: Capture, fuse: boolean): Promise<WasmProgram> {
   const { made: parts, held } = machine.kernels.collect((target) => new Assembler(target, capture, fuse).run());
@@ -23,15 +22,16 @@ async function compileProgram(machine: Machine, capture: Capture, fuse: boolean)
   }
 }
 
-/** Threads to use: NABLA_THREADS, obeyed even above the number of cores, else one for each core; 0 where none can share. */
+/** Threads to use: NABLA_THREADS, obeyed even above the number of cores, else as many as the host runs at a time. */
 async function wantedThreads(): Promise<number> {
-  if (!canShare()) return 0;
-  const text = setting("NABLA_THREADS");
-  if (!text) return availableThreads();
-  const n = Number(text);
-  if (!Number.isInteger(n) || n < 1)
-    throw new BackendError(`NABLA_THREADS must be a whole number of threads ≥ 1, got "${text}"`);
-  return n;
+  const text = process.env["NABLA_THREADS"]?.trim();
+  if (text) {
+    const n = Number(text);
+    if (!Number.isInteger(n) || n < 1)
+      throw new BackendError(`NABLA_THREADS must be a whole number of threads ≥ 1, got "${text}"`);
+    return n;
+  }
+  return availableThreads();
 }
 
 export interface WasmBackend extends Backend {
@@ -51,12 +51,12 @@ export interface WasmBackend extends Backend {
  */
 export async function openWasmBackend(options: { fuse?: boolean; threads?: number } = {}): Promise<WasmBackend> {
   const { threads = await wantedThreads() } = options;
-  if (threads > 0 && !canShare())
+  if (threads > 0 && typeof SharedArrayBuffer !== "function")
     throw new BackendError(
       "wasm: no threads here: a browser shares memory only where the page is cross-origin isolated",
     );
   const machine = await Machine.open(threads);
-  const fuse = options.fuse ?? setting("NABLA_FUSE") !== "0";
+  const fuse = options.fuse ?? process.env["NABLA_FUSE"] !== "0";
   return {
     name: "wasm",
     threads: machine.threads,

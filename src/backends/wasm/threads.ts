@@ -1,13 +1,12 @@
 /**
- * The threads beside the calling one, which then never waits: in Node `worker_threads`, in a browser its workers, where the
- * page is cross-origin isolated. They share the memory and are given every module; a run is one message to each and one
- * back. What they do is `worker.ts`'s.
+ * The threads beside the calling one, which then never waits. They share the memory and are given every module; a run is
+ * one message to each and one back. What they do is `worker.ts`'s, how the host starts one `thread.ts`'s.
  */
 
 import { BackendError } from "../../core/errors.ts";
 import type { CompiledModule, LinearMemory } from "./engine.ts";
 import { BARRIER_COUNT } from "./layout.ts";
-import { type Answer, type Message, workerSource } from "./worker.ts";
+import { startThread, type Thread } from "./thread.ts";
 
 export interface Threads {
   readonly size: number;
@@ -21,84 +20,6 @@ interface Loaded {
   readonly module: CompiledModule;
   readonly slots: readonly number[];
 }
-
-/** A thread, as much of it as is used here. */
-interface Thread {
-  postMessage(message: Message): void;
-  onMessage(listener: (answer: Answer) => void): void;
-  onExit(listener: (reason: string) => void): void;
-  /** Whether the process waits for it. */
-  hold(on: boolean): void;
-  terminate(): Promise<unknown>;
-}
-
-/** A browser's, as much of it as is used here. */
-interface Browser {
-  readonly SharedArrayBuffer?: unknown;
-  readonly crossOriginIsolated?: boolean;
-  readonly navigator?: { readonly hardwareConcurrency?: number };
-  readonly Worker: new (
-    url: string,
-    options: { name: string },
-  ) => {
-    postMessage(message: Message): void;
-    terminate(): void;
-    addEventListener(
-      type: "message" | "error" | "messageerror",
-      listener: (event: { readonly data?: unknown; readonly message?: string }) => void,
-    ): void;
-  };
-}
-
-const host = globalThis as unknown as Browser;
-const isNode = (): boolean => typeof process === "object" && process.versions?.node !== undefined;
-
-/** Whether threads can share a memory here: in Node, and in a browser where the page is cross-origin isolated. */
-export const canShare = (): boolean =>
-  typeof host.SharedArrayBuffer === "function" && (isNode() || host.crossOriginIsolated === true);
-
-/** Threads that this machine runs at the same time. */
-export async function availableThreads(): Promise<number> {
-  if (!isNode()) return host.navigator?.hardwareConcurrency ?? 1;
-  const { availableParallelism } = await import("node:os");
-  return availableParallelism();
-}
-
-const name = "nabla wasm";
-
-async function nodeThread(): Promise<Thread> {
-  const { Worker } = await import("node:worker_threads");
-  const worker = new Worker(workerSource, { eval: true, name, execArgv: [] });
-  worker.unref();
-  return {
-    postMessage: (message) => worker.postMessage(message),
-    onMessage: (listener) => worker.on("message", listener),
-    onExit: (listener) => {
-      worker.on("error", (error: Error) => listener(error.message));
-      worker.on("exit", (code) => listener(`it ended with code ${code}`));
-    },
-    hold: (on) => (on ? worker.ref() : worker.unref()),
-    terminate: () => worker.terminate(),
-  };
-}
-
-async function browserThread(): Promise<Thread> {
-  const url = URL.createObjectURL(new Blob([workerSource], { type: "text/javascript" }));
-  const worker = new host.Worker(url, { name });
-  worker.addEventListener("message", () => URL.revokeObjectURL(url)); // it has been read by then
-  return {
-    postMessage: (message) => worker.postMessage(message),
-    onMessage: (listener) => worker.addEventListener("message", ({ data }) => listener(data as Answer)),
-    onExit: (listener) => {
-      worker.addEventListener("error", ({ message }) => listener(message || "the browser did not start or ended it"));
-      worker.addEventListener("messageerror", () => listener("a message could not be read"));
-    },
-    hold: () => {}, // a page does not end by itself
-    terminate: async () => worker.terminate(),
-  };
-}
-
-const startThread = (): Promise<Thread> => (isNode() ? nodeThread() : browserThread());
 
 class Team implements Threads {
   readonly size: number;

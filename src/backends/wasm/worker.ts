@@ -15,9 +15,10 @@ export type Message =
 /** `ready` after the start, `done` from thread 0 after a run, `failed` where WebAssembly has trapped. */
 export type Answer = { readonly kind: "ready" | "done" } | { readonly kind: "failed"; readonly reason: string };
 
-export const workerSource = `
+/** `port`: the expression that gives what messages come and go through. */
+export const workerSource = (port: string): string => `
 "use strict";
-const port = typeof require === "function" ? require("node:worker_threads").parentPort : self;
+const port = ${port};
 const answer = (a) => port.postMessage(a);
 const host = ${hostSource};
 const table = new WebAssembly.Table({ initial: 64, element: "anyfunc" });

@@ -126,7 +126,7 @@ describe("a thread's instances", () => {
       });
     }\n`;
     const { port1, port2 } = new MessageChannel();
-    const worker = new Worker(counting + workerSource, {
+    const worker = new Worker(counting + workerSource('require("node:worker_threads").parentPort'), {
       eval: true,
       execArgv: [],
       workerData: { port: port2 },
