@@ -17,7 +17,6 @@ import { dtypes } from "../../core/dtype.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
 import { elementAt } from "../../graph/loop.ts";
 import type { Capture, ProgramStats } from "../backend.ts";
-import { setting } from "../settings.ts";
 import { type Draft, draftOf, type Item, placeItem, poisonOf, showLoop, writeTable } from "./commands.ts";
 import { rowGrain } from "./kernels.ts";
 import { bodyPhases, type LoopBody, loopBody, type Place, placesOf } from "./loops.ts";
@@ -545,7 +544,8 @@ export class Assembler {
     const phases = relieve(schedule(this.works));
     const arenaBytes = planMemory(phases);
     const numStorages = this.capture.storages.length;
-    const poison = setting("NABLA_POISON") === "1" ? poisonOf(phases, this.slots.slice(numStorages), arenaBytes) : null;
+    const poison =
+      process.env["NABLA_POISON"] === "1" ? poisonOf(phases, this.slots.slice(numStorages), arenaBytes) : null;
     const numScalars = this.capture.scalars.length + this.constants.length;
     const sizes = { numBuffers: 1 + this.slots.length, numScalars, scratchBytes: this.scratchBytes };
     return {

@@ -6,7 +6,6 @@ import { type DType, dtypes, type TypedArray } from "../../core/dtype.ts";
 import { BackendError } from "../../core/errors.ts";
 import type { Backend, Capture } from "../backend.ts";
 import { Assembler } from "../cpu/assemble.ts";
-import { setting } from "../settings.ts";
 import { Machine } from "./machine.ts";
 import type { Memory } from "./memory.ts";
 import { WasmProgram } from "./program.ts";
@@ -23,7 +22,7 @@ async function compileProgram(machine: Machine, capture: Capture, fuse: boolean)
   }
 }
 
-/** Threads to use: NABLA_THREADS, obeyed even above the number of cores, else one for each core; 0 where none can share. */
+/** Threads to use: NABLA_THREADS, obeyed even above the number of cores, else as many as the host runs at a time. */
 async function wantedThreads(): Promise<number> {
   const available = await availableThreads();
   const text = setting("NABLA_THREADS");
@@ -51,12 +50,12 @@ export interface WasmBackend extends Backend {
  */
 export async function openWasmBackend(options: { fuse?: boolean; threads?: number } = {}): Promise<WasmBackend> {
   const { threads = await wantedThreads() } = options;
-  if (threads > 0 && (await availableThreads()) === 0)
+  if (threads > 0 && typeof SharedArrayBuffer !== "function")
     throw new BackendError(
       "wasm: no threads here: a browser shares memory only where the page is cross-origin isolated",
     );
   const machine = await Machine.open(threads);
-  const fuse = options.fuse ?? setting("NABLA_FUSE") !== "0";
+  const fuse = options.fuse ?? process.env["NABLA_FUSE"] !== "0";
   return {
     name: "wasm",
     threads: machine.threads,

@@ -6,7 +6,6 @@ import type { Program, ProgramStats, Run } from "../backend.ts";
 import type { Parts } from "../cpu/assemble.ts";
 import { failureError } from "../cpu/failure.ts";
 import { builtins } from "../cpu/table.ts";
-import { setting } from "../settings.ts";
 import { CMD, ERROR, LOOP, PHASE, PROGRAM } from "./layout.ts";
 import type { Machine } from "./machine.ts";
 import type { Memory } from "./memory.ts";
@@ -47,7 +46,7 @@ export class WasmProgram implements Program {
       parts.numScalars,
     );
     const { flops, bytes } = parts.stats;
-    this.#profiled = Number(setting("NABLA_DEBUG") ?? 0) >= 2;
+    this.#profiled = Number(process.env["NABLA_DEBUG"] ?? 0) >= 2;
     this.#parallel = table.parallel && (flops >= SMALL_FLOPS || bytes >= SMALL_BYTES);
   }
 

@@ -5,12 +5,13 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { openWasmBackend } from "../../../src/backends/wasm/index.ts";
-import { CMD, PHASE, PROGRAM } from "../../../src/backends/wasm/layout.ts";
+import { PHASE, PROGRAM } from "../../../src/backends/wasm/layout.ts";
 import { Machine } from "../../../src/backends/wasm/machine.ts";
 import { Heap } from "../../../src/backends/wasm/memory.ts";
 import * as o from "../../../src/graph/ops.ts";
 import { nodeFrom } from "../../support/evaluate.ts";
 import { bytesOf, recordsFrom } from "../cpu/program.records.ts";
+import { oneFill } from "./one-fill.ts";
 
 describe("the same bits at 0, 1, 2, 3 and 7 threads", async () => {
   const records = recordsFrom(1, 4);
@@ -62,35 +63,14 @@ describe("memory", () => {
   });
 });
 
-/** A program of one phase and one tile: `fn` fills 16 bytes behind it. Its address. */
-function oneFill(machine: Machine, fn: number): number {
-  const { pointer } = machine.heap.allocate(512);
-  const words = new Int32Array(machine.heap.memory.buffer, pointer, 128);
-  const put = (at: number, value: number): void => {
-    words[at >> 2] = value;
-  };
-  const command = PROGRAM.bytes + PHASE.bytes;
-  put(PROGRAM.steps, 1);
-  put(PROGRAM.at, pointer + PROGRAM.bytes);
-  put(PROGRAM.bytes + PHASE.tiles, 1);
-  put(PROGRAM.bytes + PHASE.commands, pointer + 400);
-  put(400, pointer + command);
-  put(command + CMD.fn, fn);
-  put(command + CMD.rows, 16);
-  put(command + CMD.grain, 16);
-  put(command + CMD.buffers, pointer + 416);
-  put(416, pointer + 448);
-  put(command + CMD.params, pointer + 432);
-  put(432, 1);
-  put(436, 9);
-  return pointer;
-}
-
 test("a thread that fails ends the run with an error, and the next run has new threads", async () => {
   const machine = await Machine.open(2);
   const nothing = 63; // an entry of the table that no module has filled
-  await assert.rejects(machine.runThreads(oneFill(machine, nothing)), /wasm: a thread failed in the middle of a run/);
-  const fill = oneFill(machine, machine.builtin("fill"));
+  await assert.rejects(
+    machine.runThreads(oneFill(machine.heap, nothing)),
+    /wasm: a thread failed in the middle of a run/,
+  );
+  const fill = oneFill(machine.heap, machine.builtin("fill"));
   await machine.runThreads(fill);
   assert.deepEqual([...machine.heap.view(fill + 448, 17)], [...new Array(16).fill(9), 0]);
 });
@@ -98,7 +78,7 @@ test("a thread that fails ends the run with an error, and the next run has new t
 test("a thread that is late out of a run does not stay in it", async () => {
   // more threads than cores, and nothing to do but to meet
   const machine = await Machine.open(7);
-  const fill = oneFill(machine, machine.builtin("fill"));
+  const fill = oneFill(machine.heap, machine.builtin("fill"));
   for (let i = 0; i < 3000; i++) {
     const words = new Int32Array(machine.heap.memory.buffer, fill, 128);
     words[(PROGRAM.bytes + PHASE.next) >> 2] = 0;
