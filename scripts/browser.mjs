@@ -21,6 +21,8 @@ export const entries = {
   models: "models/index.ts",
   generate: "generate/index.ts",
 };
+/** Scripts that a page starts by their address. */
+const workers = { worker: "backends/remote/worker.ts" };
 
 /** Where a file for browsers stands beside one, it is taken instead. */
 const forBrowsers = {
@@ -47,6 +49,15 @@ const namedClasses = {
     }));
   },
 };
+
+/** The module "core", which is in no file. */
+const virtual = (core) => ({
+  name: "core",
+  setup({ onResolve, onLoad }) {
+    onResolve({ filter: /^core$/ }, () => ({ path: "core", namespace: "virtual" }));
+    onLoad({ filter: /^core$/, namespace: "virtual" }, () => ({ contents: core, resolveDir: src, loader: "ts" }));
+  },
+});
 
 /** @returns {import("esbuild").BuildOptions} */
 const options = (folder) => ({
@@ -108,13 +119,12 @@ export async function buildBrowser(folder) {
       ].join("\n"),
     );
   }
-  const stdin = { contents: core, resolveDir: src, sourcefile: "core.ts", loader: "ts" };
   const { metafile } = await build({
     ...options(folder),
     splitting: true,
-    stdin,
-    entryNames: "core",
+    entryPoints: { core: "core", ...Object.fromEntries(Object.entries(workers).map(([n, f]) => [n, join(src, f)])) },
     chunkNames: "[name]-[hash]",
+    plugins: [forBrowsers, namedClasses, virtual(core)],
   });
   for (const [name, text] of faces) writeFileSync(join(folder, name), `${text}\n`);
   return metafile;

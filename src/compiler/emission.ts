@@ -4,16 +4,13 @@
  * locals in WebAssembly. What stands in the loops, and what an expression looks like, is the renderer's business.
  */
 import type { Index } from "./index-expr.ts";
-import { type Kernel, runtimeValues, type Stage, type Store, type Value } from "./kernel.ts";
+import { type Kernel, type Stage, type Store, sourcesOf, type Value } from "./kernel.ts";
 
 /** What check k of a kernel looks at; it fails as the kernel's first operation number + k. */
 export interface Check {
   readonly kind: "index" | "division";
   readonly extent: number;
 }
-
-/** The values that have to be emitted before this one. */
-const sourcesOf = (v: Value): Value[] => [...v.args, ...runtimeValues(v.index, v.valid)];
 
 export abstract class Emission<Name> {
   protected readonly k: Kernel;

@@ -163,6 +163,26 @@ export function runtimeValues(index: Index | null | undefined, valid: readonly C
   return out;
 }
 
+/** What a value is computed from, positions at run time too. */
+export const sourcesOf = (v: Value): Value[] => [...v.args, ...runtimeValues(v.index, v.valid)];
+
+/** What `root` is computed from and has not been seen, each after its own sources, and `root`; without recursion. */
+export function sourcesFirst(root: Value, seen: Set<Value>): Value[] {
+  const out: Value[] = [];
+  const stack = [root];
+  const entered = new Set<Value>();
+  while (stack.length) {
+    const v = stack.pop() as Value;
+    if (entered.delete(v)) out.push(v);
+    else if (!seen.has(v)) {
+      seen.add(v);
+      entered.add(v);
+      stack.push(v, ...sourcesOf(v).reverse());
+    }
+  }
+  return out;
+}
+
 /** These values and all that they are computed from, at run-time positions too. */
 export function reachable(values: readonly Value[]): Set<Value> {
   const seen = new Set<Value>();
@@ -171,7 +191,7 @@ export function reachable(values: readonly Value[]): Set<Value> {
     const v = stack.pop() as Value;
     if (seen.has(v)) continue;
     seen.add(v);
-    stack.push(...v.args, ...runtimeValues(v.index, v.valid));
+    stack.push(...sourcesOf(v));
   }
   return seen;
 }
@@ -273,12 +293,9 @@ export function showKernel(k: Kernel): string {
   });
   k.stages.forEach((stage, s) => {
     lines.push(`  stage ${s}`);
-    const seen = new Set<number>();
-    const emit = (v: Value): void => {
-      if (seen.has(v.id)) return;
-      seen.add(v.id);
-      for (const a of [...v.args, ...runtimeValues(v.index, v.valid)]) emit(a);
-      lines.push(`    v${v.id}: ${v.dtype} = ${showValue(v)}`);
+    const seen = new Set<Value>();
+    const emit = (root: Value): void => {
+      for (const v of sourcesFirst(root, seen)) lines.push(`    v${v.id}: ${v.dtype} = ${showValue(v)}`);
     };
     for (const st of stage.stores) {
       emit(st.value);

@@ -97,6 +97,15 @@ function isWhole(position: Index, size: number): boolean {
 /** Thrown (and caught by the fuser) where a kernel would need a value of itself from another position. */
 export const misaligned = Symbol("misaligned");
 
+/** Computations that may wait for one another: what is deeper is computed from the bottom up. */
+const deepest = 200;
+
+/** Operations that read their inputs from positions of their own. */
+const moves: ReadonlySet<string> = new Set(["random", "pad", "concat", "gather"]);
+
+const keyOf = (n: GNode, at: readonly Index[], valid: readonly Condition[]): string =>
+  `${n.id}@${at.map((i) => i.key).join(";")}|${valid.map((c) => `${c.lo}<=${c.index.key}<${c.hi}`).join("&")}`;
+
 export class Body {
   readonly values: Values;
   /** Nodes read from memory, in order of their kernel buffer number. */
@@ -107,6 +116,8 @@ export class Body {
   private readonly bufferIndex: Map<GNode, number>;
   private readonly own: Map<GNode, { readonly value: Value; readonly at: Index } | null>;
   private readonly memo: Map<string, Value>;
+  /** Computations that wait for one another now. */
+  private depth = 0;
   private readonly isBoundary: (n: GNode) => boolean;
 
   /** `from`: a body whose computations this one begins with. */
@@ -143,8 +154,11 @@ export class Body {
 
   /** The value of `n` at `at`; only where `valid` holds need it be right. */
   at(n: GNode, at: readonly Index[], valid: readonly Condition[] = []): Value {
-    if (n.op === "buffer" || (this.isBoundary(n) && n.op !== "const")) return this.read(n, at, valid);
-    return this.compute(n, at, valid);
+    return this.isRead(n) ? this.read(n, at, valid) : this.compute(n, at, valid);
+  }
+
+  private isRead(n: GNode): boolean {
+    return n.op === "buffer" || (this.isBoundary(n) && n.op !== "const");
   }
 
   private read(n: GNode, at: readonly Index[], valid: readonly Condition[]): Value {
@@ -159,13 +173,33 @@ export class Body {
 
   /** The value of `n` computed here, even if it is a boundary. */
   compute(n: GNode, at: readonly Index[], valid: readonly Condition[] = []): Value {
-    const key = `${n.id}@${at.map((i) => i.key).join(";")}|${valid.map((c) => `${c.lo}<=${c.index.key}<${c.hi}`).join("&")}`;
+    const key = keyOf(n, at, valid);
     let value = this.memo.get(key);
     if (!value) {
+      if (++this.depth > deepest) this.prepare(n, at, valid);
       value = this.fresh(n, at, valid);
+      this.depth--;
       this.memo.set(key, value);
     }
     return value;
+  }
+
+  /** Computes what `n` needs from the bottom up: a long chain would be too deep for the engine's stack, which is small in workers. */
+  private prepare(n: GNode, at: readonly Index[], valid: readonly Condition[]): void {
+    const stack = [{ n, at, key: keyOf(n, at, valid) }];
+    while (stack.length > 0) {
+      const top = stack[stack.length - 1];
+      const from = isView(top.n) ? sourceIndex(top.n, top.at) : top.at;
+      const before = stack.length;
+      if (!moves.has(top.n.op))
+        for (const input of top.n.inputs) {
+          const key = keyOf(input, from, valid);
+          if (!this.isRead(input) && !this.memo.has(key)) stack.push({ n: input, at: from, key });
+        }
+      if (stack.length > before) continue;
+      stack.pop();
+      if (stack.length > 0 && !this.memo.has(top.key)) this.memo.set(top.key, this.fresh(top.n, top.at, valid));
+    }
   }
 
   private fresh(n: GNode, at: readonly Index[], valid: readonly Condition[]): Value {

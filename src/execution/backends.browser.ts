@@ -1,19 +1,31 @@
 /**
  * The backends that a browser can open; the browser's build puts this file in the place of `backends.ts`. Each is a chunk
- * of its own, loaded when it is needed.
+ * of its own, loaded when it is needed. A page's main thread opens them in workers: it compiles nothing and runs no kernel.
  */
+import type { Backend } from "../backends/backend.ts";
 import type { Open } from "./backends.ts";
 
 /** The device of those who name none. */
 export const usualDevice: string = "wasm";
 
+/** Whether this is a page's main thread, which must go on answering its user. */
+const isPage = (): boolean => typeof (globalThis as { document?: unknown }).document === "object";
+
+const opened =
+  (name: string, here: () => Promise<Backend>): Open =>
+  async () => {
+    if (!isPage()) return here();
+    const { openInWorker } = await import("../backends/remote/page.ts");
+    return openInWorker(name);
+  };
+
 export const backends: Readonly<Record<string, Open>> = {
-  wasm: async () => {
+  wasm: opened("wasm", async () => {
     const { openWasmBackend } = await import("../backends/wasm/index.ts");
     return openWasmBackend();
-  },
-  webgpu: async () => {
+  }),
+  webgpu: opened("webgpu", async () => {
     const { openWebGpuBackend } = await import("../backends/webgpu/index.ts");
     return openWebGpuBackend();
-  },
+  }),
 };

@@ -75,6 +75,11 @@ export function bodyOf(attrs: LoopAttrs): Body {
   return found;
 }
 
+/** Makes `body` the body of a loop with these attributes, which came from elsewhere. */
+export function bodyWith(attrs: LoopAttrs, body: Body): void {
+  bodies.set(attrs, intern(body));
+}
+
 let depth = 0;
 
 /** Whether a body is being recorded: nothing can be computed, kept or assigned then. */

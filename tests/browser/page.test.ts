@@ -1,6 +1,9 @@
-/** The browser's build in a browser: what Node's wasm backend trains, a page trains, with threads and without, and on WebGPU. */
+/**
+ * The browser's build on a page: what Node's wasm backend trains, a page trains, which records while a worker computes,
+ * with threads and without, and on WebGPU.
+ */
 import assert from "node:assert/strict";
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -10,11 +13,11 @@ import { buildBrowser } from "../../scripts/browser.mjs";
 import { generate } from "../../src/generate/index.ts";
 import * as source from "../../src/index.ts";
 import * as models from "../../src/models/index.ts";
-import { chromium, openPage } from "../support/chromium.ts";
+import { chromiumPath, launchChromium, serveFolder } from "../support/chromium.ts";
 import { programs, type Trained } from "./programs.ts";
 
 const room = mkdtempSync(join(tmpdir(), "nabla-page-"));
-const skip = chromium === null && "no Chromium here (NABLA_CHROMIUM names one)";
+const skip = chromiumPath() === null && "there is no Chromium here";
 
 before(async () => {
   if (skip) return;
@@ -24,28 +27,36 @@ before(async () => {
 });
 after(() => rmSync(room, { recursive: true, force: true }));
 
-function file(path: string): string | null {
-  const at = join(room, path.slice(1));
-  return existsSync(at) ? readFileSync(at, "utf8") : null;
-}
-
 /** Runs programs by name in a page. */
-const inPage = (device: string, names: readonly string[], isolated: boolean) =>
-  openPage<{ isolated: boolean; trained: Trained[] }>({
-    file,
-    isolated,
-    program: `
-      const [nabla, models, { generate }, { programs }] = await Promise.all(
-        ["index", "models", "generate", "programs"].map((name) => import("/" + name + ".js")));
-      const library = { ...nabla, models, generate };
-      nabla.setDevice(${JSON.stringify(device)});
-      const trained = [];
-      for (const name of ${JSON.stringify(names)}) {
-        nabla.manualSeed(7);
-        trained.push(await programs[name](library));
-      }
-      answer({ isolated: crossOriginIsolated, trained });`,
-  });
+async function inPage(
+  device: string,
+  names: readonly string[],
+  isolated: boolean,
+): Promise<{ isolated: boolean; trained: Trained[] }> {
+  const { server, address } = await serveFolder(room, { isolated });
+  const browser = await launchChromium();
+  try {
+    const page = await browser.newPage();
+    await page.goto(address);
+    return await page.evaluate(
+      `(async (device, names) => {
+        const [nabla, models, { generate }, { programs }] = await Promise.all(
+          ["index", "models", "generate", "programs"].map((name) => import("/" + name + ".js")));
+        const library = { ...nabla, models, generate };
+        nabla.setDevice(device);
+        const trained = [];
+        for (const name of names) {
+          nabla.manualSeed(7);
+          trained.push(await programs[name](library));
+        }
+        return { isolated: crossOriginIsolated, trained };
+      })(${JSON.stringify(device)}, ${JSON.stringify(names)})`,
+    );
+  } finally {
+    await browser.close();
+    server.close();
+  }
+}
 
 async function inNode(names: readonly string[]): Promise<Trained[]> {
   source.setDevice("wasm");

@@ -1,100 +1,133 @@
-/** A page in a headless Chromium: serves files, opens them, and gives what the page's program answers. */
-import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+/**
+ * Backends in headless Chromium: the worker of the browser build runs in a page there, and the tests of this process
+ * speak to it as the library on a page would, over playwright's connection. So one body of tests runs there too.
+ */
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, normalize } from "node:path";
+import { after } from "node:test";
+import { type Browser, chromium, type Page } from "playwright-core";
+import { buildBrowser } from "../../scripts/browser.mjs";
+import type { Backend } from "../../src/backends/backend.ts";
+import { openRemoteBackend, type Port } from "../../src/backends/remote/client.ts";
+import type { Answer, Request } from "../../src/backends/remote/wire.ts";
+import { decodeMessage, encodeMessage } from "./messages.ts";
 
-/** The browser to test with: NABLA_CHROMIUM, else what is installed under a usual name; null where there is none. */
-export const chromium: string | null =
-  [process.env["NABLA_CHROMIUM"], "chromium", "chromium-browser", "google-chrome"].find(
-    (name) => name && spawnSync(name, ["--version"], { stdio: "ignore" }).status === 0,
-  ) ?? null;
+const places = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
 
-export interface Page {
-  /** The text of a file by its path, "/nabla/index.js"; null where there is none. */
-  readonly file: (path: string) => string | Uint8Array | null;
-  /** The page's module. What it passes to `answer` is what `openPage` gives. */
-  readonly program: string;
-  /** Whether the page is isolated from other origins, so that threads share memory. */
-  readonly isolated: boolean;
-}
+/** Where Chromium is: NABLA_CHROMIUM, or where distributions put it; null where it is not. */
+export const chromiumPath = (): string | null =>
+  process.env["NABLA_CHROMIUM"] ?? places.find((path) => existsSync(path)) ?? null;
 
-const isolation = {
-  "Cross-Origin-Opener-Policy": "same-origin",
-  "Cross-Origin-Embedder-Policy": "require-corp",
-} as const;
-
-const html = (program: string): string => `<!doctype html><script type="module">
-const answer = (value) => fetch("/answer", { method: "POST", body: JSON.stringify({ value }) });
-const fail = (error) => fetch("/answer", { method: "POST", body: JSON.stringify({ error: String(error?.stack ?? error) }) });
-addEventListener("unhandledrejection", ({ reason }) => fail(reason));
-addEventListener("error", ({ message }) => fail(message));
-${program}
-</script>`;
-
-function serve({ file, program, isolated }: Page, take: (answer: string) => void): Server {
-  return createServer((request, response) => {
-    const path = request.url ?? "/";
-    if (path === "/answer") {
-      let body = "";
-      request.setEncoding("utf8");
-      request.on("data", (part) => {
-        body += part;
-      });
-      request.on("end", () => {
-        response.end();
-        take(body);
-      });
-      return;
-    }
-    const content = path === "/" ? html(program) : file(path);
-    response.writeHead(content === null ? 404 : 200, {
-      ...(isolated ? isolation : {}),
-      "Content-Type": path === "/" ? "text/html; charset=utf-8" : "text/javascript",
-    });
-    response.end(content ?? "");
+/** Headless Chromium, with WebGPU on whatever adapter it finds (SwiftShader where there is none), or without. */
+export function launchChromium({ webgpu = true } = {}): Promise<Browser> {
+  const executablePath = chromiumPath();
+  if (!executablePath) throw new Error("there is no Chromium here; NABLA_CHROMIUM may name one");
+  const gpu = ["--enable-unsafe-webgpu", "--enable-features=Vulkan", "--use-webgpu-adapter=swiftshader"];
+  return chromium.launch({
+    executablePath,
+    args: ["--no-sandbox", "--disable-dev-shm-usage", ...(webgpu ? gpu : ["--disable-features=WebGPU"])],
   });
 }
 
-function start(url: string, profile: string): ChildProcess {
-  const options = ["--headless=new", "--no-sandbox", "--no-first-run", `--user-data-dir=${profile}`];
-  // WebGPU on a driver that needs no GPU
-  const gpu = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"];
-  return spawn(chromium as string, [...options, ...gpu, url], { stdio: "ignore", detached: true });
+const types: Readonly<Record<string, string>> = {
+  js: "text/javascript",
+  html: "text/html",
+  css: "text/css",
+  wasm: "application/wasm",
+};
+
+/** Serves a folder on the loopback interface, cross-origin isolated or not; "/" without index.html is an empty page. */
+export async function serveFolder(
+  folder: string,
+  { isolated = true } = {},
+): Promise<{ server: Server; address: string }> {
+  const server = createServer(({ url = "/" }, response) => {
+    const path = normalize(new URL(url, "http://localhost").pathname);
+    const file = join(folder, path === "/" ? "index.html" : path);
+    if (isolated) {
+      response.setHeader("Cross-Origin-Opener-Policy", "same-origin");
+      response.setHeader("Cross-Origin-Embedder-Policy", "require-corp");
+    }
+    response.setHeader("Content-Type", types[file.split(".").at(-1) as string] ?? "application/octet-stream");
+    if (existsSync(file)) response.end(readFileSync(file));
+    else if (path === "/") response.end(`<!doctype html><link rel="icon" href="data:,"><title>an empty page</title>`);
+    else response.writeHead(404).end();
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return { server, address: `http://127.0.0.1:${(server.address() as AddressInfo).port}/` };
 }
 
-/** Opens the page and gives its answer. Rejects with the page's error, and where none came within 3 minutes. */
-export async function openPage<T>(page: Page): Promise<T> {
-  const profile = mkdtempSync(join(tmpdir(), "nabla-chromium-"));
-  let browser: ChildProcess | null = null;
-  let server: Server | null = null;
-  try {
-    const body = await new Promise<string>((resolve, reject) => {
-      setTimeout(() => reject(new Error("the page gave no answer within 3 minutes")), 180_000).unref();
-      server = serve(page, resolve);
-      server.listen(0, "127.0.0.1", () => {
-        browser = start(`http://127.0.0.1:${((server as Server).address() as AddressInfo).port}/`, profile);
-        browser.on("error", reject);
-        browser.on("exit", (code) => reject(new Error(`the browser ended with code ${code}`)));
-      });
-    });
-    const { value, error } = JSON.parse(body) as { value: T; error?: string };
-    if (error !== undefined) throw new Error(`the page failed: ${error}`);
-    return value;
-  } finally {
-    await end(browser);
-    (server as Server | null)?.close();
-    (server as Server | null)?.closeAllConnections();
-    rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+/** Sends what has come together since the last time, in order. */
+class PagePort implements Port {
+  readonly #page: Page;
+  #queue: string[] = [];
+  #answer: (answer: Answer) => void = () => {};
+  #lost: (reason: string) => void = () => {};
+
+  constructor(page: Page) {
+    this.#page = page;
+    page.on("close", () => this.#lost("the page was closed"));
+    page.on("crash", () => this.#lost("the page crashed"));
+  }
+
+  send(request: Request): void {
+    this.#queue.push(encodeMessage(request));
+    if (this.#queue.length === 1) setImmediate(() => this.#flush());
+  }
+
+  #flush(): void {
+    const queue = this.#queue;
+    this.#queue = [];
+    this.#page
+      .evaluate((messages) => (globalThis as unknown as { take(m: string[]): void }).take(messages), queue)
+      .catch((error: Error) => this.#lost(error.message));
+  }
+
+  listen(answer: (answer: Answer) => void, lost: (reason: string) => void): void {
+    this.#answer = answer;
+    this.#lost = lost;
+  }
+
+  take(text: string): void {
+    this.#answer(decodeMessage(text) as Answer);
   }
 }
 
-/** Ends the browser with all its processes, which are a group of their own. */
-async function end(browser: ChildProcess | null): Promise<void> {
-  if (!browser?.pid || browser.exitCode !== null) return;
-  const ended = new Promise((resolve) => browser.once("exit", resolve));
-  process.kill(-browser.pid);
-  await ended;
+/** In the page: messages to and from a worker of its own. */
+const bridge = `
+  const encodeMessage = ${encodeMessage}, decodeMessage = ${decodeMessage};
+  const worker = new Worker("/worker.js", { type: "module" });
+  worker.onmessage = ({ data }) => answer(encodeMessage(data));
+  worker.onerror = (event) => console.error("worker: " + event.message);
+  globalThis.take = (messages) => { for (const m of messages) worker.postMessage(decodeMessage(m)); };
+`;
+
+/** Opens a backend of the browser build in a page, until the tests of this process are over. */
+export async function openInChromium(name: string): Promise<Backend> {
+  const folder = mkdtempSync(join(tmpdir(), "nabla-browser-"));
+  await buildBrowser(folder);
+  const { server, address } = await serveFolder(folder);
+  const browser = await launchChromium();
+  const close = async (): Promise<void> => {
+    await browser.close();
+    server.close();
+    rmSync(folder, { recursive: true, force: true });
+  };
+  after(close);
+  try {
+    const page = await browser.newPage();
+    page.on("console", (message) => console.error(`chromium: ${message.text()}`));
+    page.on("pageerror", (error) => console.error(`chromium: ${error.message}`));
+    await page.goto(address);
+    const port = new PagePort(page);
+    await page.exposeFunction("answer", (text: string) => port.take(text));
+    await page.addScriptTag({ content: bridge });
+    return await openRemoteBackend(port, name);
+  } catch (error) {
+    await close(); // or this process would never end
+    throw error;
+  }
 }

@@ -4,7 +4,7 @@
  */
 import type { Check } from "../../compiler/emission.ts";
 import type { Index } from "../../compiler/index-expr.ts";
-import { type Kernel, runtimeValues, showKernel, type Value } from "../../compiler/kernel.ts";
+import { type Kernel, showKernel, sourcesFirst, type Value } from "../../compiler/kernel.ts";
 import type { GNode } from "../../compiler/lower.ts";
 import { type Strided, strided } from "../../compiler/views.ts";
 import { BackendError } from "../../core/errors.ts";
@@ -208,12 +208,11 @@ function extents(k: Kernel): string {
       else if (atom.kind !== "axis") walk(atom.of);
     }
   };
-  const visit = (v: Value): void => {
-    if (seen.has(v)) return;
-    seen.add(v);
-    for (const a of [...v.args, ...runtimeValues(v.index, v.valid)]) visit(a);
-    if (v.index) walk(v.index);
-    for (const c of v.valid) walk(c.index);
+  const visit = (root: Value): void => {
+    for (const { index, valid } of sourcesFirst(root, seen)) {
+      if (index) walk(index);
+      for (const c of valid) walk(c.index);
+    }
   };
   for (const s of k.stages) {
     for (const x of [...s.stores, ...s.rowStores]) visit(x.value);
