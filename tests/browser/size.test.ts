@@ -94,12 +94,19 @@ test("nothing of Node is left", async () => {
 });
 
 test("compiler and kernels come with a backend, not before, and cpu and reference never", () => {
-  const core = Object.keys(metafile.outputs).find((name) => name.endsWith("/core.js"));
+  const loaded = (file: string) =>
+    sourcesOf(loadedWith(Object.keys(metafile.outputs).find((name) => name.endsWith(file)) as string));
   const heavy = /^src\/(compiler|backends)\//;
-  const first = sourcesOf(loadedWith(core as string));
+  const first = loaded("/core.js");
   assert.ok(first.includes("src/execution/flush.ts") && first.includes("src/execution/backends.browser.ts"));
   assert.deepEqual(
     first.filter((file) => heavy.test(file)),
+    [],
+  );
+  const inWorker = loaded("/worker.js");
+  assert.ok(inWorker.includes("src/backends/remote/host.ts"));
+  assert.deepEqual(
+    inWorker.filter((file) => /^src\/(compiler|tensor|execution|nn|backends\/(wasm|webgpu|cpu))\//.test(file)),
     [],
   );
   const all = sourcesOf(Object.keys(metafile.outputs));
