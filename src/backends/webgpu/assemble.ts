@@ -188,7 +188,7 @@ export class Assembler {
     const { fuser } = this;
     const n = product.opaque as GNode;
     const [M, N] = n.shape.slice(-2);
-    if (n.dtype !== "float32" || isInParts(n)) return;
+    if (n.dtype !== "float32" || isInParts(n, this.device.lanes)) return;
     for (const g of this.hosts.candidates(product)) {
       const { built } = g;
       if (fuser.rebuild(g, (sizeOf(n.shape) / (M * N)) * M, N) && fuser.readsAtOwnPosition(g, n) && this.fits(n, g)) {
@@ -224,7 +224,10 @@ export class Assembler {
     );
     const finish = `  ${store}\n  let r = z * ${bare.M} + row;\n  let c = column;\n${text}`;
     const firstCheck = this.failAs("indexing", checks);
-    const dispatch = dispatchProduct({ ...bare, finish }, 1, s, { firstCheck, scalars: made.scalars });
+    const dispatch = dispatchProduct({ ...bare, finish }, 1, s, this.device.lanes, {
+      firstCheck,
+      scalars: made.scalars,
+    });
     this.kernelTexts.push(`after the product %${n.id}; ${showKernel(kernel)}`);
     const operands = this.fuser.members.operandSources(n).map((x) => this.buffer(x));
     const work = this.work(
@@ -326,6 +329,7 @@ export class Assembler {
     const looks = n.inputs.map((_, i) => this.fuser.members.look(n, i));
     return {
       looks,
+      lanes: this.device.lanes,
       operand: (i) => this.buffer(looks[i].source),
       output: (k = 0) => this.output(n, k),
       temporary: (count) => this.temporary(4 * count, `for %${n.id}`),

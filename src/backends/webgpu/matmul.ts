@@ -42,7 +42,7 @@ const LEAST_PART = 256;
 /** Up to so many rows or columns, tiles would be mostly empty. */
 const SKINNY = 4;
 
-const product = (list: readonly number[]): number => list.reduce((n, x) => n * x, 1);
+export const product = (list: readonly number[]): number => list.reduce((n, x) => n * x, 1);
 
 interface Tile {
   /** Rows and columns of a workgroup's tile, of an invocation's part of it, and the depth that is loaded at once. */
@@ -72,7 +72,7 @@ export function partsOf(p: Sizes): number {
 }
 
 /** The offset of batch `z` in a matrix, as text. */
-function batchOffset(batch: readonly number[], m: Matrix): string {
+export function batchOffset(batch: readonly number[], m: Matrix): string {
   const terms: string[] = [String(m.offset)];
   let below = 1;
   for (let i = batch.length - 1; i >= 0; i--) {
@@ -178,7 +178,7 @@ ${results}
 }
 
 /** What is done with a sum; positions outside of the matrix are none. */
-const finishText = (p: Product): string => `fn finish(row: i32, column: i32, z: i32, x: ${p.element}) {
+export const finishText = (p: Product): string => `fn finish(row: i32, column: i32, z: i32, x: ${p.element}) {
   if (row >= ${p.M} || column >= ${p.N}) { return; }
   ${p.finish}
 }`;

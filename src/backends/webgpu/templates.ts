@@ -16,11 +16,14 @@ import { type Attention, attention, attentionBackward, type Heads, WIDEST } from
 import { argsort, type Lines, type PrefixOp, prefix, scatter } from "./indexed.ts";
 import { laneOf, typeOf } from "./layout.ts";
 import { type Product, partsOf, productText, type Sizes } from "./matmul.ts";
+import { lanePartsOf, laneProductText } from "./matmul-lanes.ts";
 import { type Dispatch, type Element, type Numbers, Shader } from "./shader.ts";
 
 /** What a template is given to write its dispatches with. */
 export interface Place {
   readonly looks: readonly Strided[];
+  /** See Device.lanes. */
+  readonly lanes: number;
   /** The memory of operand i, and of output k. */
   readonly operand: (i: number) => Buffer;
   readonly output: (k?: number) => Buffer;
@@ -77,7 +80,9 @@ function sizesOf(n: GNode): Sizes {
 }
 
 /** Whether a product is computed in parts that are added afterwards. */
-export const isInParts = (n: GNode): boolean => partsOf(sizesOf(n)) > 1;
+export const isInParts = (n: GNode, lanes: number): boolean => partsFor(sizesOf(n), lanes) > 1;
+
+const partsFor = (p: Sizes, lanes: number): number => (lanes > 0 ? lanePartsOf(p, lanes) : partsOf(p));
 
 /** A product's description, its operands bound in a shader. */
 export function productOf(n: GNode, place: Place, s: Shader, finish: string): Product {
@@ -93,8 +98,8 @@ export function productOf(n: GNode, place: Place, s: Shader, finish: string): Pr
 }
 
 /** A product as one dispatch, whose text does `finish` with every sum. */
-export function dispatchProduct(p: Product, parts: number, s: Shader, numbers: Numbers = {}): Dispatch {
-  const text = productText(p, parts);
+export function dispatchProduct(p: Product, parts: number, s: Shader, lanes: number, numbers: Numbers = {}): Dispatch {
+  const text = lanes > 0 ? laneProductText(p, parts, lanes) : productText(p, parts);
   for (const w of text.workgroup) s.workgroup(w);
   for (const f of text.functions) s.define(f);
   return s.build(text.body, text.size, text.groups, numbers);
@@ -103,12 +108,12 @@ export function dispatchProduct(p: Product, parts: number, s: Shader, numbers: N
 function contract(n: GNode, place: Place): Dispatch[] {
   const s = new Shader();
   const bare = productOf(n, place, s, "");
-  const parts = partsOf(bare);
+  const parts = partsFor(bare, place.lanes);
   const size = bare.M * bare.N;
   const total = sizeOf(n.shape);
   const into = parts === 1 ? place.output() : place.temporary(parts * total);
   const store = `${s.bind(into, bare.element)}[z * ${size} + row * ${bare.N} + column] = x;`;
-  const main = dispatchProduct({ ...bare, finish: store }, parts, s);
+  const main = dispatchProduct({ ...bare, finish: store }, parts, s, place.lanes);
   if (parts === 1) return [main];
   const f = new Shader();
   const [from, to] = [f.bind(into, bare.element), f.bind(place.output(), bare.element)];
