@@ -292,6 +292,7 @@ export class Assembler {
     const options = {
       f16: this.device.f16,
       subgroups: this.device.subgroups,
+      lanes: this.device.lanes,
       maxStorageBuffers: this.device.limits.storageBuffers,
       writesState,
       sharedWith: outer.map((b, i) => outer.findIndex((x, j) => j <= i && sameMemory(x, b))),

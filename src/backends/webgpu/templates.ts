@@ -12,7 +12,15 @@ import type { DType } from "../../core/dtype.ts";
 import { BackendError } from "../../core/errors.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
 import type { Node } from "../../graph/node.ts";
-import { type Attention, attention, attentionBackward, type Heads, WIDEST } from "./attention.ts";
+import {
+  type Attention,
+  type AttentionGradient,
+  attention,
+  attentionBackward,
+  type Heads,
+  WIDEST,
+} from "./attention.ts";
+import { fitsLanes, laneAttention, laneAttentionBackward } from "./attention-lanes.ts";
 import { argsort, type Lines, type PrefixOp, prefix, scatter } from "./indexed.ts";
 import { laneOf, typeOf } from "./layout.ts";
 import { type Product, partsOf, productText, type Sizes } from "./matmul.ts";
@@ -165,7 +173,11 @@ export const templates: Readonly<Record<string, Template>> = {
   attention: {
     fits: (n) => plainAttention(n, 3),
     strided: () => true,
-    plan: (n, place) => attention(attentionOf(n, place), outputHeads(n, place, 0), place.output(1)),
+    plan: (n, place) => {
+      const a = attentionOf(n, place);
+      const [o, lse] = [outputHeads(n, place, 0), place.output(1)];
+      return fitsLanes(a, place.lanes) ? laneAttention(a, place.lanes, o, lse) : attention(a, o, lse);
+    },
     flops: (n) => attentionFlops(n, 2),
   },
   attentionBackward: {
@@ -174,7 +186,7 @@ export const templates: Readonly<Record<string, Template>> = {
     plan: (n, place) => {
       const a = attentionOf(n, place);
       const { looks, operand, temporary } = place;
-      return attentionBackward(a, {
+      const gradient: AttentionGradient = {
         o: headsOf(operand(3), looks[3], true),
         lse: operand(4),
         gradient: headsOf(operand(5), looks[5], true),
@@ -182,7 +194,9 @@ export const templates: Readonly<Record<string, Template>> = {
         dk: outputHeads(n, place, 1),
         dv: outputHeads(n, place, 2),
         inner: temporary(a.B * a.H * a.Tq),
-      });
+      };
+      const { lanes } = place;
+      return fitsLanes(a, lanes) ? laneAttentionBackward(a, lanes, gradient) : attentionBackward(a, gradient);
     },
     flops: (n) => attentionFlops(n, 5),
   },
