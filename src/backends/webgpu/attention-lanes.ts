@@ -46,7 +46,7 @@ class Block {
   loop(batches: number, heads: number, rows: number, body: string): { readonly body: string; readonly blocks: number } {
     const per = Math.ceil(rows / this.R);
     const blocks = batches * heads * per;
-    const text = `  let lane = i32(own);
+    const text = `  let lane = i32(subgroupLane);
   for (var block = i32(group.x); block < ${blocks}; block += i32(groups.x)) {
     let first = block % ${per} * ${this.R};
     let h = block / ${per} % ${heads};
@@ -132,7 +132,7 @@ export function laneAttention(a: Attention, lanes: number, o: Heads, lse: Buffer
   const sums = s.bind(lse, "f32");
   const seen = (r: number, c: number): string => {
     const j = `j0 + ${c * lanes} + lane`;
-    return `${j} < ${Tk}${causal ? ` && ${j} <= t${r}` : ""}`;
+    return `(${j} < ${Tk})${causal ? ` & (${j} <= t${r})` : ""}`;
   };
   const vectors = upTo(x.C);
   const { body, blocks } = x.loop(
@@ -177,7 +177,7 @@ function queryGradient(a: Attention, lanes: number, g: AttentionGradient): Dispa
   const [lse, inner] = [s.bind(g.lse, "f32"), s.bind(g.inner, "f32")];
   const weight = (r: number, c: number): string => {
     const j = `j0 + ${c * lanes} + lane`;
-    const seen = `${j} < ${Tk}${causal ? ` && ${j} <= t${r}` : ""}`;
+    const seen = `(${j} < ${Tk})${causal ? ` & (${j} <= t${r})` : ""}`;
     const p = `f_exp(x${r}_${c} * ${scale}f - top${r})`;
     return `let w${r}_${c} = select(0f, ${p} * (y${r}_${c} - mean${r}) * ${scale}f, ${seen});`;
   };
@@ -214,7 +214,7 @@ function keyGradient(a: Attention, lanes: number, g: AttentionGradient): Dispatc
   const vectors = upTo(x.C);
   const weight = (r: number, c: number): string => {
     const i = `i0 + ${c * lanes} + lane`;
-    const seen = `${i} < ${Tq}${causal ? ` && t${r} <= ${i}` : ""}`;
+    const seen = `(${i} < ${Tq})${causal ? ` & (t${r} <= ${i})` : ""}`;
     return `let p${r}_${c} = select(0f, f_exp(x${r}_${c} * ${scale}f - top${c}), ${seen}); let w${r}_${c} = p${r}_${c} * (y${r}_${c} - mean${c}) * ${scale}f;`;
   };
   // queries before a block's first key see none of it

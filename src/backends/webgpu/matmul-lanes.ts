@@ -15,7 +15,7 @@ const ENOUGH_BLOCKS = 16;
 const LEAST_PART = 256;
 
 /** A dimension cut into equal pieces of at most `most`: the length of a piece, and their number. */
-function cut(n: number, most: number): { readonly each: number; readonly count: number } {
+export function cut(n: number, most: number): { readonly each: number; readonly count: number } {
   const each = Math.ceil(n / Math.ceil(n / most));
   return { each, count: Math.ceil(n / each) };
 }
@@ -81,6 +81,21 @@ function rowTexts(rows: Matrix, R: number, last: number, lanes: number): { begin
   };
 }
 
+/** Blocks of a product whose lanes lie along the columns, whatever its shape. */
+export const laneBlocks = (p: { readonly M: number; readonly N: number }, lanes: number): Omit<Blocks, "swapped"> => ({
+  rows: cut(p.M, ROWS),
+  vectors: cut(Math.ceil(p.N / lanes), COLUMNS),
+});
+
+/** What is done with a block's sums `s`row_column. */
+export const laneFinish = (R: number, Q: number, lanes: number, element: string, swapped = false): string =>
+  `    var sums = array<${element}, ${R * Q}>(${[...Array(R * Q).keys()].map((i) => `s${Math.floor(i / Q)}_${i % Q}`).join(", ")});
+    for (var i = 0; i < ${R}; i++) {
+      for (var j = 0; j < ${Q}; j++) {
+        finish(${swapped ? `column0 + j * ${lanes}, row0 + i` : `row0 + i, column0 + j * ${lanes}`}, zz, sums[i * ${Q} + j]);
+      }
+    }`;
+
 /** The text of a product for subgroups of `lanes`; of one in parts, `finish` gets z counted over part and batch. */
 export function laneProductText(p: Product, parts: number, lanes: number): ProductText {
   const { swapped, rows, vectors } = blocksOf(p, lanes);
@@ -116,7 +131,7 @@ export function laneProductText(p: Product, parts: number, lanes: number): Produ
     ]),
   ];
   const lines = (list: readonly string[]): string => list.map((x) => `      ${x}`).join("\n");
-  const body = `  let lane = i32(own);
+  const body = `  let lane = i32(subgroupLane);
   for (var tile = i32(group.x); tile < ${tiles}; tile += i32(groups.x)) {
     let column0 = tile % ${vectors.count} * ${Q * lanes} + lane;
     let row0 = tile / ${vectors.count} % ${rows.count} * ${R};
@@ -134,12 +149,7 @@ ${lines(numbers.flatMap((r) => columns.map((c) => `var s${r}_${c} = ${p.element}
 ${lines(step)}
     }
 ${p.K % lanes === 0 ? "" : `    for (; k < kEnd; k++) {\n${lines(rest)}\n    }\n`}\
-    var sums = array<${p.element}, ${R * Q}>(${numbers.flatMap((r) => columns.map((c) => `s${r}_${c}`)).join(", ")});
-    for (var i = 0; i < ${R}; i++) {
-      for (var j = 0; j < ${Q}; j++) {
-        finish(${swapped ? `column0 + j * ${lanes}, row0 + i` : `row0 + i, column0 + j * ${lanes}`}, zz, sums[i * ${Q} + j]);
-      }
-    }
+${laneFinish(R, Q, lanes, p.element, swapped)}
   }`;
   return { body, functions: [finishText(p)], workgroup: [], size: lanes, groups: along(tiles) };
 }

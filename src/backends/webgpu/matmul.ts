@@ -11,6 +11,8 @@ export interface Matrix {
   readonly name: string;
   readonly offset: number;
   readonly strides: readonly number[];
+  /** A function of the text that reads element (row or column, depth), where strides can't tell. */
+  readonly read?: string;
 }
 
 export interface Sizes {
@@ -105,6 +107,7 @@ function loadText(p: Product, t: Tile, what: "a" | "b"): string {
   const whole = p.K % t.depth === 0;
   const element = (i: number): string => {
     const at = extent % length === 0 ? `first + ${i}` : `min(first + ${i}, ${extent - 1})`;
+    if (m.read) return `${m.read}(${at}, kk)`;
     return `${m.name}[${what}0 + ${times(`(${at})`, own)} + ${times("kk", deep)}]`;
   };
   const zero = `vec4<${p.element}>()`;
@@ -220,6 +223,10 @@ function skinny(p: Product): ProductText {
     workgroupBarrier();`,
     )
     .join("\n");
+  const fewAt = (r: number): string =>
+    few.read
+      ? `${few.read}(${r}, k)`
+      : `${few.name}[f0 + ${r * few.strides[n - 2]} + ${times("k", few.strides[n - 1])}]`;
   const body = `  ${place}
   for (var block = i32(group.x); block < ${total}; block += i32(groups.x)) {
     let z = block / ${blocks};
@@ -229,8 +236,8 @@ function skinny(p: Product): ProductText {
     let l0 = ${batchOffset(p.batch, long)} + ${times("inside", long.strides[n - 1])};
 ${rows.map((r) => `    var s${r} = ${p.element}(0);`).join("\n")}
     for (var k = lk; k < ${p.K}; k += ${lanesK}) {
-      let w = ${long.name}[l0 + ${times("k", long.strides[n - 2])}];
-${rows.map((r) => `      s${r} += ${few.name}[f0 + ${r * few.strides[n - 2]} + ${times("k", few.strides[n - 1])}] * w;`).join("\n")}
+      let w = ${long.read ? `${long.read}(inside, k)` : `${long.name}[l0 + ${times("k", long.strides[n - 2])}]`};
+${rows.map((r) => `      s${r} += ${fewAt(r)} * w;`).join("\n")}
     }
 ${tree}
   }`;

@@ -82,7 +82,7 @@ export class Shader {
       libraryFor(body + own),
       own,
       `@compute @workgroup_size(${size})`,
-      `fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32${subgroups ? ", @builtin(subgroup_invocation_id) own: u32" : ""}) {`,
+      `fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32${subgroups ? ", @builtin(subgroup_invocation_id) subgroupLane: u32" : ""}) {`,
       // a text need not use all of these
       "  _ = p[0]; _ = group; _ = groups; _ = local;",
       body,
