@@ -10,7 +10,7 @@ import { build } from "esbuild";
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const src = join(root, "src");
 
-/** What the package exports to browsers, the namespaces inside `nn`, and the worker that a page starts, by the names of the files that they become. */
+/** What the package exports to browsers, the namespaces inside `nn`, and the workers that a page starts, by the names of the files that they become. */
 export const entries = {
   index: "index.ts",
   nn: "nn/index.ts",
@@ -19,7 +19,11 @@ export const entries = {
   optim: "optim/index.ts",
   models: "models/index.ts",
   generate: "generate/index.ts",
+  data: "data/index.ts",
+  formats: "formats/index.ts",
+  train: "train/index.ts",
   worker: "backends/remote/worker.ts",
+  decoder: "data/decoder.ts",
 };
 const entryOf = new Map(Object.entries(entries).map(([name, file]) => [join(src, file), `./${name}.js`]));
 
