@@ -39,13 +39,18 @@ const types: Readonly<Record<string, string>> = {
   wasm: "application/wasm",
 };
 
-/** Serves a folder on the loopback interface, cross-origin isolated; "/" without index.html is an empty page. */
-export async function serveFolder(folder: string): Promise<{ server: Server; address: string }> {
+/**
+ * Serves a folder on the loopback interface, isolated from other origins so that threads share memory, or not; "/" without
+ * index.html is an empty page.
+ */
+export async function serveFolder(folder: string, isolated = true): Promise<{ server: Server; address: string }> {
   const server = createServer(({ url = "/" }, response) => {
     const path = normalize(new URL(url, "http://localhost").pathname);
     const file = join(folder, path === "/" ? "index.html" : path);
-    response.setHeader("Cross-Origin-Opener-Policy", "same-origin");
-    response.setHeader("Cross-Origin-Embedder-Policy", "require-corp");
+    if (isolated) {
+      response.setHeader("Cross-Origin-Opener-Policy", "same-origin");
+      response.setHeader("Cross-Origin-Embedder-Policy", "require-corp");
+    }
     response.setHeader("Content-Type", types[file.split(".").at(-1) as string] ?? "application/octet-stream");
     if (existsSync(file)) response.end(readFileSync(file));
     else if (path === "/") response.end(`<!doctype html><link rel="icon" href="data:,"><title>an empty page</title>`);
@@ -100,8 +105,8 @@ const bridge = `
   globalThis.take = (messages) => { for (const m of messages) worker.postMessage(decodeMessage(m)); };
 `;
 
-/** Opens backends by name, each in a page of its own, until the tests of this process are over. */
-export async function backendsInChromium(names: readonly string[]): Promise<Backend[]> {
+/** Opens a backend of the browser build in a page, until the tests of this process are over. */
+export async function openInChromium(name: string): Promise<Backend> {
   const folder = mkdtempSync(join(tmpdir(), "nabla-browser-"));
   await buildBrowser(folder);
   const { server, address } = await serveFolder(folder);
@@ -113,20 +118,16 @@ export async function backendsInChromium(names: readonly string[]): Promise<Back
   };
   after(close);
   try {
-    return await Promise.all(names.map((name) => backendOn(browser, address, name)));
+    const page = await browser.newPage();
+    page.on("console", (message) => console.error(`chromium: ${message.text()}`));
+    page.on("pageerror", (error) => console.error(`chromium: ${error.message}`));
+    await page.goto(address);
+    const port = new PagePort(page);
+    await page.exposeFunction("answer", (text: string) => port.take(text));
+    await page.addScriptTag({ content: bridge });
+    return await openRemoteBackend(port, name);
   } catch (error) {
     await close(); // or this process would never end
     throw error;
   }
-}
-
-async function backendOn(browser: Browser, address: string, name: string): Promise<Backend> {
-  const page = await browser.newPage();
-  page.on("console", (message) => console.error(`chromium: ${message.text()}`));
-  page.on("pageerror", (error) => console.error(`chromium: ${error.message}`));
-  await page.goto(address);
-  const port = new PagePort(page);
-  await page.exposeFunction("answer", (text: string) => port.take(text));
-  await page.addScriptTag({ content: bridge });
-  return { ...(await openRemoteBackend(port, name)), name: `chromium-${name}` };
 }
