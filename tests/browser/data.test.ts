@@ -13,8 +13,6 @@ import type { Browser, Page } from "playwright-core";
 import { buildBrowser } from "../../scripts/browser.mjs";
 import { formatIdx } from "../../src/data/idx.ts";
 import { formatSafetensors } from "../../src/formats/index.ts";
-import { crc32 } from "../../src/train/checksum.browser.ts";
-import { crc32 as expectedCrc32 } from "../../src/train/checksum.ts";
 import { chromiumPath, launchChromium, serveFolder } from "../support/chromium.ts";
 
 const skip = chromiumPath() === null && "no Chromium here (NABLA_CHROMIUM may name one)";
@@ -23,8 +21,9 @@ let server: Server;
 let browser: Browser;
 let page: Page;
 let address: string;
-/** Scripts that the page itself has loaded, its workers' aside, and those of all. */
-const loaded = { page: [] as string[], all: [] as string[] };
+let outputs: Awaited<ReturnType<typeof buildBrowser>>["outputs"];
+/** Over all loads of the page: the scripts that it has loaded itself and those of its workers too, and what it was caught at. */
+const seen = { page: new Set<string>(), all: new Set<string>(), DecompressionStream: 0, compiled: 0 };
 
 const images = formatIdx({
   dtype: "uint8",
@@ -47,16 +46,16 @@ const weights = formatSafetensors(
 
 /** What the page's main thread must not do is counted, from before its first script on. */
 const watch = `
-  globalThis.counted = { DecompressionStream: 0, "WebAssembly.Module": 0 };
+  globalThis.counted = { DecompressionStream: 0, compiled: 0 };
   const count = (owner, key, name) => {
     const Class = owner[key];
     owner[key] = class extends Class { constructor(...values) { counted[name]++; super(...values); } };
   };
   count(globalThis, "DecompressionStream", "DecompressionStream");
-  count(WebAssembly, "Module", "WebAssembly.Module");
+  count(WebAssembly, "Module", "compiled");
   for (const name of ["compile", "compileStreaming", "instantiate", "instantiateStreaming"]) {
     const real = WebAssembly[name];
-    WebAssembly[name] = (...values) => { counted["WebAssembly.Module"]++; return real.apply(WebAssembly, values); };
+    WebAssembly[name] = (...values) => { counted.compiled++; return real.apply(WebAssembly, values); };
   }
   navigator.gpu && (navigator.gpu.requestAdapter = () => { throw new Error("the page asked for a GPU"); });
 `;
@@ -68,9 +67,26 @@ const library = `
 `;
 const onPage = <T>(body: string): Promise<T> => page.evaluate(`(async () => { ${library} ${body} })()`) as Promise<T>;
 
+const fileName = (url: string): string => new URL(url).pathname.slice(1);
+
+/** Notes what the page has loaded and done, before it is left. */
+async function look(): Promise<void> {
+  const { counted, urls } = (await page.evaluate(`({
+    counted, urls: performance.getEntriesByType("resource").map(({ name }) => name),
+  })`)) as { counted: { DecompressionStream: number; compiled: number }; urls: string[] };
+  for (const url of urls) if (url.endsWith(".js")) seen.page.add(fileName(url));
+  seen.DecompressionStream += counted.DecompressionStream;
+  seen.compiled += counted.compiled;
+}
+
+async function reload(): Promise<void> {
+  await look();
+  await page.reload();
+}
+
 before(async () => {
   if (skip) return;
-  await buildBrowser(room);
+  ({ outputs } = await buildBrowser(room));
   writeFileSync(join(room, "train-images-idx3-ubyte.gz"), gzipSync(images));
   writeFileSync(join(room, "train-labels-idx1-ubyte"), labels);
   writeFileSync(join(room, "damaged.gz"), gzipSync(images).subarray(0, 5000));
@@ -81,7 +97,7 @@ before(async () => {
   const context = await browser.newContext();
   await context.addInitScript(watch);
   context.on("request", (request) => {
-    if (request.url().endsWith(".js")) loaded.all.push(request.url());
+    if (request.url().endsWith(".js")) seen.all.add(fileName(request.url()));
   });
   page = await context.newPage();
   page.on("pageerror", (error) => console.error(`chromium: ${error.message}`));
@@ -205,7 +221,7 @@ test("safetensors come from a chosen file; a model saved in the OPFS is there af
     first.blob,
     Array.from({ length: 12 }, (_, i) => i / 8),
   );
-  await page.reload();
+  await reload();
   const again = await onPage<{ y: number[]; names: string[] }>(`
     const model = new nabla.nn.Sequential(new nabla.nn.Linear(4, 3));
     model.loadStateDict(await formats.load("models/mine/model.safetensors"));
@@ -215,4 +231,140 @@ test("safetensors come from a chosen file; a model saved in the OPFS is there af
     return { y: [...await model.forward(nabla.tensor([[1, 0, 0, 2]])).data()], names };
   `);
   assert.deepEqual(again, { y: [1.75, 4.25, 6.75], names: ["model.safetensors"] });
+});
+
+/** Trains with dropout on shuffled data for 12 steps, checkpoints at each fifth; `stall` stays in that step for ever. */
+const training = `
+  const training = async (dir, { stall = 0, checkpoints = true } = {}) => {
+    const { nn, optim } = nabla;
+    nabla.manualSeed(3);
+    const model = new nn.Sequential(new nn.Linear(5, 16), new nn.ReLU(), new nn.Dropout(0.3), new nn.Linear(16, 3));
+    const optimizer = new optim.AdamW(model.parameters(), { lr: 0.01 });
+    const xs = Float32Array.from({ length: 200 }, (_, i) => Math.sin(i * i));
+    const ys = Int32Array.from({ length: 40 }, (_, i) => (i * 7) % 3);
+    const loader = new data.DataLoader(new data.ArrayDataset(data.hostArray(xs, [40, 5]), data.hostArray(ys)), {
+      batchSize: 8, shuffle: true, seed: 5,
+      wrap: ([x, y]) => [nabla.tensor(x.data).reshape(x.shape), nabla.tensor(y.data)],
+    });
+    const waits = { name: "waits", wants: (step) => step === stall, onStep: (run, { step }) => {
+      if (step !== stall) return;
+      globalThis.reached();
+      return new Promise(() => {});
+    } };
+    await nabla.tensor([1]).data();
+    const resume = checkpoints ? await train.checkpointToResume(dir).catch(() => undefined) : undefined;
+    const result = await train.fit(model, {
+      train: loader, loss: nn.functional.crossEntropy, optimizer, steps: 12, seed: 11, ...(resume ? { resume } : {}),
+      callbacks: [waits, train.logMetrics({ dir, resume: true }),
+        ...(checkpoints ? [train.saveCheckpoints({ every: 5, dir, keep: 2 })] : [])],
+    });
+    return { resume, losses: result.history.map(({ loss }) => loss), weights: [...await model.stateDict()["0.weight"].data()] };
+  };
+  const names = async (path) => {
+    let folder = await navigator.storage.getDirectory();
+    for (const name of path.split("/")) folder = await folder.getDirectoryHandle(name);
+    const found = [];
+    for await (const name of folder.keys()) found.push(name);
+    return found.sort();
+  };
+`;
+interface Trained {
+  readonly resume?: string;
+  readonly losses: number[];
+  readonly weights: number[];
+}
+
+test("training that a page is torn out of goes on from its checkpoint with the same bits", { skip }, async () => {
+  const whole = await onPage<Trained>(`${training} return training("runs/whole", { checkpoints: false });`);
+  assert.equal(whole.losses.length, 12);
+  await onPage(`${training}
+    const reached = new Promise((resolve) => { globalThis.reached = resolve; });
+    training("runs/torn", { stall: 8 });
+    await reached;
+  `);
+  await reload();
+  const rest = await onPage<{ result: Trained; names: string[]; log: { step: number; loss: number }[] }>(`${training}
+    // what a page leaves that is torn out of writing a checkpoint
+    const folder = await (await (await navigator.storage.getDirectory()).getDirectoryHandle("runs")).getDirectoryHandle("torn");
+    const half = await folder.getDirectoryHandle("checkpoint-8", { create: true });
+    await half.getFileHandle("model.safetensors", { create: true });
+    const result = await training("runs/torn");
+    return { result, names: await names("runs/torn"), log: await train.readRunLog("runs/torn") };
+  `);
+  assert.equal(rest.result.resume, "runs/torn/checkpoint-5");
+  assert.deepEqual(rest.result.losses, whole.losses.slice(5));
+  assert.deepEqual(rest.result.weights, whole.weights);
+  assert.deepEqual(
+    rest.log.map(({ step, loss }) => [step, loss]),
+    whole.losses.map((loss, i) => [i + 1, loss]),
+  );
+  assert.deepEqual(rest.names, ["checkpoint-10", "checkpoint-12", "metrics.jsonl", "model.safetensors"]);
+});
+
+test("a damaged checkpoint is passed over, and a step is saved anew in place of its first", { skip }, async () => {
+  const got = await onPage<{
+    damaged: string[];
+    latest: string;
+    names: string[];
+    again: string | undefined;
+  }>(`${training}
+    let folder = await navigator.storage.getDirectory();
+    for (const name of ["runs", "torn", "checkpoint-12"]) folder = await folder.getDirectoryHandle(name);
+    const writable = await (await folder.getFileHandle("state.safetensors")).createWritable({ keepExistingData: true });
+    await writable.write({ type: "write", position: 100, data: new Uint8Array([1, 2, 3]) });
+    await writable.close();
+    const { path, damaged } = await train.latestCheckpoint("runs/torn");
+    const { resume } = await training("runs/torn");
+    return { damaged, latest: path, again: resume, names: await names("runs/torn"), now: (await train.latestCheckpoint("runs/torn")).step };
+  `);
+  assert.equal(got.latest, "runs/torn/checkpoint-10");
+  assert.match(got.damaged[0], /checkpoint-12: state\.safetensors has other content than was written/);
+  assert.equal(got.again, "runs/torn/checkpoint-10");
+  assert.deepEqual(got.names, ["checkpoint-10", "checkpoint-12", "metrics.jsonl", "model.safetensors"]);
+});
+
+test("where the quota is used up, saving says so and leaves what was there", { skip }, async () => {
+  const devtools = await page.context().newCDPSession(page);
+  const used = Number(await page.evaluate("navigator.storage.estimate().then(({ usage }) => usage ?? 0)"));
+  await devtools.send("Storage.overrideQuotaForOrigin", { origin: new URL(address).origin, quotaSize: used + 500_000 });
+  const got = await onPage<{ told: string[]; codes: string[]; kept: number; names: string[] }>(`${training}
+    const told = [], codes = [];
+    const large = { w: nabla.zeros([1024, 1024]) };
+    for (const path of ["models/mine/model.safetensors", "models/mine/new.safetensors"])
+      await formats.save(large, path).catch((error) => { told.push(error.message); codes.push(error.code); });
+    const kept = (await formats.load("models/mine/model.safetensors"))["0.weight"].shape[0];
+    return { told, codes, kept, names: await names("models/mine") };
+  `);
+  await devtools.send("Storage.overrideQuotaForOrigin", { origin: new URL(address).origin });
+  assert.deepEqual(got.codes, ["EDQUOT", "EDQUOT"]);
+  for (const message of got.told)
+    assert.match(
+      message,
+      /^can't write models\/mine\/\w+\.safetensors: .* is full \(EDQUOT\): \d+ bytes were asked for, \d+ of \d+ are used/,
+    );
+  assert.equal(got.kept, 3);
+  assert.deepEqual(got.names, ["model.safetensors"]);
+});
+
+test("the page's main thread has unpacked and compiled nothing, and loaded no compiler and no kernels", {
+  skip,
+}, async () => {
+  await look();
+  const heavy = /^src\/(compiler|backends\/(?!remote\/|backend\.ts|collector\.ts))/;
+  const heavyFiles = Object.entries(outputs)
+    .filter(([, { inputs }]) => Object.keys(inputs).some((file) => heavy.test(file)))
+    .map(([path]) => path.split("/").at(-1) as string);
+  assert.ok(heavyFiles.length >= 3, `${heavyFiles}`);
+  assert.ok(seen.page.has("core.js") && seen.page.has("data.js"), `${[...seen.page]}`);
+  assert.deepEqual(
+    heavyFiles.filter((file) => seen.page.has(file)),
+    [],
+  );
+  for (const file of ["worker.js", "decoder.js"]) assert.ok(seen.all.has(file), file);
+  assert.ok(
+    heavyFiles.some((file) => seen.all.has(file)),
+    "the worker has loaded the compiler",
+  );
+  assert.equal(seen.DecompressionStream, 0);
+  assert.equal(seen.compiled, 0);
 });
