@@ -23,19 +23,22 @@ declare const Worker: new (
   options: { readonly type: "module"; readonly name: string },
 ) => BrowserWorker;
 
-function start(name: string): BrowserWorker {
-  const options = { type: "module", name: `nabla ${name}` } as const;
-  const url = new URL("./worker.js", import.meta.url);
-  if (url.origin === (globalThis as { origin?: string }).origin)
-    return new Worker(new URL("./worker.js", import.meta.url), options);
+/** A file beside this one. A function, so that a bundler takes no address in it for a file that it should copy. */
+const beside = (file: string): URL => new URL(file, import.meta.url);
+
+function start(): BrowserWorker {
+  // written out in one piece, with constant options: this is how bundlers find a worker and make it a file of its own
+  if (beside("").origin === (globalThis as { origin?: string }).origin)
+    return new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "nabla" });
   // a browser starts no script of another origin as a worker, but a text of ours may import it
-  const text = new Blob([`import ${JSON.stringify(url.href)};`], { type: "text/javascript" });
-  return new Worker(URL.createObjectURL(text), options);
+  const { href } = beside("./worker.js");
+  const text = new Blob([`import ${JSON.stringify(href)};`], { type: "text/javascript" });
+  return new Worker(URL.createObjectURL(text), { type: "module", name: "nabla" });
 }
 
 /** Opens the backend `name` in a worker. Rejects with BackendError, saying why, where it does not open there. */
 export async function openInWorker(name: string): Promise<Backend> {
-  const worker = start(name);
+  const worker = start();
   const port: Port = {
     send: (request, transfer) => worker.postMessage(request, transfer),
     listen: (answer, lost) => {
