@@ -1,0 +1,45 @@
+/** Reads the drawing while it grows: always the newest, one at a time, however slow the device is. */
+import type { Trainer } from "./model.ts";
+
+/** The probabilities of the ten digits; null for an empty sheet. */
+export type Answer = readonly number[] | null;
+
+export class Recogniser {
+  readonly #show: (answer: Answer) => void;
+  #drawing: Float32Array | null = null;
+  #busy = false;
+  #again = false;
+
+  constructor(show: (answer: Answer) => void) {
+    this.#show = show;
+  }
+
+  /** Reads `drawing`, as `normalise` gives it; without a trainer, when there is one (`again`). */
+  read(trainer: Trainer | undefined, drawing: Float32Array | null): void {
+    this.#drawing = drawing;
+    this.again(trainer);
+  }
+
+  /** Reads the last drawing once more, by what the network knows now. */
+  again(trainer: Trainer | undefined): void {
+    if (this.#drawing === null) this.#show(null);
+    else if (this.#busy) this.#again = true;
+    else if (trainer) void this.#read(trainer, this.#drawing);
+  }
+
+  async #read(trainer: Trainer, drawing: Float32Array): Promise<void> {
+    this.#busy = true;
+    try {
+      const answer = await trainer.recognise(drawing);
+      if (this.#drawing !== null) this.#show(answer);
+    } catch {
+      // a device that is lost fails the training too, which says so
+      this.#again = false;
+    } finally {
+      this.#busy = false;
+    }
+    if (!this.#again) return;
+    this.#again = false;
+    this.again(trainer);
+  }
+}
