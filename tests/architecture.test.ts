@@ -7,6 +7,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { entries } from "../scripts/browser.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const src = join(root, "src");
@@ -174,7 +175,10 @@ test("each export of the package has a source file, and the file list holds what
     for (const file of files) {
       if (!file.startsWith("./dist/")) assert.ok(existsSync(join(root, file)), `${path} → ${file}`);
       else {
-        const source = file.replace("./dist/", "src/").replace(/(\.d\.ts|\.js)$/, ".ts");
+        const browser = file.match(/^\.\/dist\/browser\/(\w+)\.js$/);
+        const source = browser
+          ? `src/${entries[browser[1]]}`
+          : file.replace("./dist/", "src/").replace(/(\.d\.ts|\.js)$/, ".ts");
         assert.ok(existsSync(join(root, source)), `${path} → ${file}: there is no ${source}`);
       }
       if (file !== "./package.json") assert.ok(manifest.files.includes(file.split("/")[1]), `${file} is not packed`);

@@ -18,10 +18,17 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { buildBrowser } from "../scripts/browser.mjs";
 import { buildInto, root, tsc } from "./support/build.ts";
 
+/** What a subpath is: types, a module for Node and, where it works there, one for browsers. */
+interface Entry {
+  readonly types: string;
+  readonly browser?: string;
+  readonly default: string;
+}
 const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as {
-  readonly exports: Readonly<Record<string, string | { readonly types: string; readonly default: string }>>;
+  readonly exports: Readonly<Record<string, string | Entry>>;
   readonly files: readonly string[];
   readonly dependencies: Readonly<Record<string, string>>;
 };
@@ -45,12 +52,13 @@ const room = mkdtempSync(join(tmpdir(), "nabla-package-"));
 const app = join(room, "app");
 const installed = join(app, "node_modules", "nabla");
 
-before(() => {
+before(async () => {
   const whole = join(room, "nabla");
   mkdirSync(whole);
   for (const name of ["package.json", ...manifest.files.filter((f) => f !== "dist" && existsSync(join(root, f)))])
     cpSync(join(root, name), join(whole, name), { recursive: true });
   assert.equal(buildInto(join(whole, "dist")), "");
+  await buildBrowser(join(whole, "dist", "browser"));
   const npm = (args: string) => execFileSync(`npm ${args}`, { cwd: whole, encoding: "utf8", shell: true });
   const [{ filename }] = JSON.parse(npm("pack --ignore-scripts --json")) as [{ filename: string }];
   mkdirSync(installed, { recursive: true });
@@ -69,8 +77,8 @@ test("every folder for users has a subpath", () => {
   assert.deepEqual(Object.keys(names).sort(), expected.sort(), "name something of it in this test");
 });
 
-test("every subpath of the packed package can be imported", () => {
-  const wanted = Object.entries(names).map(([path, name]) => [specifier(path), name]);
+/** Imports subpaths of the installed package, and looks for the names that they should give. */
+function importAll(wanted: readonly (readonly string[])[], options: readonly string[] = []): string[] {
   const script = `for (const [path, name] of ${JSON.stringify(wanted)}) {
     const module = await import(path);
     if (typeof module[name] !== "function") throw new Error(path + " has no " + name);
@@ -78,18 +86,31 @@ test("every subpath of the packed package can be imported", () => {
   }
   const { default: manifest } = await import("nabla/package.json", { with: { type: "json" } });
   console.log(manifest.name);`;
-  const { stdout, stderr, status } = spawnSync(process.execPath, ["--input-type=module", "-e", script], {
+  const { stdout, stderr, status } = spawnSync(process.execPath, [...options, "--input-type=module", "-e", script], {
     cwd: app,
     encoding: "utf8",
   });
   assert.equal(status, 0, stderr);
-  assert.deepEqual(stdout.trim().split("\n"), [...wanted.map(([path]) => path), "nabla"]);
+  return stdout.trim().split("\n");
+}
+const wanted = Object.entries(names).map(([path, name]) => [specifier(path), name]);
+
+test("every subpath of the packed package can be imported", () => {
+  assert.deepEqual(importAll(wanted), [...wanted.map(([path]) => path), "nabla"]);
+});
+
+test("what is for browsers can be imported as a browser's bundler finds it", () => {
+  const has = ([path]: readonly string[]) => (manifest.exports[path.replace("nabla", ".")] as Entry).browser;
+  const there = wanted.filter(has);
+  assert.ok(there.length >= 5, `${there}`);
+  assert.deepEqual(importAll(there, ["--conditions=browser"]), [...there.map(([path]) => path), "nabla"]);
 });
 
 test("every subpath has types, and they hold for whoever installs the package", () => {
   for (const path of subpaths) {
-    const entry = manifest.exports[path] as { readonly types: string; readonly default: string };
-    for (const file of [entry.types, entry.default]) assert.ok(existsSync(join(installed, file)), `${path}: ${file}`);
+    const entry = manifest.exports[path] as Entry;
+    for (const file of [entry.types, entry.default, ...(entry.browser ? [entry.browser] : [])])
+      assert.ok(existsSync(join(installed, file)), `${path}: ${file}`);
   }
   const lines = Object.entries(names).map(
     ([path, name], i) =>

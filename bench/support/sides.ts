@@ -1,6 +1,7 @@
 /**
  * The sides by name: ours, and where the peers are found. Python comes from NABLA_PYTHON (default python3), the floor
- * from NABLA_FLOOR, TensorFlow.js from a folder NABLA_TFJS in which it is installed. What is absent says why.
+ * from NABLA_FLOOR, TensorFlow.js and jax-js from folders NABLA_TFJS and NABLA_JAXJS in which they are installed. What is
+ * absent says why.
  */
 import { execFileSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -12,7 +13,7 @@ import { Absent, open, type Session } from "./protocol.ts";
 const bench = dirname(dirname(fileURLToPath(import.meta.url)));
 
 export interface Side {
-  /** Short, for JSON: "nabla", "torch", "torch.compile", "numpy", "tfjs-wasm", "floor". */
+  /** Short, for JSON: "nabla", "torch", "torch.compile", "numpy", "tfjs-wasm", "jaxjs-webgpu", "floor". */
   readonly name: string;
   /** Its work is not ours bit for bit (its own data): nothing to compare but the time. */
   readonly unchecked?: boolean;
@@ -57,6 +58,16 @@ export const tfjs = (script: string, ...args: string[]): Side => ({
     if (!folder)
       throw new Absent("NABLA_TFJS names no folder with @tensorflow/tfjs and @tensorflow/tfjs-backend-wasm installed");
     return open(process.execPath, [join(bench, "peers", script), resolve(folder), ...args]);
+  },
+});
+
+/** jax-js on its backend "webgpu" or "wasm", from NABLA_JAXJS/node_modules. */
+export const jaxjs = (device: string, script: string, ...args: string[]): Side => ({
+  name: `jaxjs-${device}`,
+  open: async () => {
+    const folder = process.env["NABLA_JAXJS"];
+    if (!folder) throw new Absent("NABLA_JAXJS names no folder with @jax-js/jax installed");
+    return open(process.execPath, [join(bench, "peers", script), resolve(folder), device, ...args]);
   },
 });
 

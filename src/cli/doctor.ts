@@ -93,7 +93,8 @@ async function inspectWasm(): Promise<{ works: boolean; line: string }> {
     const { backendOf } = await import("../execution/index.ts");
     const { threads, largestMemory } = (await backendOf("wasm")) as import("../backends/wasm/index.ts").WasmBackend;
     const { formatBytes } = await import("../train/terminal.ts");
-    const count = `${threads} ${threads === 1 ? "thread" : "threads"}`;
+    const count =
+      threads === 0 ? "one thread (memory can't be shared here)" : `${threads} ${threads === 1 ? "thread" : "threads"}`;
     return {
       works: true,
       line: `works: 128-bit vectors, ${count}, up to ${formatBytes(largestMemory)} of memory; computes where cpu does not work`,

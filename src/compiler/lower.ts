@@ -265,7 +265,7 @@ function unroll(node: Node): readonly Node[] {
   const nodes = a.count * bodyOf(a).order.length;
   if (nodes > MOST_UNROLLED)
     throw new BackendError(
-      `loop: this backend has no loops, and ${a.count} steps are too many to write out (${nodes} operations, at most ${MOST_UNROLLED}); run it on "cpu" or "reference", or in shorter pieces`,
+      `loop: this backend has no loops, and ${a.count} steps are too many to write out (${nodes} operations, at most ${MOST_UNROLLED}); run it on "cpu", "wasm" or "reference", or in shorter pieces`,
     );
   return unrolled(node);
 }

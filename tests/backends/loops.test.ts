@@ -10,6 +10,7 @@ import { openCpuBackend } from "../../src/backends/cpu/index.ts";
 import { NativeRuntime } from "../../src/backends/cpu/native.ts";
 import { findCompiler } from "../../src/backends/cpu/toolchain.ts";
 import { referenceBackend } from "../../src/backends/reference/index.ts";
+import { openWasmBackend } from "../../src/backends/wasm/index.ts";
 import { loop, unrolled } from "../../src/graph/loop.ts";
 import type { Node } from "../../src/graph/node.ts";
 import * as o from "../../src/graph/ops.ts";
@@ -127,7 +128,7 @@ for (const backend of (await backendsUnderTest()).filter(({ name }) => name !== 
     }
   });
 
-for (const backend of (await backendsUnderTest()).filter(({ name }) => name !== "reference" && name !== "cpu"))
+for (const backend of (await backendsUnderTest()).filter(({ name }) => !["reference", "cpu", "wasm"].includes(name)))
   test(`a loop that is too long to write out is refused on ${backend.name}, with its length`, async () => {
     const x = nodeFrom(backend, new Float32Array(5000), [5000], "float32");
     const h = nodeFrom(backend, [0], [], "float32");
@@ -142,58 +143,110 @@ for (const backend of (await backendsUnderTest()).filter(({ name }) => name !== 
     });
   });
 
-describe("loops on cpu", { skip: findCompiler() ? false : "no C compiler here" }, () => {
-  test("a kernel an operation gives the same, and so does poisoned memory", async () => {
-    const plain = await openCpuBackend({ fuse: false });
-    const poisoned = await openCpuBackend();
-    for (let seed = first + 100; seed < first + 108; seed++) {
-      const expected = await evaluate(reference, randomLoop(reference, seed).results);
-      const unfused = await evaluate(plain, randomLoop(plain, seed).results);
-      const before = process.env["NABLA_POISON"];
-      process.env["NABLA_POISON"] = "1";
-      const clean = await evaluate(poisoned, randomLoop(poisoned, seed).results);
-      if (before === undefined) delete process.env["NABLA_POISON"];
-      else process.env["NABLA_POISON"] = before;
-      for (const [i, e] of expected.entries()) {
-        close(unfused[i], e, `unfused, seed ${seed}, result ${i}`);
-        close(clean[i], e, `poisoned, seed ${seed}, result ${i}`);
-      }
-    }
-  });
+/** How a backend with loops of its own is opened, and how it is brought to so many threads. */
+interface Looping {
+  readonly name: string;
+  readonly skip: string | false;
+  readonly open: (options?: { fuse?: boolean }) => Promise<Backend>;
+  readonly withThreads: (n: number) => Promise<Backend>;
+}
 
-  test("the same bits at 1, 2 and 7 threads", async () => {
-    const cpu = await openCpuBackend();
-    const runtime = await NativeRuntime.open();
-    const threads = runtime.threads;
-    for (let seed = first + 200; seed < first + 206; seed++) {
-      const { run } = await compileNodes(cpu, randomLoop(cpu, seed).results);
-      let before: unknown;
-      for (const n of [1, 2, 7]) {
-        runtime.setThreads(n);
-        const now = await run();
-        if (before) assert.deepEqual(now, before, `seed ${seed} at ${n} threads`);
-        before = now;
-      }
-    }
-    runtime.setThreads(threads);
-  });
+const looping: readonly Looping[] = [
+  {
+    name: "cpu",
+    skip: findCompiler() ? false : "no C compiler here",
+    open: openCpuBackend,
+    withThreads: async (n) => {
+      (await NativeRuntime.open()).setThreads(n);
+      return openCpuBackend();
+    },
+  },
+  { name: "wasm", skip: false, open: openWasmBackend, withThreads: (threads) => openWasmBackend({ threads }) },
+];
 
-  test("a body is assembled once: kernels do not grow with the number of steps", async () => {
-    const cpu = await openCpuBackend();
-    const kernels = async (time: number): Promise<number> => {
-      const x = nodeFrom(cpu, sample([time, 4, 8]).values, [time, 4, 8], "float32");
-      const w = nodeFrom(cpu, sample([8, 8]).values, [8, 8], "float32");
-      const h = nodeFrom(cpu, sample([4, 8]).values, [4, 8], "float32");
-      const made = loop(
-        ([a], [e]) => {
-          const next = o.tanh(o.add(o.matmul(a, w), e));
-          return { carries: [next], outputs: [next] };
-        },
-        { carries: [h], sequences: [x], count: time },
-      );
-      const { program } = await compileNodes(cpu, made.outputs);
-      return program.describe("source").split("void nabla_kernel(").length;
-    };
-    assert.equal(await kernels(500), await kernels(3));
+/** h = tanh(h·w + x), step by step, as states and as gradients: large enough that all threads take part. */
+function recurrence(backend: Backend, [time, rows, width]: readonly [number, number, number]): readonly Node[] {
+  const leaf = (shape: readonly number[], seed: number): Node => {
+    const node = nodeFrom(backend, sample(shape, -0.3, 0.3, seed).values, shape, "float32");
+    node.requiresGrad = true;
+    return node;
+  };
+  const [x, w, h] = [leaf([time, rows, width], 1), leaf([width, width], 2), leaf([rows, width], 3)];
+  const made = loop(
+    ([a], [e]) => {
+      const next = o.tanh(o.add(o.matmul(a, w), e));
+      return { carries: [next], outputs: [next] };
+    },
+    { carries: [h], sequences: [x], count: time },
+  );
+  const loss = o.sum(o.mul(made.outputs[0], made.outputs[0]));
+  return [made.outputs[0], made.carries[0], loss, ...(gradientsOf([loss], [null], [x, w, h]) as Node[])];
+}
+
+const wanted = (process.env["NABLA_TEST_BACKENDS"] ?? "cpu,wasm").split(",");
+for (const { name, skip, open, withThreads } of looping.filter((l) => wanted.includes(l.name)))
+  describe(`loops on ${name}`, { skip }, () => {
+    test("a kernel an operation gives the same, and so does poisoned memory", async () => {
+      const plain = await open({ fuse: false });
+      const poisoned = await open();
+      for (let seed = first + 100; seed < first + 108; seed++) {
+        const expected = await evaluate(reference, randomLoop(reference, seed).results);
+        const unfused = await evaluate(plain, randomLoop(plain, seed).results);
+        const before = process.env["NABLA_POISON"];
+        process.env["NABLA_POISON"] = "1";
+        const clean = await evaluate(poisoned, randomLoop(poisoned, seed).results);
+        if (before === undefined) delete process.env["NABLA_POISON"];
+        else process.env["NABLA_POISON"] = before;
+        for (const [i, e] of expected.entries()) {
+          close(unfused[i], e, `unfused, seed ${seed}, result ${i}`);
+          close(clean[i], e, `poisoned, seed ${seed}, result ${i}`);
+        }
+      }
+    });
+
+    test("the same bits at 1, 2, 3 and 7 threads", async () => {
+      const made: Readonly<Record<string, (b: Backend) => readonly Node[]>> = {
+        "a large one": (b) => recurrence(b, [12, 64, 128]),
+      };
+      for (let seed = first + 200; seed < first + 206; seed++)
+        Object.assign(made, { [`seed ${seed}`]: (b: Backend) => randomLoop(b, seed).results });
+      const runtime = name === "cpu" ? await NativeRuntime.open() : null;
+      const threads = runtime?.threads ?? 0;
+      const before = new Map<string, unknown>();
+      for (const n of [1, 2, 3, 7]) {
+        const backend = await withThreads(n);
+        for (const [what, results] of Object.entries(made)) {
+          const { run } = await compileNodes(backend, results(backend));
+          await run();
+          const now = await run();
+          if (before.has(what)) assert.deepEqual(now, before.get(what), `${what} at ${n} threads`);
+          before.set(what, now);
+        }
+      }
+      runtime?.setThreads(threads);
+    });
+
+    test("a body is assembled once: kernels do not grow with the number of steps", async () => {
+      const backend = await open();
+      const kernels = async (time: number): Promise<number> => {
+        const { program } = await compileNodes(backend, recurrence(backend, [time, 4, 8]));
+        return program.describe("kernels").split("\n\n").length;
+      };
+      assert.equal(await kernels(500), await kernels(3));
+    });
+
+    test("a sequence of any length", async () => {
+      const backend = await open();
+      const time = 20_000;
+      const x = sample([time]).values;
+      const { carries } = loop(([a], [e]) => ({ carries: [o.tanh(o.add(a, e))], outputs: [] }), {
+        carries: [nodeFrom(backend, [0], [], "float32")],
+        sequences: [nodeFrom(backend, x, [time], "float32")],
+        count: time,
+      });
+      const [got] = await evaluate(backend, carries);
+      let h = 0;
+      for (const e of x) h = Math.tanh(h + Math.fround(e));
+      assert.ok(Math.abs(got[0] - h) < 1e-4, `${got[0]}, expected ${h}`);
+    });
   });
-});

@@ -5,38 +5,13 @@
  */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import type { Backend } from "../../src/backends/backend.ts";
 import type { DType } from "../../src/core/dtype.ts";
 import { isFloat } from "../../src/core/dtype.ts";
-import { type Attrs, make, type Node, operations } from "../../src/graph/node.ts";
-import { constant, detach, scalar } from "../../src/graph/ops.ts";
 import { accepts, primitives } from "../../src/graph/primitives.ts";
 import { backendsUnderTest, isBrief } from "../support/backends.ts";
-import { evaluate, nodeFromRaw } from "../support/evaluate.ts";
-import { firstDifference, rawOf, readFixture, type Stored, tolerances, valuesOf } from "../support/fixtures.ts";
-
-type Layout = "contiguous" | "strided" | "broadcast" | "0-d" | "empty" | "special";
-
-interface Case {
-  readonly row: string;
-  readonly dtype: DType;
-  readonly layout: Layout;
-  readonly variant?: string;
-  readonly signedZero?: boolean;
-  /** Numbers of views. */
-  readonly inputs: readonly number[];
-  readonly attrs: Attrs;
-  /** Number of an array. */
-  readonly output: number;
-}
-
-interface Fixture {
-  readonly layouts: readonly Layout[];
-  readonly arrays: readonly Stored[];
-  /** A stored array, and the movements that make the view of it. */
-  readonly views: readonly { readonly array: number; readonly view?: readonly (readonly [string, Attrs])[] }[];
-  readonly cases: readonly Case[];
-}
+import { evaluate } from "../support/evaluate.ts";
+import { firstDifference, tolerances, valuesOf } from "../support/fixtures.ts";
+import { type Case, fixture, type Layout, nodeOf } from "../support/primitives.ts";
 
 interface Exclusion {
   readonly rows: readonly string[];
@@ -78,8 +53,6 @@ const exclusions: readonly Exclusion[] = [
 const layoutsOf = (dtype: DType, layouts: readonly Layout[]): readonly Layout[] =>
   isFloat(dtype) ? layouts : layouts.filter((layout) => layout !== "special");
 
-const fixture = readFixture<Fixture>("primitives");
-
 const excludes = (e: Exclusion, row: string, dtype: DType, layout: Layout): boolean =>
   e.rows.includes(row) && (e.dtypes?.includes(dtype) ?? true) && (e.layouts?.includes(layout) ?? true);
 
@@ -105,27 +78,6 @@ test("every row, dtype and layout has a case from PyTorch, or a reason why not",
     "exclusions that exclude nothing",
   );
 });
-
-const leafRows: Readonly<Record<string, (c: Case, inputs: readonly Node[]) => Node>> = {
-  buffer: (_, [x]) => detach(x),
-  const: ({ attrs }) => detach(constant(Number(attrs["value"]), attrs["dtype"] as DType)),
-  scalar: ({ attrs }) => detach(scalar(Number(attrs["value"]), attrs["dtype"] as DType)),
-};
-
-function nodeOf(backend: Backend, c: Case): Node {
-  const inputs = c.inputs.map((i) => {
-    const { array, view = [] } = fixture.views[i];
-    const stored = fixture.arrays[array];
-    let node = nodeFromRaw(backend, rawOf(stored), stored.shape, stored.dtype);
-    for (const [name, attrs] of view) node = make(primitives[name as keyof typeof primitives], [node], attrs);
-    return node;
-  });
-  const leafRow = leafRows[c.row];
-  if (leafRow) return leafRow(c, inputs);
-  const operation = operations.get(c.row);
-  assert.ok(operation, `no operation ${c.row}`);
-  return make(operation, inputs, c.attrs);
-}
 
 function rowsOf(cases: readonly Case[]): Map<string, Case[]> {
   const rows = new Map<string, Case[]>();

@@ -27,20 +27,29 @@ async function webgpu(): Promise<Backend[]> {
   return [];
 }
 
-/** Opens backends of the browser build in headless Chromium, and makes devices of them. */
-async function chromium(names: readonly string[]): Promise<Backend[]> {
-  const { backendsInChromium } = await import("./chromium.ts");
-  const { registerBackend } = await import("../../src/execution/index.ts");
-  const backends = await backendsInChromium(names);
-  for (const backend of backends) registerBackend(backend.name, () => backend);
-  return backends;
+const chromium = new Map<string, Promise<Backend>>();
+
+/** Opens a backend of the browser build in headless Chromium, once a process, and makes a device of it ("chromium-wasm"). */
+function inChromium(name: string): Promise<Backend> {
+  let opening = chromium.get(name);
+  if (!opening) {
+    opening = (async () => {
+      const { openInChromium } = await import("./chromium.ts");
+      const { registerBackend } = await import("../../src/execution/index.ts");
+      const backend = { ...(await openInChromium(name.slice("chromium-".length))), name };
+      registerBackend(name, () => backend);
+      return backend;
+    })();
+    chromium.set(name, opening);
+  }
+  return opening;
 }
 
 /**
  * Whether an ordinary run does less on this backend: a software WebGPU adapter compiles slowly, and takes the rest under
  * NABLA_LONG=1.
  */
-export const isBrief = ({ name }: Backend): boolean => name === "webgpu" && process.env["NABLA_LONG"] !== "1";
+export const isBrief = ({ name }: Backend): boolean => name.endsWith("webgpu") && process.env["NABLA_LONG"] !== "1";
 
 export async function backendsUnderTest(): Promise<Backend[]> {
   const wanted = process.env["NABLA_TEST_BACKENDS"]?.split(",").filter(Boolean);
@@ -55,8 +64,7 @@ export async function backendsUnderTest(): Promise<Backend[]> {
     backends.push(await module[open]());
   }
   if (isWanted("webgpu")) backends.push(...(await webgpu()));
-  const inChromium = (wanted ?? []).filter((name) => name.startsWith("chromium-"));
-  if (inChromium.length > 0) backends.push(...(await chromium(inChromium.map((name) => name.slice(9)))));
+  for (const name of wanted ?? []) if (name.startsWith("chromium-")) backends.push(await inChromium(name));
   for (const name of wanted ?? [])
     if (!backends.some((backend) => backend.name === name))
       throw new Error(`NABLA_TEST_BACKENDS names "${name}", which is not here`);

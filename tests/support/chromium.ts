@@ -100,8 +100,8 @@ const bridge = `
   globalThis.take = (messages) => { for (const m of messages) worker.postMessage(decodeMessage(m)); };
 `;
 
-/** Opens backends by name, each in a page of its own, until the tests of this process are over. */
-export async function backendsInChromium(names: readonly string[]): Promise<Backend[]> {
+/** Opens a backend of the browser build in a page, until the tests of this process are over. */
+export async function openInChromium(name: string): Promise<Backend> {
   const folder = mkdtempSync(join(tmpdir(), "nabla-browser-"));
   await buildBrowser(folder);
   const { server, address } = await serveFolder(folder);
@@ -113,20 +113,16 @@ export async function backendsInChromium(names: readonly string[]): Promise<Back
   };
   after(close);
   try {
-    return await Promise.all(names.map((name) => backendOn(browser, address, name)));
+    const page = await browser.newPage();
+    page.on("console", (message) => console.error(`chromium: ${message.text()}`));
+    page.on("pageerror", (error) => console.error(`chromium: ${error.message}`));
+    await page.goto(address);
+    const port = new PagePort(page);
+    await page.exposeFunction("answer", (text: string) => port.take(text));
+    await page.addScriptTag({ content: bridge });
+    return await openRemoteBackend(port, name);
   } catch (error) {
     await close(); // or this process would never end
     throw error;
   }
-}
-
-async function backendOn(browser: Browser, address: string, name: string): Promise<Backend> {
-  const page = await browser.newPage();
-  page.on("console", (message) => console.error(`chromium: ${message.text()}`));
-  page.on("pageerror", (error) => console.error(`chromium: ${error.message}`));
-  await page.goto(address);
-  const port = new PagePort(page);
-  await page.exposeFunction("answer", (text: string) => port.take(text));
-  await page.addScriptTag({ content: bridge });
-  return { ...(await openRemoteBackend(port, name)), name: `chromium-${name}` };
 }

@@ -19,7 +19,7 @@ import { elementAt } from "../../graph/loop.ts";
 import type { Capture, ProgramStats } from "../backend.ts";
 import { type Draft, draftOf, type Item, placeItem, poisonOf, showLoop, writeTable } from "./commands.ts";
 import { rowGrain } from "./kernels.ts";
-import { type LoopBody, loopBody, type Place, placesOf } from "./loops.ts";
+import { bodyPhases, type LoopBody, loopBody, type Place, placesOf } from "./loops.ts";
 import { Packs } from "./packs.ts";
 import { planCopy } from "./plans.ts";
 import { type Check, chooseForm, FLAT_ROW, type Form } from "./render.ts";
@@ -475,7 +475,8 @@ export class Assembler {
   private loop(group: Group, n: GNode): void {
     const { body, assembler } = this.bodies.get(n) as { body: LoopBody; assembler: Assembler };
     const { attrs, live } = body;
-    const made = assembler.bodyPhases(attrs.carries + attrs.sequences);
+    const captured = assembler.slots.slice(attrs.carries + attrs.sequences, body.capture.storages.length);
+    const made = bodyPhases(assembler.works, captured);
     const arena: Buffer = { bytes: made.bytes, slot: -1, offset: 0, label: `loop %${n.id}` };
     const looks = n.inputs.map((_, i) => this.fuser.members.look(n, i));
     const identity = {};
@@ -521,34 +522,6 @@ export class Assembler {
     this.workOf.set(group, work);
     this.scratchBytes = Math.max(this.scratchBytes, assembler.scratchBytes);
     this.bytes += assembler.bytes * attrs.count;
-  }
-
-  /**
-   * The units of a loop's body in phases, `before` those that do the same in every iteration: they read nothing but captured
-   * values (inputs from `firstCapture` on), so they run once.
-   */
-  private bodyPhases(firstCapture: number): { before: Work[][]; phases: Work[][]; bytes: number; flops: number } {
-    const fixed = new Set<Buffer>(this.slots.slice(firstCapture, this.capture.storages.length));
-    const once = new Set<Work>();
-    for (let found = -1; found !== once.size; ) {
-      found = once.size;
-      for (const w of this.works) {
-        if (once.has(w) || !w.reads.every((b) => fixed.has(b)) || !w.writes.every((b) => b.slot < 0)) continue;
-        if (![...w.lead, ...w.after].every((x) => once.has(x))) continue;
-        once.add(w);
-        for (const b of w.writes) fixed.add(b);
-      }
-    }
-    const rest = this.works.filter((w) => !once.has(w));
-    for (const list of rest.flatMap((w) => [w.after, w.lead]))
-      list.splice(0, list.length, ...list.filter((x) => !once.has(x)));
-    const before = schedule([...once]);
-    const phases = schedule(rest);
-    // what is made once has to last through all iterations
-    const lasting: Unit = { label: "", reads: [...once].flatMap((w) => w.writes), writes: [], after: [], lead: [] };
-    const units: Unit[][] = [...before, ...phases];
-    const bytes = planMemory([...units.slice(0, -1), [...(units.at(-1) ?? []), lasting]]);
-    return { before, phases, bytes, flops: rest.reduce((sum, w) => sum + w.flops, 0) };
   }
 
   /** A literal in the program's scalar table, after the runtime scalars. */

@@ -1,12 +1,12 @@
 /**
- * Loops in a program of the native runtime: the body's phases, written once, with buffers that move along. This file says
- * where the buffers of a body lie and what has to happen before and behind it; the body itself is assembled as a capture of
- * its own (assemble.ts), and the table's loops are native.ts's.
+ * Loops in a program: the body's phases, written once, with buffers that move along. This file says where the buffers of a
+ * body lie, in which phases its units run and what happens before and behind them; the body itself is assembled as a
+ * capture of its own (assemble.ts), and the table's loops are table.ts's.
  */
 
 import { bodyCapture } from "../../compiler/loop.ts";
 import type { GNode, Lowered } from "../../compiler/lower.ts";
-import type { Buffer } from "../../compiler/schedule.ts";
+import { type Buffer, planMemory, schedule, type Unit } from "../../compiler/schedule.ts";
 import { type Strided, strided } from "../../compiler/views.ts";
 import { contiguousStrides } from "../../core/shape.ts";
 import { elementAt, type LoopAttrs, loopAttrs } from "../../graph/loop.ts";
@@ -118,4 +118,45 @@ export function placesOf(n: GNode, body: LoopBody, memory: LoopMemory, loop: obj
     }
     return operand(i, []);
   };
+}
+
+/** A unit of a body that is not placed yet. */
+interface BodyUnit extends Unit {
+  readonly after: this[];
+  readonly lead: this[];
+  readonly flops: number;
+}
+
+/** A body's phases and the memory of its temporaries. `flops`: of one iteration. */
+interface BodyPhases<W> {
+  /** Units that do the same in every iteration, in phases: they run once. */
+  readonly before: W[][];
+  readonly phases: W[][];
+  readonly bytes: number;
+  readonly flops: number;
+}
+
+/** The units of a loop's body in phases. What reads nothing but `captured` values comes before. */
+export function bodyPhases<W extends BodyUnit>(works: readonly W[], captured: readonly Buffer[]): BodyPhases<W> {
+  const fixed = new Set<Buffer>(captured);
+  const once = new Set<W>();
+  for (let found = -1; found !== once.size; ) {
+    found = once.size;
+    for (const w of works) {
+      if (once.has(w) || !w.reads.every((b) => fixed.has(b)) || !w.writes.every((b) => b.slot < 0)) continue;
+      if (![...w.lead, ...w.after].every((x) => once.has(x))) continue;
+      once.add(w);
+      for (const b of w.writes) fixed.add(b);
+    }
+  }
+  const rest = works.filter((w) => !once.has(w));
+  for (const list of rest.flatMap((w) => [w.after, w.lead]))
+    list.splice(0, list.length, ...list.filter((x) => !once.has(x)));
+  const before = schedule([...once]);
+  const phases = schedule(rest);
+  // what is made once has to last through all iterations
+  const lasting: Unit = { label: "", reads: [...once].flatMap((w) => w.writes), writes: [], after: [], lead: [] };
+  const units: Unit[][] = [...before, ...phases];
+  const bytes = planMemory([...units.slice(0, -1), [...(units.at(-1) ?? []), lasting]]);
+  return { before, phases, bytes, flops: rest.reduce((sum, w) => sum + w.flops, 0) };
 }

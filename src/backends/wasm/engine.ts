@@ -14,12 +14,12 @@ export interface CompiledModule {
 export interface FunctionTable {
   readonly length: number;
   grow(by: number): number;
+  set(index: number, value: unknown): void;
 }
 
 interface Engine {
   Memory: new (options: { initial: number; maximum: number; shared: boolean }) => LinearMemory;
   Table: new (options: { initial: number; element: "anyfunc" }) => FunctionTable;
-  Global: new (options: { value: "i32" }, value: number) => object;
   Instance: new (
     module: CompiledModule,
     imports: Readonly<Record<string, Readonly<Record<string, unknown>>>>,

@@ -12,26 +12,25 @@ import { WasmProgram } from "./program.ts";
 import { availableThreads } from "./thread.ts";
 
 async function compileProgram(machine: Machine, capture: Capture, fuse: boolean): Promise<WasmProgram> {
-  const { made: parts, fresh } = machine.kernels.collect((target) => new Assembler(target, capture, fuse).run());
-  if (fresh) machine.add(fresh.bytes, fresh.base, fresh.count);
-  await machine.added;
-  return new WasmProgram(
-    machine,
-    parts,
-    parts.sources.map((source) => machine.kernels.slot(source)),
-  );
+  const { made: parts, held } = machine.kernels.collect((target) => new Assembler(target, capture, fuse).run());
+  try {
+    await held.ready;
+    return new WasmProgram(machine, parts, held);
+  } catch (error) {
+    held.release();
+    throw error;
+  }
 }
 
 /** Threads to use: NABLA_THREADS, obeyed even above the number of cores, else as many as the host runs at a time. */
 async function wantedThreads(): Promise<number> {
-  const text = process.env["NABLA_THREADS"]?.trim();
-  if (text) {
-    const n = Number(text);
-    if (!Number.isInteger(n) || n < 1)
-      throw new BackendError(`NABLA_THREADS must be a whole number of threads ≥ 1, got "${text}"`);
-    return n;
-  }
-  return availableThreads();
+  const available = await availableThreads();
+  const text = setting("NABLA_THREADS");
+  if (!text || available === 0) return available;
+  const n = Number(text);
+  if (!Number.isInteger(n) || n < 1)
+    throw new BackendError(`NABLA_THREADS must be a whole number of threads ≥ 1, got "${text}"`);
+  return n;
 }
 
 export interface WasmBackend extends Backend {
@@ -39,16 +38,34 @@ export interface WasmBackend extends Backend {
   readonly threads: number;
   /** Bytes to which the memory may grow. */
   readonly largestMemory: number;
+  /** Bytes that tensors and programs hold now. */
+  readonly heldMemory: number;
+  /** Entries of each thread's table of kernels, in use or free. */
+  readonly tableLength: number;
 }
 
-/** Opens the backend; NABLA_FUSE=0 gives every operation a kernel of its own. Throws BackendError where it can't. */
+/**
+ * Opens the backend. `threads` 0, and a page that is not cross-origin isolated, compute in the calling thread, over a memory
+ * that is not shared; NABLA_FUSE=0 gives every operation a kernel of its own. Throws BackendError where it can't.
+ */
 export async function openWasmBackend(options: { fuse?: boolean; threads?: number } = {}): Promise<WasmBackend> {
-  const machine = await Machine.open(options.threads ?? (await wantedThreads()));
+  const { threads = await wantedThreads() } = options;
+  if (threads > 0 && typeof SharedArrayBuffer !== "function")
+    throw new BackendError(
+      "wasm: no threads here: a browser shares memory only where the page is cross-origin isolated",
+    );
+  const machine = await Machine.open(threads);
   const fuse = options.fuse ?? process.env["NABLA_FUSE"] !== "0";
   return {
     name: "wasm",
     threads: machine.threads,
     largestMemory: machine.heap.maximum * 65536,
+    get heldMemory() {
+      return machine.heap.bytesInUse;
+    },
+    get tableLength() {
+      return machine.tableLength;
+    },
     dtypes: Object.keys(dtypes) as DType[],
     allocate: (bytes) => machine.heap.allocate(bytes),
     write: (memory, data) => {

@@ -39,4 +39,22 @@ export const CMD = {
 export const PHASE = { next: 0, tiles: 4, count: 8, commands: 12, bytes: 64 } as const;
 
 /** A program: phases follow at the next cache line. */
-export const PROGRAM = { phases: 0, bytes: 64 } as const;
+export const PROGRAM = {
+  /** Phases, each as often as it runs. */
+  steps: 0,
+  /** The address of the phase that runs now. */
+  at: 4,
+  /** Address and number of the loops, inner ones first. */
+  loops: 8,
+  numLoops: 12,
+  bytes: 64,
+} as const;
+
+/** A range of phases that runs `count` times: the addresses of its first and its last phase, and which pointers move. */
+export const LOOP = { iteration: 0, count: 4, first: 8, last: 12, moves: 16, numMoves: 20, bytes: 24 } as const;
+
+/**
+ * A pointer that goes `stride` bytes further with each iteration. The second iteration begins at the pointer `start` (an
+ * address, 0: none); `origin` is where the first one began.
+ */
+export const MOVE = { pointer: 0, stride: 4, start: 8, origin: 12, bytes: 16 } as const;

@@ -7,10 +7,10 @@ import { BackendError } from "../../core/errors.ts";
 import { type CompiledModule, engine } from "./engine.ts";
 import { hostFunctions } from "./host.ts";
 import { Instances } from "./instances.ts";
-import { ERROR, SCRATCH, SCRATCH_BYTES, SKIP } from "./layout.ts";
+import { ERROR, PROGRAM, SCRATCH, SCRATCH_BYTES, SKIP } from "./layout.ts";
 import { Heap } from "./memory.ts";
 import { encodeRuntime } from "./runtime.ts";
-import { Kernels } from "./target.ts";
+import { Kernels, type KernelTables } from "./target.ts";
 import { startThreads, type Threads } from "./threads.ts";
 
 /** Scratch that every thread has at least. */
@@ -18,17 +18,15 @@ const MIN_SCRATCH = 1 << 20;
 /** What the runtime's kernels take beyond what their plans say: the digits of a sort. */
 const MORE_SCRATCH = 4096;
 
-export class Machine {
+export class Machine implements KernelTables {
   readonly heap: Heap;
   readonly kernels: Kernels;
   readonly #threads: Threads | null;
   readonly #builtins: ReadonlyMap<string, number>;
   readonly #here: Instances;
   #scratch = { at: 0, each: 0 };
-  #wantedScratch = MIN_SCRATCH;
   #arena = { at: 0, bytes: 0 };
   #waiting = 0;
-  #added: Promise<void> = Promise.resolve();
   #tail: Promise<unknown> = Promise.resolve();
 
   private constructor(
@@ -40,18 +38,17 @@ export class Machine {
     this.heap = heap;
     this.#builtins = builtins;
     this.#threads = threads;
-    this.kernels = new Kernels(heap, builtins.size);
-    this.#here = new Instances(heap.memory, hostFunctions);
-    this.#here.add(module, 0, builtins.size);
+    this.kernels = new Kernels(heap, builtins.size, this);
+    this.#here = new Instances(heap.memory, hostFunctions, module, [...builtins.values()]);
   }
 
-  /** Threads are as many as asked for; 0 means that all is done in the calling thread. */
+  /** Threads are as many as asked for; 0 means that all is done in the calling thread, over a memory that is not shared. */
   static async open(threads: number): Promise<Machine> {
     const heap = new Heap(threads > 0);
     const runtime = encodeRuntime(heap);
     const module = await engine.compile(runtime.bytes);
     const team = threads > 0 ? await startThreads(threads, heap.memory) : null;
-    team?.add(module, 0, runtime.kernels.size);
+    team?.add(module, [...runtime.kernels.values()]);
     return new Machine(heap, module, runtime.kernels, team);
   }
 
@@ -65,24 +62,20 @@ export class Machine {
     return slot;
   }
 
-  /** Makes a module's kernels known to all threads, from entry `base` of the table on. */
-  add(bytes: Uint8Array<ArrayBuffer>, base: number, count: number): void {
-    const compiling = engine.compile(bytes);
-    this.#added = this.#added.then(async () => {
-      const module = await compiling;
-      this.#here.add(module, base, count);
-      this.#threads?.add(module, base, count);
-    });
-    compiling.catch(() => {}); // whoever waits for `added` is told
+  /** Entries of the table of kernels. */
+  get tableLength(): number {
+    return this.#here.tableLength;
   }
 
-  /** Settles when every module given to `add` so far is in the tables: programs share one another's kernels. */
-  get added(): Promise<void> {
-    return this.#added;
+  async add(bytes: Uint8Array<ArrayBuffer>, slots: readonly number[]): Promise<void> {
+    const module = await engine.compile(bytes);
+    this.#here.add(module, slots);
+    this.#threads?.add(module, slots);
   }
 
-  needScratch(bytes: number): void {
-    this.#wantedScratch = Math.max(this.#wantedScratch, bytes + MORE_SCRATCH);
+  drop(slots: readonly number[]): void {
+    this.#here.drop(slots);
+    this.#threads?.drop(slots);
   }
 
   /** Memory for the temporaries of the run that starts now; every run may be given the same. */
@@ -111,38 +104,59 @@ export class Machine {
     return result;
   }
 
-  runHere(program: number): void {
-    this.#prepare();
-    this.#here.run(program, 0, 1);
+  /** Does `job` when the runs that were asked for are done: at once where there are none. */
+  afterRuns(job: () => void): void {
+    if (this.idle) job();
+    else void this.enqueue(async () => job());
   }
 
-  /** Runs a program's commands one by one in this thread; gives the milliseconds that each took. */
-  profile(phases: readonly (readonly number[])[]): Map<number, number> {
-    this.#prepare();
+  /** Runs a program, whose kernels use so many bytes of scratch a thread, in the calling thread. */
+  runHere(program: number, scratchBytes = 0): void {
+    this.#prepare(scratchBytes);
+    this.#here.runtime.run(program, 0, 1);
+  }
+
+  /**
+   * Runs a program's commands one by one in this thread; gives the milliseconds that each took. `commandsAt`: those of the
+   * phase at an address.
+   */
+  profile(
+    program: number,
+    scratchBytes: number,
+    steps: number,
+    commandsAt: (phase: number) => readonly number[],
+  ): Map<number, number> {
+    this.#prepare(scratchBytes);
+    const { command, advance } = this.#here.runtime;
     const took = new Map<number, number>();
     const words = new Int32Array(this.heap.memory.buffer);
-    for (const phase of phases) {
-      for (const cmd of phase) {
+    for (let step = 0; step < steps; step++) {
+      for (const cmd of commandsAt(words[(program + PROGRAM.at) >> 2])) {
         const start = performance.now();
-        this.#here.command(cmd);
-        took.set(cmd, performance.now() - start);
+        command(cmd);
+        took.set(cmd, (took.get(cmd) ?? 0) + performance.now() - start);
       }
-      words[SKIP >> 2] = words[ERROR >> 2];
+      advance(program);
     }
     return took;
   }
 
-  async runThreads(program: number): Promise<void> {
-    this.#prepare();
+  /** The same in the threads, where there are some. */
+  async runThreads(program: number, scratchBytes = 0): Promise<void> {
+    this.#prepare(scratchBytes);
     if (this.#threads) await this.#threads.run(program);
-    else this.#here.run(program, 0, 1);
+    else this.#here.runtime.run(program, 0, 1);
   }
 
-  #prepare(): void {
+  #prepare(scratchBytes: number): void {
     const size = Math.max(1, this.threads);
-    if (this.#wantedScratch > this.#scratch.each) {
-      const each = Math.ceil(this.#wantedScratch / 4096) * 4096 + 128;
-      if (this.#scratch.at) this.heap.free(this.#scratch.at, this.#scratch.each * size);
+    const wanted = Math.max(MIN_SCRATCH, scratchBytes + MORE_SCRATCH);
+    if (wanted > this.#scratch.each) {
+      const { at: old, each: oldEach } = this.#scratch;
+      const each = Math.ceil(wanted / 4096) * 4096 + 128;
+      // nobody has any, should there be no memory for more
+      this.#scratch = { at: 0, each: 0 };
+      if (old) this.heap.free(old, oldEach * size);
       this.#scratch = { at: this.heap.take(each * size), each };
     }
     const words = new Int32Array(this.heap.memory.buffer, 0, 1024);

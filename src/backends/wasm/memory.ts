@@ -68,14 +68,19 @@ export class Heap {
     this.#collector.count(round(bytes));
     const at = this.take(bytes);
     const memory = new Memory(at, bytes);
-    this.#registry.register(memory, { at, bytes });
+    this.#registry.register(memory, { at, bytes }, memory);
     return memory;
+  }
+
+  /** Gives back at once what `allocate` gave; nobody may use it again. */
+  release(memory: Memory): void {
+    this.#registry.unregister(memory);
+    this.free(memory.pointer, memory.bytes);
   }
 
   /** Memory, whatever it holds, that is given back by `free`. Throws BackendError where there is no more. */
   take(bytes: number): number {
     const size = round(bytes);
-    this.#inUse += size;
     let best = -1;
     for (let i = 0; i < this.#free.length; i++) {
       const f = this.#free[i];
@@ -89,33 +94,31 @@ export class Heap {
         f.at += size;
         f.bytes -= size;
       }
+      this.#inUse += size;
       return at;
     }
     // a free stretch that ends where nothing was given away yet is the start of the new one
     const last = this.#free[this.#free.length - 1];
     const at = last && last.at + last.bytes === this.#top ? last.at : this.#top;
-    try {
-      this.#grow(at + size + SLACK);
-    } catch (error) {
-      this.#inUse -= size;
-      throw error;
-    }
+    this.#grow(at + size + SLACK, size);
+    this.#inUse += size;
     if (at !== this.#top) this.#free.pop();
     this.#top = at + size;
     return at;
   }
 
-  #grow(end: number): void {
+  /** Makes the memory reach to `end`, for something of `size` bytes. */
+  #grow(end: number, size: number): void {
     const have = this.memory.buffer.byteLength;
     if (end <= have) return;
     const most = this.maximum * PAGE;
-    const fail = (cause?: unknown): never => {
+    const fail = (limit: number, cause?: unknown): never => {
       throw new BackendError(
-        `wasm: out of memory: ${mib(this.#inUse)} are wanted at once, the memory can't grow beyond ${mib(cause ? have : most)} here; use a smaller batch, or the cpu backend, which has no such limit`,
+        `wasm: out of memory: ${mib(size)} were asked for, ${mib(this.#inUse)} are held, and the memory can't grow beyond ${mib(limit)} here; use a smaller batch, or the cpu backend, which has no such limit`,
         cause ? { cause } : undefined,
       );
     };
-    if (end > most) fail();
+    if (end > most) fail(most);
     // an eighth more than asked for, so that it does not grow with every tensor
     const pages = Math.ceil(end / PAGE);
     const wanted = Math.min(this.maximum, Math.max(pages, Math.ceil((have / PAGE) * 1.125)));
@@ -125,7 +128,7 @@ export class Heap {
       try {
         this.memory.grow(pages - have / PAGE);
       } catch (error) {
-        fail(error);
+        fail(have, error);
       }
     }
   }

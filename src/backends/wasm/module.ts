@@ -1,6 +1,8 @@
 /**
  * A WebAssembly module: imported memory, table and functions, functions of its own, as bytes. Everything a module of this
- * backend imports comes from "env": `memory`, `table` (of kernels), `base` (where its own kernels go in the table).
+ * backend imports comes from "env": `memory`, `table` (of kernels, where it calls them). Its own kernels it exports by
+ * number, and the host puts them into the table: engines (V8 before 2024) keep every instance that imports a table as
+ * long as the table, and a kernel has to go with its last program.
  */
 import { type Callable, Func, type Signature, typeCode } from "./function.ts";
 import { type Code, type Type, unsigned } from "./instructions.ts";
@@ -17,10 +19,12 @@ export class Module {
   readonly #imports: { readonly name: string; readonly f: Callable }[] = [];
   readonly #functions: Func[] = [];
   readonly #exports: { readonly name: string; readonly f: Func }[] = [];
-  readonly #kernels: Func[] = [];
+  readonly #takesTable: boolean;
+  #numKernels = 0;
 
-  constructor(memory: MemoryImport) {
+  constructor(memory: MemoryImport, takesTable = false) {
     this.#memory = memory;
+    this.#takesTable = takesTable;
   }
 
   /** The number of a signature. */
@@ -49,9 +53,9 @@ export class Module {
     this.#exports.push({ name, f });
   }
 
-  /** Puts a function into the table, behind those put there before. */
+  /** Exports a function for the table, as kernel "0", "1" and so on. */
   kernel(f: Func): void {
-    this.#kernels.push(f);
+    this.export(String(this.#numKernels++), f);
   }
 
   encode(): Uint8Array<ArrayBuffer> {
@@ -83,8 +87,7 @@ export class Module {
     const { shared, maximum } = this.#memory;
     section(2, [
       imported("memory", [0x02, shared ? 3 : 1, 0, ...number(maximum)]),
-      imported("table", [0x01, 0x70, 0x00, 0]),
-      imported("base", [0x03, 0x7f, 0]),
+      ...(this.#takesTable ? [imported("table", [0x01, 0x70, 0x00, 0])] : []),
       ...this.#imports.map(({ name }, i) => imported(name, [0x00, ...number(typeOf[i])])),
     ]);
     section(
@@ -95,10 +98,6 @@ export class Module {
       7,
       this.#exports.map(({ name, f }) => [...text(name), 0x00, ...number(f.index)]),
     );
-    if (this.#kernels.length > 0)
-      section(9, [
-        [0x00, 0x23, 0x00, 0x0b, ...number(this.#kernels.length), ...this.#kernels.flatMap((f) => number(f.index))],
-      ]);
     section(
       10,
       bodies.map((body) => {

@@ -10,6 +10,7 @@ import { type Strided, strided } from "../../compiler/views.ts";
 import { BackendError } from "../../core/errors.ts";
 import { contiguousStrides } from "../../core/shape.ts";
 import { planContract } from "../cpu/contract.ts";
+import { takesView } from "../cpu/loops.ts";
 import type { KernelShape } from "../cpu/native.ts";
 import type { HeadStrides } from "../cpu/plans.ts";
 import { FLAT_ROW } from "../cpu/render.ts";
@@ -122,10 +123,11 @@ const composites: Readonly<Record<string, (n: GNode, looks: readonly Strided[]) 
   convInputGradient: (n, looks) => convCommands(n, looks, true),
   convWeightGradient: convWeightCommands,
 };
-const opaque = new Set(["scatter", "argsort", "cumsum", "cumprod", "cummax", ...Object.keys(composites)]);
+const opaque = new Set(["loop", "scatter", "argsort", "cumsum", "cumprod", "cummax", ...Object.keys(composites)]);
 const isOpaque = (n: GNode): boolean => n.op === "contract" || opaque.has(n.op);
 
 function takesStrided(n: GNode, operand: number, inMemory: (n: GNode) => boolean): boolean {
+  if (n.op === "loop") return takesView(n, operand, inMemory);
   const look = strided(n.inputs[operand], inMemory);
   if (!look) return false;
   return n.op === "contract" || templates[n.op].strided(n, operand, look);
@@ -134,69 +136,113 @@ function takesStrided(n: GNode, operand: number, inMemory: (n: GNode) => boolean
 interface Known {
   readonly slot: number;
   readonly checks: readonly Check[];
+  /** Settles when it is in the tables of all threads. */
+  ready: Promise<void>;
+  /** Programs that hold it. */
+  users: number;
 }
 
-export interface FreshKernels {
-  readonly bytes: Uint8Array<ArrayBuffer>;
-  /** Where they go in the table. */
-  readonly base: number;
-  readonly count: number;
+/** Where kernels come from and go: the tables of all threads. */
+export interface KernelTables {
+  /** Puts a module's kernels into entries of the tables; settles when they are there. */
+  add(bytes: Uint8Array<ArrayBuffer>, slots: readonly number[]): Promise<void>;
+  /** Empties entries. */
+  drop(slots: readonly number[]): void;
 }
 
-/** Kernels that are in the table, by their text. */
+/** One program's kernels. */
+export interface HeldKernels {
+  slot(source: string): number;
+  /** Settles when all are in the tables; rejects where one could not be compiled. */
+  readonly ready: Promise<unknown>;
+  /** To be called once. A kernel that no program holds leaves the tables, and its entries are given out again. */
+  release(): void;
+}
+
+/** Kernels that are in the tables, by their text: programs share them. */
 export class Kernels {
   readonly #memory: MemoryImport;
+  readonly #tables: KernelTables;
   readonly #known = new Map<string, Known>();
+  readonly #free: number[] = [];
   #next: number;
 
-  constructor(memory: MemoryImport, firstSlot: number) {
+  constructor(memory: MemoryImport, firstSlot: number, tables: KernelTables) {
     this.#memory = memory;
     this.#next = firstSlot;
+    this.#tables = tables;
   }
 
-  slot(source: string): number {
-    return (this.#known.get(source) as Known).slot;
-  }
-
-  /**
-   * Makes one program's parts with a target of its own, and the module of those kernels that no program before had: null
-   * where there are none.
-   */
-  collect<T>(make: (target: Target) => T): { made: T; fresh: FreshKernels | null } {
-    const base = this.#next;
-    const fresh = new KernelModule(new Module(this.#memory));
+  /** Makes one program's parts with a target of its own, and compiles those kernels that no program before had. */
+  collect<T>(make: (target: Target) => T): { made: T; held: HeldKernels } {
+    const module = new KernelModule(new Module(this.#memory));
+    const held = new Map<string, Known>();
+    const fresh: Known[] = [];
     const render = (kernel: Kernel, form: Form) => {
       const source = `${form}, ${extents(kernel)}\n${showKernel(kernel)}`;
-      let known = this.#known.get(source);
+      let known = held.get(source) ?? this.#known.get(source);
       if (!known) {
-        known = { slot: this.#next++, checks: fresh.add(kernel, form, FLAT_ROW) };
+        const slot = this.#free.pop() ?? this.#next++;
+        known = { slot, checks: [], ready: Promise.resolve(), users: 0 };
+        fresh.push(known);
+        held.set(source, known);
         this.#known.set(source, known);
+        Object.assign(known, { checks: module.add(kernel, form, FLAT_ROW) });
       }
+      held.set(source, known);
       return { source, checks: known.checks };
     };
-    const target: Target = {
-      rule: { isOpaque, takesStrided, ignores: (n, i) => templates[n.op]?.ignores?.(n, i) ?? false },
-      hasTemplate: (name, node) => Object.hasOwn(composites, name) && (templates[name].fits?.(node) ?? false),
-      render,
-      planContract: (desc) => {
-        if (desc.a.dtype !== desc.out || desc.b.dtype !== desc.out)
-          throw new BackendError(`wasm: no product of ${desc.a.dtype} and ${desc.b.dtype}`);
-        return planContract(shape, desc);
-      },
-      planOpaque: (n, looks, errorOp) => composites[n.op]?.(n, looks) ?? templates[n.op].plan(n, looks, shape, errorOp),
-    };
     try {
-      const made = make(target);
-      const count = this.#next - base;
-      return { made, fresh: count === 0 ? null : { bytes: fresh.module.encode(), base, count } };
+      const made = make(targetWith(render));
+      if (fresh.length > 0) {
+        const ready = this.#tables.add(
+          module.module.encode(),
+          fresh.map((k) => k.slot),
+        );
+        for (const k of fresh) k.ready = ready;
+      }
+      for (const k of held.values()) k.users++;
+      return { made, held: this.#hold(held) };
     } catch (error) {
       // kernels of a program that can't be made are in no module
-      for (const [source, { slot }] of this.#known) if (slot >= base) this.#known.delete(source);
-      this.#next = base;
+      for (const [source, known] of held) if (fresh.includes(known)) this.#known.delete(source);
+      this.#free.push(...fresh.map((k) => k.slot));
       throw error;
     }
   }
+
+  #hold(held: ReadonlyMap<string, Known>): HeldKernels {
+    return {
+      slot: (source) => (held.get(source) as Known).slot,
+      ready: Promise.all([...held.values()].map((k) => k.ready)),
+      release: () => {
+        const unused: number[] = [];
+        for (const [source, known] of held) {
+          if (--known.users > 0) continue;
+          this.#known.delete(source);
+          unused.push(known.slot);
+        }
+        if (unused.length === 0) return;
+        this.#tables.drop(unused);
+        this.#free.push(...unused);
+      },
+    };
+  }
 }
+
+/** The target whose kernels `render` emits. */
+const targetWith = (render: Target["render"]): Target => ({
+  rule: { isOpaque, takesStrided, ignores: (n, i) => templates[n.op]?.ignores?.(n, i) ?? false },
+  hasTemplate: (name, node) =>
+    name === "loop" || (Object.hasOwn(composites, name) && (templates[name].fits?.(node) ?? false)),
+  render,
+  planContract: (desc) => {
+    if (desc.a.dtype !== desc.out || desc.b.dtype !== desc.out)
+      throw new BackendError(`wasm: no product of ${desc.a.dtype} and ${desc.b.dtype}`);
+    return planContract(shape, desc);
+  },
+  planOpaque: (n, looks, errorOp) => composites[n.op]?.(n, looks) ?? templates[n.op].plan(n, looks, shape, errorOp),
+});
 
 /** The extents that run-time indices are held to, which a kernel's text does not show. */
 function extents(k: Kernel): string {

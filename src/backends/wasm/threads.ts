@@ -10,21 +10,22 @@ import { startThread, type Thread } from "./thread.ts";
 
 export interface Threads {
   readonly size: number;
-  add(module: CompiledModule, base: number, count: number): void;
+  add(module: CompiledModule, slots: readonly number[]): void;
+  drop(slots: readonly number[]): void;
   run(program: number): Promise<void>;
 }
 
+/** A module, and which entries of the table its kernels have; −1 where one was dropped. */
 interface Loaded {
   readonly module: CompiledModule;
-  readonly base: number;
-  readonly count: number;
+  readonly slots: readonly number[];
 }
 
 class Team implements Threads {
   readonly size: number;
   readonly #memory: LinearMemory;
   /** Everything that a new team has to be given. */
-  readonly #loaded: Loaded[] = [];
+  #loaded: Loaded[] = [];
   #threads: Thread[] = [];
   /** The end of a team that has failed. */
   #ending: Promise<unknown> = Promise.resolve();
@@ -60,9 +61,17 @@ class Team implements Threads {
     for (const l of this.#loaded) for (const t of threads) t.postMessage({ kind: "add", ...l });
   }
 
-  add(module: CompiledModule, base: number, count: number): void {
-    this.#loaded.push({ module, base, count });
-    for (const t of this.#threads) t.postMessage({ kind: "add", module, base, count });
+  add(module: CompiledModule, slots: readonly number[]): void {
+    this.#loaded.push({ module, slots });
+    for (const t of this.#threads) t.postMessage({ kind: "add", module, slots });
+  }
+
+  drop(slots: readonly number[]): void {
+    const gone = new Set(slots);
+    this.#loaded = this.#loaded
+      .map(({ module, slots }) => ({ module, slots: slots.map((slot) => (gone.has(slot) ? -1 : slot)) }))
+      .filter(({ slots }) => slots.some((slot) => slot >= 0));
+    for (const t of this.#threads) t.postMessage({ kind: "drop", slots });
   }
 
   async run(program: number): Promise<void> {

@@ -8,7 +8,9 @@ import { hostSource } from "./host.ts";
 
 export type Message =
   | { readonly kind: "start"; readonly memory: LinearMemory; readonly tid: number; readonly team: number }
-  | { readonly kind: "add"; readonly module: CompiledModule; readonly base: number; readonly count: number }
+  /** Kernel i of the module goes to entry slots[i] of the table, or nowhere if that is −1. */
+  | { readonly kind: "add"; readonly module: CompiledModule; readonly slots: readonly number[] }
+  | { readonly kind: "drop"; readonly slots: readonly number[] }
   | { readonly kind: "run"; readonly program: number };
 /** `ready` after the start, `done` from thread 0 after a run, `failed` where WebAssembly has trapped. */
 export type Answer = { readonly kind: "ready" | "done" } | { readonly kind: "failed"; readonly reason: string };
@@ -26,12 +28,15 @@ const handlers = {
     ({ memory, tid, team } = m);
     answer({ kind: "ready" });
   },
-  add({ module, base, count }) {
-    const missing = base + count - table.length;
+  add({ module, slots }) {
+    const missing = Math.max(...slots) + 1 - table.length;
     if (missing > 0) table.grow(Math.max(missing, table.length));
-    const env = { ...host, memory, table, base: new WebAssembly.Global({ value: "i32" }, base) };
-    const instance = new WebAssembly.Instance(module, { env });
-    run ??= instance.exports.run;
+    const { exports } = new WebAssembly.Instance(module, { env: { ...host, memory, table } });
+    slots.forEach((slot, i) => slot >= 0 && table.set(slot, exports[i]));
+    run ??= exports.run;
+  },
+  drop({ slots }) {
+    for (const slot of slots) if (slot < table.length) table.set(slot, null);
   },
   run({ program }) {
     run(program, tid, team);

@@ -128,8 +128,7 @@ test("a module written by hand: loops, branches, calls, vectors, memory", async 
   const bytes = m.encode();
   assert.ok(engine.validate(bytes));
   const memory = new engine.Memory({ initial: 1, maximum: 16, shared: false });
-  const table = new engine.Table({ initial: 1, element: "anyfunc" });
-  const env = { memory, table, base: new engine.Global({ value: "i32" }, 0), hypot: Math.hypot };
+  const env = { memory, hypot: Math.hypot };
   const { exports } = new engine.Instance(await engine.compile(bytes), { env });
   assert.equal((exports["main"] as (n: number) => number)(4), 5);
   const words = new Int32Array(memory.buffer, 16, 7);

@@ -1,0 +1,130 @@
+/**
+ * What a page loads: a program that uses the package as it is installed, bundled as an application's is, is measured,
+ * looked through for what does not belong into a browser, and compared with a program that uses little.
+ */
+import assert from "node:assert/strict";
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { gzipSync } from "node:zlib";
+import { build, type Metafile } from "esbuild";
+import { buildBrowser } from "../../scripts/browser.mjs";
+import { nn, optim } from "../../src/index.ts";
+import { root } from "../support/build.ts";
+
+/** Bytes of tensors, nn, optim, wasm and webgpu, packed by gzip -9. The goal is 120,000. */
+const most = 168_000;
+
+const room = mkdtempSync(join(tmpdir(), "nabla-size-"));
+const installed = join(room, "node_modules", "nabla");
+let metafile: Metafile;
+
+before(async () => {
+  mkdirSync(installed, { recursive: true });
+  cpSync(join(root, "package.json"), join(installed, "package.json"));
+  metafile = await buildBrowser(join(installed, "dist", "browser"));
+});
+after(() => rmSync(room, { recursive: true, force: true }));
+
+interface Chunk {
+  readonly name: string;
+  readonly text: string;
+  readonly packed: number;
+}
+
+/** The files of an application, which a bundler makes of `program` and of what it imports. */
+async function bundle(program: string): Promise<Chunk[]> {
+  const { outputFiles } = await build({
+    stdin: { contents: program, resolveDir: room, sourcefile: "application.js" },
+    outdir: join(room, "application"),
+    bundle: true,
+    splitting: true,
+    format: "esm",
+    minify: true,
+    charset: "utf8",
+    write: false,
+    logLevel: "error",
+  });
+  return outputFiles.map(({ path, text, contents }) => ({
+    name: path.replace(/^.*[\\/]/, ""),
+    text,
+    packed: gzipSync(contents, { level: 9 }).length,
+  }));
+}
+
+const sum = (chunks: readonly Chunk[]): number => chunks.reduce((n, { packed }) => n + packed, 0);
+
+const whole = 'import * as nabla from "nabla";\nglobalThis.nabla = nabla;\n';
+const tiny = 'import { tensor } from "nabla";\nconsole.log(await tensor([1, 2]).add(1).data());\n';
+
+/** Chunks that are loaded with one at once, itself first. */
+function loadedWith(output: string): string[] {
+  const found = [output];
+  for (const at of found)
+    for (const { path, kind } of metafile.outputs[at].imports)
+      if (kind === "import-statement" && !found.includes(path)) found.push(path);
+  return found;
+}
+const sourcesOf = (outputs: readonly string[]): string[] =>
+  outputs.flatMap((output) => Object.keys(metafile.outputs[output].inputs));
+
+test(`tensors, nn, optim and both backends are at most ${most} bytes for a page`, async (t) => {
+  const chunks = await bundle(whole);
+  for (const { name, text, packed } of chunks)
+    t.diagnostic(`${name}: ${Buffer.byteLength(text)} bytes, ${packed} packed`);
+  t.diagnostic(`together: ${sum(chunks)} packed`);
+  for (const part of ["AdamW", "LSTM", "requestAdapter", "WebAssembly"])
+    assert.ok(
+      chunks.some(({ text }) => text.includes(part)),
+      `${part} is counted`,
+    );
+  assert.ok(sum(chunks) <= most, `${sum(chunks)} bytes`);
+});
+
+test("nothing of Node is left", async () => {
+  const files = readdirSync(join(installed, "dist", "browser"));
+  assert.ok(files.length > 8, `${files}`);
+  for (const file of files) {
+    const text = readFileSync(join(installed, "dist", "browser", file), "utf8");
+    const left = text.match(/(\bfrom|\bimport\(?)\s*["'`]node:[\w/]+|\brequire\(|\bprocess\.|koffi/g) ?? [];
+    assert.deepEqual([...left], [], file);
+  }
+});
+
+test("compiler and kernels come with a backend, not before, and cpu and reference never", () => {
+  const core = Object.keys(metafile.outputs).find((name) => name.endsWith("/core.js"));
+  const heavy = /^src\/(compiler|backends)\//;
+  const first = sourcesOf(loadedWith(core as string));
+  assert.ok(first.includes("src/execution/flush.ts") && first.includes("src/execution/backends.browser.ts"));
+  assert.deepEqual(
+    first.filter((file) => heavy.test(file)),
+    [],
+  );
+  const all = sourcesOf(Object.keys(metafile.outputs));
+  assert.ok(all.some((file) => file.startsWith("src/backends/webgpu/")));
+  assert.deepEqual(
+    all.filter((file) => /cpu\/(native|toolchain|index)|reference\/(program|index)|cli\//.test(file)),
+    [],
+  );
+});
+
+test("who uses little gets little: no layers and no optimisers with a sum", async () => {
+  const [few, many] = [await bundle(tiny), await bundle(whole)];
+  const text = few.map((chunk) => chunk.text).join("\n");
+  const base = ["Module", "Parameter", "Buffer"]; // a bundler can't know that Module's method for Node's inspect does nothing
+  const classes = [...Object.entries(nn), ...Object.entries(optim)]
+    .filter(([name, value]) => typeof value === "function" && /^[A-Z]/.test(name) && !base.includes(name))
+    .map(([name]) => name);
+  const named = (name: string) => new RegExp(`\\bname="${name}"`);
+  assert.deepEqual(
+    classes.filter((name) => named(name).test(text)),
+    [],
+  );
+  const everything = many.map((chunk) => chunk.text).join("\n");
+  assert.ok(
+    classes.filter((name) => named(name).test(everything)).length > 60,
+    "they are named so where they are used",
+  );
+  assert.ok(sum(few) < sum(many) - 15_000, `${sum(few)} of ${sum(many)} bytes`);
+});

@@ -1,0 +1,3 @@
+import { declareBodies } from "./bodies.ts";
+
+await declareBodies("chromium-wasm");
