@@ -1,6 +1,7 @@
 /** A small convolutional network for images of one size, as for MNIST: two convolutions, two poolings, two linear layers. */
 import { ShapeError } from "../core/errors.ts";
-import { Conv2d, type FactoryOptions, functional, Linear, Module } from "../nn/index.ts";
+import * as functional from "../nn/functional.ts";
+import { Conv2d, type FactoryOptions, Linear, Module } from "../nn/index.ts";
 import type { Tensor } from "../tensor/index.ts";
 
 export interface ConvNetConfig extends FactoryOptions {

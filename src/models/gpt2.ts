@@ -5,9 +5,9 @@
 import { ShapeError } from "../core/errors.ts";
 import { showShape, sizeOf } from "../core/shape.ts";
 import { dynamicSlice, scalar } from "../graph/ops.ts";
+import * as F from "../nn/functional.ts";
 import {
   Embedding,
-  functional as F,
   type FactoryOptions,
   LayerNorm,
   Module,

@@ -1,9 +1,12 @@
 /** The multilayer perceptron: linear layers with an activation between them. */
 import { ShapeError } from "../core/errors.ts";
-import { type FactoryOptions, functional, Linear, Module, ModuleList } from "../nn/index.ts";
+import { dropout as drop, gelu, relu, sigmoid, silu, tanh } from "../nn/functional.ts";
+import { type FactoryOptions, Linear, Module, ModuleList } from "../nn/index.ts";
 import type { Tensor } from "../tensor/index.ts";
 
-export type MlpActivation = "relu" | "tanh" | "sigmoid" | "gelu" | "silu";
+const activations = { relu, tanh, sigmoid, gelu, silu };
+
+export type MlpActivation = keyof typeof activations;
 
 export interface MlpConfig extends FactoryOptions {
   /** Sizes from the input to the output: [784, 128, 10] is one hidden layer of 128. */
@@ -32,8 +35,8 @@ export class MLP extends Module {
     for (let i = 0; i <= last; i++) {
       x = this.layers[i].forward(x);
       if (i === last) break;
-      x = functional[activation](x);
-      if (dropout > 0) x = functional.dropout(x, { p: dropout, training: this.training });
+      x = activations[activation](x);
+      if (dropout > 0) x = drop(x, { p: dropout, training: this.training });
     }
     return x;
   }

@@ -39,13 +39,18 @@ const types: Readonly<Record<string, string>> = {
   wasm: "application/wasm",
 };
 
-/** Serves a folder on the loopback interface, cross-origin isolated; "/" without index.html is an empty page. */
-export async function serveFolder(folder: string): Promise<{ server: Server; address: string }> {
+/**
+ * Serves a folder on the loopback interface, isolated from other origins so that threads share memory, or not; "/" without
+ * index.html is an empty page.
+ */
+export async function serveFolder(folder: string, isolated = true): Promise<{ server: Server; address: string }> {
   const server = createServer(({ url = "/" }, response) => {
     const path = normalize(new URL(url, "http://localhost").pathname);
     const file = join(folder, path === "/" ? "index.html" : path);
-    response.setHeader("Cross-Origin-Opener-Policy", "same-origin");
-    response.setHeader("Cross-Origin-Embedder-Policy", "require-corp");
+    if (isolated) {
+      response.setHeader("Cross-Origin-Opener-Policy", "same-origin");
+      response.setHeader("Cross-Origin-Embedder-Policy", "require-corp");
+    }
     response.setHeader("Content-Type", types[file.split(".").at(-1) as string] ?? "application/octet-stream");
     if (existsSync(file)) response.end(readFileSync(file));
     else if (path === "/") response.end(`<!doctype html><link rel="icon" href="data:,"><title>an empty page</title>`);

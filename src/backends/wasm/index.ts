@@ -24,13 +24,14 @@ async function compileProgram(machine: Machine, capture: Capture, fuse: boolean)
 
 /** Threads to use: NABLA_THREADS, obeyed even above the number of cores, else as many as the host runs at a time. */
 async function wantedThreads(): Promise<number> {
-  const available = await availableThreads();
-  const text = setting("NABLA_THREADS");
-  if (!text || available === 0) return available;
-  const n = Number(text);
-  if (!Number.isInteger(n) || n < 1)
-    throw new BackendError(`NABLA_THREADS must be a whole number of threads ≥ 1, got "${text}"`);
-  return n;
+  const text = process.env["NABLA_THREADS"]?.trim();
+  if (text) {
+    const n = Number(text);
+    if (!Number.isInteger(n) || n < 1)
+      throw new BackendError(`NABLA_THREADS must be a whole number of threads ≥ 1, got "${text}"`);
+    return n;
+  }
+  return availableThreads();
 }
 
 export interface WasmBackend extends Backend {
