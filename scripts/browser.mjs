@@ -11,7 +11,7 @@ import { build } from "esbuild";
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const src = join(root, "src");
 
-/** What the package exports to browsers, the namespaces inside `nn`, and the worker that a page starts, by the names of the files that they become. */
+/** What the package exports to browsers, and the namespaces inside `nn`, by the names of the files that they become. */
 export const entries = {
   index: "index.ts",
   nn: "nn/index.ts",
@@ -20,8 +20,9 @@ export const entries = {
   optim: "optim/index.ts",
   models: "models/index.ts",
   generate: "generate/index.ts",
-  worker: "backends/remote/worker.ts",
 };
+/** Scripts that a page starts by their address. */
+const workers = { worker: "backends/remote/worker.ts" };
 
 /** Where a file for browsers stands beside one, it is taken instead. */
 const forBrowsers = {
@@ -48,6 +49,15 @@ const namedClasses = {
     }));
   },
 };
+
+/** The module "core", which is in no file. */
+const virtual = (core) => ({
+  name: "core",
+  setup({ onResolve, onLoad }) {
+    onResolve({ filter: /^core$/ }, () => ({ path: "core", namespace: "virtual" }));
+    onLoad({ filter: /^core$/, namespace: "virtual" }, () => ({ contents: core, resolveDir: src, loader: "ts" }));
+  },
+});
 
 /** @returns {import("esbuild").BuildOptions} */
 const options = (folder) => ({
@@ -109,13 +119,12 @@ export async function buildBrowser(folder) {
       ].join("\n"),
     );
   }
-  const stdin = { contents: core, resolveDir: src, sourcefile: "core.ts", loader: "ts" };
   const { metafile } = await build({
     ...options(folder),
     splitting: true,
-    stdin,
-    entryNames: "core",
+    entryPoints: { core: "core", ...Object.fromEntries(Object.entries(workers).map(([n, f]) => [n, join(src, f)])) },
     chunkNames: "[name]-[hash]",
+    plugins: [forBrowsers, namedClasses, virtual(core)],
   });
   for (const [name, text] of faces) writeFileSync(join(folder, name), `${text}\n`);
   return metafile;

@@ -1,4 +1,7 @@
-/** The browser's build in a browser: what Node's wasm backend trains, a page trains, with threads and without, and on WebGPU. */
+/**
+ * The browser's build on a page: what Node's wasm backend trains, a page trains, which records while a worker computes,
+ * with threads and without, and on WebGPU.
+ */
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -14,7 +17,7 @@ import { chromiumPath, launchChromium, serveFolder } from "../support/chromium.t
 import { programs, type Trained } from "./programs.ts";
 
 const room = mkdtempSync(join(tmpdir(), "nabla-page-"));
-const skip = chromiumPath() === null && "no Chromium here (NABLA_CHROMIUM may name one)";
+const skip = chromiumPath() === null && "there is no Chromium here";
 
 before(async () => {
   if (skip) return;
@@ -25,24 +28,30 @@ before(async () => {
 after(() => rmSync(room, { recursive: true, force: true }));
 
 /** Runs programs by name in a page. */
-async function inPage(device: string, names: readonly string[], isolated: boolean) {
-  const { server, address } = await serveFolder(room, isolated);
+async function inPage(
+  device: string,
+  names: readonly string[],
+  isolated: boolean,
+): Promise<{ isolated: boolean; trained: Trained[] }> {
+  const { server, address } = await serveFolder(room, { isolated });
   const browser = await launchChromium();
   try {
     const page = await browser.newPage();
     await page.goto(address);
-    return (await page.evaluate(`(async () => {
-      const [nabla, models, { generate }, { programs }] = await Promise.all(
-        ["index", "models", "generate", "programs"].map((name) => import("/" + name + ".js")));
-      const library = { ...nabla, models, generate };
-      nabla.setDevice(${JSON.stringify(device)});
-      const trained = [];
-      for (const name of ${JSON.stringify(names)}) {
-        nabla.manualSeed(7);
-        trained.push(await programs[name](library));
-      }
-      return { isolated: crossOriginIsolated, trained };
-    })()`)) as { isolated: boolean; trained: Trained[] };
+    return await page.evaluate(
+      `(async (device, names) => {
+        const [nabla, models, { generate }, { programs }] = await Promise.all(
+          ["index", "models", "generate", "programs"].map((name) => import("/" + name + ".js")));
+        const library = { ...nabla, models, generate };
+        nabla.setDevice(device);
+        const trained = [];
+        for (const name of names) {
+          nabla.manualSeed(7);
+          trained.push(await programs[name](library));
+        }
+        return { isolated: crossOriginIsolated, trained };
+      })(${JSON.stringify(device)}, ${JSON.stringify(names)})`,
+    );
   } finally {
     await browser.close();
     server.close();

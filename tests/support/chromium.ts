@@ -39,11 +39,11 @@ const types: Readonly<Record<string, string>> = {
   wasm: "application/wasm",
 };
 
-/**
- * Serves a folder on the loopback interface, isolated from other origins so that threads share memory, or not; "/" without
- * index.html is an empty page.
- */
-export async function serveFolder(folder: string, isolated = true): Promise<{ server: Server; address: string }> {
+/** Serves a folder on the loopback interface, cross-origin isolated or not; "/" without index.html is an empty page. */
+export async function serveFolder(
+  folder: string,
+  { isolated = true } = {},
+): Promise<{ server: Server; address: string }> {
   const server = createServer(({ url = "/" }, response) => {
     const path = normalize(new URL(url, "http://localhost").pathname);
     const file = join(folder, path === "/" ? "index.html" : path);
