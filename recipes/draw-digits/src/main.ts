@@ -17,7 +17,7 @@ let session: Session;
 let saved: Snapshot | null = null;
 let running: Promise<void> | null = null;
 
-const recogniser = new Recogniser((answer) => view.showAnswer(answer, session.step));
+const recogniser = new Recogniser((answer) => view.showAnswer(answer, session?.step ?? 0));
 const drawing = new Drawing(view.sheet, (strokes) => recogniser.read(session?.trainer, normalise(strokes)));
 
 async function keep(snapshot: Promise<Snapshot>): Promise<void> {
@@ -89,6 +89,7 @@ document.addEventListener("visibilitychange", () => document.visibilityState ===
 
 async function start(): Promise<void> {
   view.hideFailure();
+  view.showAnswer(null, 0);
   let devices: Device[];
   try {
     devices = await findDevices();

@@ -1,14 +1,15 @@
 /** Reads the drawing while it grows: always the newest, one at a time, however slow the device is. */
 import type { Trainer } from "./model.ts";
 
-/** The probabilities of the ten digits; null for an empty sheet. */
-export type Answer = readonly number[] | null;
+/** The probabilities of the ten digits, "reading" while there are none yet; null for an empty sheet. */
+export type Answer = readonly number[] | "reading" | null;
 
 export class Recogniser {
   readonly #show: (answer: Answer) => void;
   #drawing: Float32Array | null = null;
   #busy = false;
   #again = false;
+  #answered = false;
 
   constructor(show: (answer: Answer) => void) {
     this.#show = show;
@@ -22,16 +23,20 @@ export class Recogniser {
 
   /** Reads the last drawing once more, by what the network knows now. */
   again(trainer: Trainer | undefined): void {
-    if (this.#drawing === null) this.#show(null);
-    else if (this.#busy) this.#again = true;
+    if (this.#drawing === null) {
+      this.#answered = false;
+      this.#show(null);
+    } else if (this.#busy) this.#again = true;
     else if (trainer) void this.#read(trainer, this.#drawing);
   }
 
   async #read(trainer: Trainer, drawing: Float32Array): Promise<void> {
     this.#busy = true;
+    if (!this.#answered) this.#show("reading");
     try {
       const answer = await trainer.recognise(drawing);
       if (this.#drawing !== null) this.#show(answer);
+      this.#answered = this.#drawing !== null;
     } catch {
       // a device that is lost fails the training too, which says so
       this.#again = false;

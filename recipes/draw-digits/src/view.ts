@@ -60,13 +60,12 @@ const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(1);
 
 export function showLoading(loaded: number, total: number | null): void {
   say("Loading the digits …");
-  write(byId("loaded"), total === null ? `${megabytes(loaded)} MB` : `${megabytes(loaded)} of ${megabytes(total)} MB`);
+  write(byId("waiting"), total === null ? `${megabytes(loaded)} MB` : `${megabytes(loaded)} of ${megabytes(total)} MB`);
   showProgress(total === null ? "unknown" : loaded / total);
 }
 
 /** All is there: training can begin, or go on from what was saved. */
 export function showReady(saved: { readonly step: number; readonly accuracy: number | null } | null): void {
-  write(byId("loaded"), "");
   showProgress("none");
   trainButton.disabled = deviceSelect.disabled = false;
   anewButton.hidden = saved === null;
@@ -94,6 +93,9 @@ const phases: Readonly<Record<Phase, (device: string, step: number) => string>> 
   evaluating: () => "Training … (reading 2,000 digits that it does not train on)",
 };
 
+/** What was shown last, to be drawn again where the page becomes narrower or wider. */
+let shown: Session | null = null;
+let began = { phase: "", time: 0 };
 let drawn = 0;
 let lastStep = { step: 0, time: 0 };
 let speed = 0;
@@ -101,7 +103,10 @@ let speed = 0;
 /** Shows a run as it is: at once where it does something else, else a few times a second. */
 export function showSession(session: Session, device: string): void {
   const { phase, step } = session;
+  shown = session;
+  if (began.phase !== phase) began = { phase, time: performance.now() };
   say(phases[phase](device, step));
+  showWaiting();
   if (phase === "idle") showProgress("none");
   else if (phase !== "training" || progress.classList.contains("still")) showProgress("unknown");
   const now = performance.now();
@@ -110,6 +115,16 @@ export function showSession(session: Session, device: string): void {
   measureSpeed(phase, step, now);
   showNumbers(session);
 }
+
+/** The seconds that something takes which shows nothing else. */
+function showWaiting(): void {
+  if (began.phase === "") return; // the digits are still being loaded
+  const seconds = Math.floor((performance.now() - began.time) / 1000);
+  const waits = began.phase === "preparing" || began.phase === "evaluating";
+  write(byId("waiting"), waits && seconds > 0 ? `${seconds} s` : "");
+}
+setInterval(showWaiting, 1000);
+addEventListener("resize", () => shown && showNumbers(shown));
 
 function measureSpeed(phase: Phase, step: number, now: number): void {
   if (phase === "training" && step > lastStep.step && now > lastStep.time) {
@@ -140,16 +155,19 @@ function showNumbers({ step, loss, accuracy, matrix }: Session): void {
 
 // ---- the drawing -------------------------------------------------------------------------------------------------------
 
-export function showAnswer(probabilities: readonly number[] | null, step: number): void {
-  drawBars(byId("bars"), probabilities);
-  if (!probabilities) {
-    write(byId("answer"), "Draw with a mouse, a finger or a pen.");
-    return;
-  }
+/** What the network says of the drawing; "reading" before the first answer, null for an empty sheet. */
+export function showAnswer(answer: readonly number[] | "reading" | null, step: number): void {
+  if (answer !== "reading") drawBars(byId("bars"), answer);
+  write(byId("answer"), answer === null ? invitation : answer === "reading" ? "Reading …" : inWords(answer, step));
+}
+
+const invitation = "Draw with a mouse, a finger or a pen.";
+
+function inWords(probabilities: readonly number[], step: number): string {
   const best = Math.max(...probabilities);
   const digit = probabilities.indexOf(best);
-  const sure = best >= 0.8 ? `That is a ${digit}.` : best >= 0.5 ? `Probably a ${digit}.` : `Perhaps a ${digit}?`;
-  write(byId("answer"), step === 0 ? `A guess: ${digit}. It has not been trained.` : sure);
+  if (step === 0) return `A guess: ${digit}. It has not been trained.`;
+  return best >= 0.8 ? `That is a ${digit}.` : best >= 0.5 ? `Probably a ${digit}.` : `Perhaps a ${digit}?`;
 }
 
 // ---- what goes wrong ---------------------------------------------------------------------------------------------------
