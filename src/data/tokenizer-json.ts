@@ -2,14 +2,11 @@
  * What every tokenizer is to the rest (the interface), its error, and the frame of Hugging Face's `tokenizer.json` that
  * ours fill. The tokenizers themselves are in `tokenizer.ts` (characters) and `bpe.ts`.
  */
-import { join } from "node:path";
-import { NablaError } from "../core/errors.ts";
+import { TokenizerError } from "./errors.ts";
 import { writeFileAtomic } from "./files.ts";
+import { join } from "./path.ts";
 
-/** Text that can't be encoded, ids that can't be decoded, a tokenizer file that is damaged or of another kind. */
-export class TokenizerError extends NablaError {
-  override name = "TokenizerError";
-}
+export { TokenizerError } from "./errors.ts";
 
 export interface Tokenizer {
   readonly kind: "characters" | "byte-level-bpe";

@@ -1,4 +1,6 @@
 /** File formats: safetensors, as bytes and as state dicts. */
+export { FileError } from "../data/errors.ts";
+export type { ReadOptions, Source } from "../data/source.ts";
 export {
   formatSafetensors,
   parseSafetensors,
@@ -10,4 +12,4 @@ export {
   type SafetensorsInput,
   writeSafetensors,
 } from "./safetensors.ts";
-export { load, save } from "./tensors.ts";
+export { type LoadOptions, load, type SaveOptions, save, saveToBlob } from "./tensors.ts";

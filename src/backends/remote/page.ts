@@ -5,36 +5,18 @@
 import { BackendError } from "../../core/errors.ts";
 import type { Backend } from "../backend.ts";
 import { openRemoteBackend, type Port } from "./client.ts";
+import { type ModuleWorker, startModule, type WorkerClass } from "./start.ts";
 import type { Answer, Request } from "./wire.ts";
 
-/** What of the page is used (TypeScript's library for browsers is not among ours). */
-interface BrowserWorker {
-  postMessage(request: Request, transfer: ArrayBuffer[]): void;
-  addEventListener(type: "message", listener: (event: { readonly data: Answer }) => void): void;
-  addEventListener(
-    type: "error",
-    listener: (event: { readonly message?: string; preventDefault(): void }) => void,
-  ): void;
-  addEventListener(type: "messageerror", listener: () => void): void;
-  terminate(): void;
-}
-declare const Worker: new (
-  url: URL | string,
-  options: { readonly type: "module"; readonly name: string },
-) => BrowserWorker;
+declare const Worker: WorkerClass<Request, Answer>;
 
-/** A file beside this one. A function, so that a bundler takes no address in it for a file that it should copy. */
-const beside = (file: string): URL => new URL(file, import.meta.url);
-
-function start(): BrowserWorker {
-  // written out in one piece, with constant options: this is how bundlers find a worker and make it a file of its own
-  if (beside("").origin === (globalThis as { origin?: string }).origin)
-    return new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "nabla" });
-  // a browser starts no script of another origin as a worker, but a text of ours may import it
-  const { href } = beside("./worker.js");
-  const text = new Blob([`import ${JSON.stringify(href)};`], { type: "text/javascript" });
-  return new Worker(URL.createObjectURL(text), { type: "module", name: "nabla" });
-}
+const start = (): ModuleWorker<Request, Answer> =>
+  startModule(
+    "./worker.js",
+    import.meta.url,
+    () => new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "nabla" }),
+    "nabla",
+  );
 
 /** Opens the backend `name` in a worker. Rejects with BackendError, saying why, where it does not open there. */
 export async function openInWorker(name: string): Promise<Backend> {
