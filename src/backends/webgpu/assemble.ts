@@ -22,12 +22,13 @@ import { ALIGNMENT } from "./memory.ts";
 import { type Check, type RenderedWgsl, renderWgsl } from "./render.ts";
 import { type Dispatch, Shader, sameMemory } from "./shader.ts";
 import {
+  canBeFollowed,
   dispatchProduct,
   elementOf,
   hasTemplate,
   ignores,
-  isInParts,
   isOpaque,
+  isProduct,
   needsFinish,
   type Place,
   productOf,
@@ -127,7 +128,7 @@ export class Assembler {
   run(): Parts {
     const { fuser } = this;
     fuser.run();
-    if (this.fuse) for (const g of fuser.groups) if (g.opaque?.op === "contract") this.attach(g);
+    if (this.fuse) for (const g of fuser.groups) if (g.opaque && isProduct(g.opaque.op)) this.attach(g);
     if (this.fuse) for (const g of fuser.groups) if (!g.opaque && !this.hosts.isGuest(g)) fuser.chooseSplit(g);
     const stored = fuser.storedMembers();
     const kernels = new Map<Group, GroupKernel>();
@@ -187,11 +188,11 @@ export class Assembler {
   private attach(product: Group): void {
     const { fuser } = this;
     const n = product.opaque as GNode;
-    const [M, N] = n.shape.slice(-2);
-    if (n.dtype !== "float32" || isInParts(n)) return;
+    if (!canBeFollowed(n, this.device.lanes)) return;
+    const N = n.shape[n.shape.length - 1];
     for (const g of this.hosts.candidates(product)) {
       const { built } = g;
-      if (fuser.rebuild(g, (sizeOf(n.shape) / (M * N)) * M, N) && fuser.readsAtOwnPosition(g, n) && this.fits(n, g)) {
+      if (fuser.rebuild(g, sizeOf(n.shape) / N, N) && fuser.readsAtOwnPosition(g, n) && this.fits(n, g)) {
         this.hosts.attach(product, g);
         return;
       }
@@ -212,7 +213,8 @@ export class Assembler {
     if (sizeOf(n.shape) === 0) return;
     const { kernel, reads, writes } = made;
     const s = new Shader();
-    const bare = productOf(n, this.place(n), s, "");
+    const place = this.place(n);
+    const bare = productOf(n, place, s, "");
     const own = this.hosts.isOnlyReader(guest, n) ? [] : [this.buffer(n)];
     const store = own.map((b) => `${s.bind(b, "f32")}[z * ${bare.M * bare.N} + row * ${bare.N} + column] = x;`).join();
     const buffers = [...reads, ...writes.map((w) => w.node)].map((x) => this.buffer(x));
@@ -224,15 +226,18 @@ export class Assembler {
     );
     const finish = `  ${store}\n  let r = z * ${bare.M} + row;\n  let c = column;\n${text}`;
     const firstCheck = this.failAs("indexing", checks);
-    const dispatch = dispatchProduct({ ...bare, finish }, 1, s, { firstCheck, scalars: made.scalars });
+    const dispatch = dispatchProduct(n, { ...bare, finish }, s, place, {
+      firstCheck,
+      scalars: made.scalars,
+    });
     this.kernelTexts.push(`after the product %${n.id}; ${showKernel(kernel)}`);
     const operands = this.fuser.members.operandSources(n).map((x) => this.buffer(x));
     const work = this.work(
-      `contract %${n.id} and kernel ${writes.map((w) => `%${w.node.id}`).join(" ")}`,
+      `${n.op} %${n.id} and kernel ${writes.map((w) => `%${w.node.id}`).join(" ")}`,
       [...operands, ...buffers.filter((_, i) => i < reads.length && reads[i] !== n)],
       [...own, ...buffers.slice(reads.length)],
       dispatch,
-      templates["contract"].flops(n) + kernel.flops,
+      templates[n.op].flops(n) + kernel.flops,
     );
     this.workOf.set(host, work);
     this.workOf.set(guest, work);
@@ -289,6 +294,7 @@ export class Assembler {
     const options = {
       f16: this.device.f16,
       subgroups: this.device.subgroups,
+      lanes: this.device.lanes,
       maxStorageBuffers: this.device.limits.storageBuffers,
       writesState,
       sharedWith: outer.map((b, i) => outer.findIndex((x, j) => j <= i && sameMemory(x, b))),
@@ -326,6 +332,7 @@ export class Assembler {
     const looks = n.inputs.map((_, i) => this.fuser.members.look(n, i));
     return {
       looks,
+      lanes: this.device.lanes,
       operand: (i) => this.buffer(looks[i].source),
       output: (k = 0) => this.output(n, k),
       temporary: (count) => this.temporary(4 * count, `for %${n.id}`),
