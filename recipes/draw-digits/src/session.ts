@@ -1,12 +1,21 @@
 /** One training run: it goes on until it is paused, measures and saves itself now and then, and can be taken up again. */
 import { getRngState, manualSeed, setDevice, setRngState } from "nabla";
+import type { Source } from "nabla/formats";
 import { Curve } from "./curve.ts";
 import type { DigitSets } from "./digits.ts";
 import { accuracyOf, Trainer } from "./model.ts";
-import { readTensors, type Snapshot, writeTensors } from "./snapshot.ts";
+import { loadRun, readRun, saveRun } from "./saved.ts";
 
 /** What a run is doing; the page says it. */
-export type Phase = "idle" | "preparing" | "training" | "evaluating";
+export type Phase = "idle" | "preparing" | "training" | "evaluating" | "saving";
+
+/** What the page is told. */
+export interface Events {
+  /** A phase has begun, or a step is done. */
+  changed(session: Session): void;
+  /** The run is kept in memory only, for this reason. */
+  notSaved(reason: Error): void;
+}
 
 const curveLength = 300;
 const seed = 1;
@@ -21,87 +30,98 @@ export class Session {
   accuracy = new Curve(curveLength);
   /** [10 × 10] counts of the last evaluation: row by what the digits are, column by what was read. */
   matrix: Uint32Array | null = null;
+  /** The last state that was saved: where it is, and of which step. */
+  saved: { readonly source: Source; readonly step: number } | null = null;
+  readonly device: string;
   readonly trainer: Trainer;
   readonly #digits: DigitSets;
-  /** Told when a phase begins, and of every step. */
-  readonly #changed: (session: Session) => void;
-  readonly #save: (snapshot: Promise<Snapshot>) => void;
+  readonly #events: Events;
   #running = false;
   #prepared = false;
+  #saveSoon = false;
 
-  /** A run on `device`, from the start or from where `snapshot` was taken. */
-  constructor(
-    device: string,
-    digits: DigitSets,
-    snapshot: Snapshot | null,
-    events: { changed(session: Session): void; save(snapshot: Promise<Snapshot>): void },
-  ) {
+  private constructor(device: string, digits: DigitSets, events: Events) {
     setDevice(device);
     manualSeed(seed);
+    this.device = device;
     this.trainer = new Trainer(digits.train);
     this.#digits = digits;
-    this.#changed = events.changed;
-    this.#save = events.save;
-    if (!snapshot) return;
-    writeTensors(this.trainer, snapshot.tensors, snapshot.step);
-    setRngState(snapshot.random);
-    this.step = snapshot.step;
-    this.loss = new Curve(curveLength, snapshot.loss);
-    this.accuracy = new Curve(curveLength, snapshot.accuracy);
-    this.matrix = snapshot.matrix && Uint32Array.from(snapshot.matrix);
+    this.#events = events;
+  }
+
+  /** A run on `device`: from the start, or where `source` is given and has one, from there. */
+  static async open(device: string, digits: DigitSets, source: Source | null, events: Events): Promise<Session> {
+    const session = new Session(device, digits, events);
+    const state = source === null ? null : await readRun(source);
+    if (source === null || state === null) return session;
+    await loadRun(session.trainer, source, state.step);
+    setRngState(state.random);
+    session.step = state.step;
+    session.saved = { source, step: state.step };
+    session.loss = new Curve(curveLength, state.loss);
+    session.accuracy = new Curve(curveLength, state.accuracy);
+    session.matrix = state.matrix && Uint32Array.from(state.matrix);
+    return session;
   }
 
   #enter(phase: Phase): void {
     this.phase = phase;
-    this.#changed(this);
+    this.#events.changed(this);
   }
 
-  /** Trains until `pause` is called. Throws what the device throws; then what was saved last is still there. */
+  /** Trains until `pause` is called, and saves. Throws what the device throws; what was saved last stays. */
   async run(): Promise<void> {
     this.#running = true;
     this.#enter(this.#prepared ? "training" : "preparing");
     try {
-      while (this.#running) {
-        const loss = await this.trainer.step(this.step);
-        const step = ++this.step;
-        // the loss is not waited for, so that the device always has the next step; a failure is the next step's too
-        const read = loss.item().then((value) => this.loss.add(step, value));
-        if (this.#prepared) read.catch(() => {});
-        else await read;
-        this.#prepared = true;
-        if (isMeasured(step)) await this.#measure();
-        this.#enter("training");
-      }
+      while (this.#running) await this.#step();
+      await this.#save();
     } finally {
       this.#running = false;
       this.#enter("idle");
     }
-    this.#save(this.snapshot());
   }
 
   pause(): void {
     this.#running = false;
   }
 
+  /** Saves after the step that is being made: for a page that may not come back. */
+  saveSoon(): void {
+    this.#saveSoon = true;
+  }
+
+  async #step(): Promise<void> {
+    const loss = await this.trainer.step(this.step);
+    const step = ++this.step;
+    // the loss is not waited for, so that the device always has the next step; if it fails, so does a later step
+    const read = loss.item().then((value) => this.loss.add(step, value));
+    if (this.#prepared) read.catch(() => {});
+    else await read;
+    this.#prepared = true;
+    if (isMeasured(step)) await this.#measure();
+    if (isMeasured(step) || this.#saveSoon) await this.#save();
+    this.#enter("training");
+  }
+
   async #measure(): Promise<void> {
     this.#enter("evaluating");
     this.matrix = await this.trainer.evaluate(this.#digits.heldOut);
     this.accuracy.add(this.step, accuracyOf(this.matrix));
-    this.#save(this.snapshot());
   }
 
-  /** All that the next step depends on, as it is now. */
-  async snapshot(): Promise<Snapshot> {
-    const { step, trainer, matrix } = this;
-    const random = getRngState();
-    const tensors = await readTensors(trainer); // what it reads is fixed before it waits
-    return {
+  async #save(): Promise<void> {
+    this.#enter("saving");
+    this.#saveSoon = false;
+    const { step, matrix } = this;
+    const { source, reason } = await saveRun(this.trainer, {
       step,
-      random,
+      random: getRngState(),
       loss: this.loss.state(),
       accuracy: this.accuracy.state(),
       matrix: matrix && [...matrix],
-      tensors,
-    };
+    });
+    this.saved = { source, step };
+    if (reason) this.#events.notSaved(reason);
   }
 }

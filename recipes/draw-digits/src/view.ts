@@ -37,8 +37,7 @@ function showProgress(share: number | "unknown" | "none"): void {
 export const onTrain = (act: () => void): void => trainButton.addEventListener("click", act);
 export const onAnew = (act: () => void): void => anewButton.addEventListener("click", act);
 export const onClear = (act: () => void): void => byId("clear").addEventListener("click", act);
-export const onDevice = (act: (name: string) => void): void =>
-  deviceSelect.addEventListener("change", () => act(deviceSelect.value));
+export const onDevice = (act: () => void): void => deviceSelect.addEventListener("change", act);
 export const chosenDevice = (): string => deviceSelect.value;
 
 // ---- before training ---------------------------------------------------------------------------------------------------
@@ -91,6 +90,7 @@ const phases: Readonly<Record<Phase, (device: string, step: number) => string>> 
   preparing: (device) => `Preparing ${device === "webgpu" ? "WebGPU" : "WebAssembly"}: compiling the kernels …`,
   training: () => "Training …",
   evaluating: () => "Training … (reading 2,000 digits that it does not train on)",
+  saving: () => "Training … (saving)",
 };
 
 /** What was shown last, to be drawn again where the page becomes narrower or wider. */
@@ -101,8 +101,8 @@ let lastStep = { step: 0, time: 0 };
 let speed = 0;
 
 /** Shows a run as it is: at once where it does something else, else a few times a second. */
-export function showSession(session: Session, device: string): void {
-  const { phase, step } = session;
+export function showSession(session: Session): void {
+  const { device, phase, step } = session;
   shown = session;
   if (began.phase !== phase) began = { phase, time: performance.now() };
   say(phases[phase](device, step));
