@@ -85,27 +85,42 @@ export function showTraining(running: boolean): void {
   if (running) hideFailure();
 }
 
-const phases: Readonly<Record<Phase, (device: string, step: number) => string>> = {
-  idle: (_, step) => (step === 0 ? "Ready." : `Paused at step ${whole(step)}.`),
-  preparing: (device) => `Preparing ${device === "webgpu" ? "WebGPU" : "WebAssembly"}: compiling the kernels …`,
-  training: () => "Training …",
-  evaluating: () => "Training … (reading 2,000 digits that it does not train on)",
-  saving: () => "Training … (saving)",
+/** What is going on beside the steps, and how long it has taken. */
+const asides: Readonly<Record<Phase, string>> = {
+  idle: "",
+  preparing: "compiling the kernels",
+  training: "",
+  evaluating: "reading digits that it does not train on",
+  saving: "saving",
 };
+
+/** How often the accuracy is told in words, in milliseconds: screen readers read it out. */
+const toldEvery = 5000;
+let told = 0;
+
+function tell({ phase, step, device, matrix }: Session): void {
+  if (phase === "idle") say(step === 0 ? "Ready." : `Paused at step ${whole(step)}.`);
+  else if (phase === "preparing") say(`Preparing ${device === "webgpu" ? "WebGPU" : "WebAssembly"} …`);
+  else if (!matrix) say("Training …");
+  else if (performance.now() - told > toldEvery || !status.textContent?.startsWith("Training: ")) {
+    told = performance.now();
+    say(`Training: right on ${percent(accuracyOf(matrix))} of the digits held out.`);
+  }
+}
 
 /** What was shown last, to be drawn again where the page becomes narrower or wider. */
 let shown: Session | null = null;
-let began = { phase: "", time: 0 };
+let began: { readonly phase: Phase | null; readonly time: number } = { phase: null, time: 0 };
 let drawn = 0;
 let lastStep = { step: 0, time: 0 };
 let speed = 0;
 
 /** Shows a run as it is: at once where it does something else, else a few times a second. */
 export function showSession(session: Session): void {
-  const { device, phase, step } = session;
+  const { phase, step } = session;
   shown = session;
   if (began.phase !== phase) began = { phase, time: performance.now() };
-  say(phases[phase](device, step));
+  tell(session);
   showWaiting();
   if (phase === "idle") showProgress("none");
   else if (phase !== "training" || progress.classList.contains("still")) showProgress("unknown");
@@ -118,10 +133,10 @@ export function showSession(session: Session): void {
 
 /** The seconds that something takes which shows nothing else. */
 function showWaiting(): void {
-  if (began.phase === "") return; // the digits are still being loaded
+  if (began.phase === null) return; // the digits are still being loaded
+  const aside = asides[began.phase];
   const seconds = Math.floor((performance.now() - began.time) / 1000);
-  const waits = began.phase === "preparing" || began.phase === "evaluating";
-  write(byId("waiting"), waits && seconds > 0 ? `${seconds} s` : "");
+  write(byId("waiting"), aside !== "" && seconds > 0 ? `${aside}, ${seconds} s` : aside);
 }
 setInterval(showWaiting, 1000);
 addEventListener("resize", () => shown && showNumbers(shown));
