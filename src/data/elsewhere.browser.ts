@@ -2,8 +2,9 @@
  * Decoding for a page is done in a worker, `decoder.ts`, which is started at the first task and stays. In a worker of the
  * user's own it is done there.
  */
-import { type ModuleWorker, startModule, type WorkerClass } from "../backends/remote/start.ts";
+
 import * as core from "../core/errors.ts";
+import { type ModuleWorker, startModule, type WorkerClass } from "../core/module-worker.ts";
 import type { Answer, Request } from "./decoder.ts";
 import type { Elsewhere } from "./elsewhere.ts";
 import * as errors from "./errors.ts";
@@ -97,5 +98,7 @@ const inWorker: Elsewhere = (task, values, options) => {
   });
 };
 
-export const elsewhere: Elsewhere | null =
+const choose = (): Elsewhere | null =>
   typeof (globalThis as { document?: unknown }).document === "object" ? inWorker : null;
+
+export const elsewhere: Elsewhere | null = /* @__PURE__ */ choose();

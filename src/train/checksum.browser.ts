@@ -1,6 +1,8 @@
 /** CRC-32 (ISO 3309; the polynomial 0xEDB88320, its bits reversed), four bytes at a time by as many tables. */
 
-const tables = (() => {
+let made: readonly Uint32Array[] | null = null;
+
+function makeTables(): readonly Uint32Array[] {
   const first = Uint32Array.from({ length: 256 }, (_, n) => {
     let c = n;
     for (let k = 0; k < 8; k++) c = c & 1 ? (c >>> 1) ^ 0xedb88320 : c >>> 1;
@@ -9,11 +11,12 @@ const tables = (() => {
   const all = [first];
   for (let k = 1; k < 4; k++) all.push(all[k - 1].map((c) => first[c & 0xff] ^ (c >>> 8)));
   return all;
-})();
+}
 
 /** CRC-32 of bytes that follow those whose sum is `before`. */
 export function crc32(bytes: Uint8Array, before = 0): number {
-  const [t0, t1, t2, t3] = tables;
+  made ??= makeTables();
+  const [t0, t1, t2, t3] = made;
   let c = ~before;
   let i = 0;
   for (; i + 4 <= bytes.length; i += 4) {

@@ -3,9 +3,9 @@
  * backend is opened in a dedicated worker. In a worker of the user's own there is no need for a second one.
  */
 import { BackendError } from "../../core/errors.ts";
+import { type ModuleWorker, startModule, type WorkerClass } from "../../core/module-worker.ts";
 import type { Backend } from "../backend.ts";
 import { openRemoteBackend, type Port } from "./client.ts";
-import { type ModuleWorker, startModule, type WorkerClass } from "./start.ts";
 import type { Answer, Request } from "./wire.ts";
 
 declare const Worker: WorkerClass<Request, Answer>;
