@@ -64,10 +64,10 @@ async function gpu(): Promise<GPU> {
 
 const mebibytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(bytes < 2 ** 20 ? 3 : 0)} MiB`;
 
-/** Bytes asked for in vain, as words. */
-export function outOfMemory(what: string, bytes: number, held: number): BackendError {
+/** Bytes asked for in vain, as words. What an adapter has left WebGPU does not tell: only what is held of it. */
+export function outOfMemory(what: string, bytes: number, held: number, largest: number): BackendError {
   return new BackendError(
-    `webgpu: out of memory: ${mebibytes(bytes)} for ${what} were asked for, beside ${mebibytes(held)} already held; use a smaller batch or model`,
+    `webgpu: out of memory: ${mebibytes(bytes)} for ${what} were asked for, beside ${mebibytes(held)} already held (this adapter's largest buffer: ${mebibytes(largest)}); use a smaller batch or model`,
   );
 }
 
