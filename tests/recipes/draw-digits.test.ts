@@ -163,7 +163,25 @@ async function startsAndTrains(page: Page): Promise<void> {
   await pause(page);
 }
 
-async function goesOnAfterReload(page: Page): Promise<void> {
+/** The last evaluation: at which step, and the whole confusion matrix as text. */
+interface Evaluation {
+  readonly step: number;
+  readonly matrix: string;
+}
+
+/** Waits until the page shows an evaluation of step `first` or later. */
+async function evaluationFrom(page: Page, first: number): Promise<Evaluation> {
+  const found = await page.waitForFunction(
+    `(() => { const step = Number(/at step (\\d+)$/.exec(document.getElementById("accuracy-chart").ariaLabel)?.[1]);
+      return step >= ${first} && { step, matrix: document.getElementById("matrix").innerText }; })()`,
+    undefined,
+    { timeout: patience },
+  );
+  return (await found.jsonValue()) as Evaluation;
+}
+
+/** Gives the first evaluation after the reload. */
+async function goesOnAfterReload(page: Page): Promise<Evaluation> {
   const [steps, accuracy] = [await number(page, "steps"), await number(page, "accuracy")];
   await page.reload();
   await isReady(page);
@@ -173,11 +191,10 @@ async function goesOnAfterReload(page: Page): Promise<void> {
   );
   assert.equal(await number(page, "steps"), steps);
   await page.click("#train");
-  const points = `document.querySelector("#accuracy-chart .curve").getAttribute("points")`;
-  const before = await page.evaluate(points);
-  await reaches(page, `read("steps") > ${steps} && ${points} !== ${JSON.stringify(before)}`); // it has measured itself again
+  const evaluation = await evaluationFrom(page, steps + 1);
   await pause(page);
   assert.ok((await number(page, "accuracy")) > accuracy - 2, `${accuracy} % fell to ${await text(page, "accuracy")}`);
+  return evaluation;
 }
 
 /** The page's own scripts hold nothing that compiles or computes, and nothing has held the page up. */
@@ -220,7 +237,10 @@ describe("draw-digits", { skip }, () => {
         assert.ok(longest <= 200, `the page did not answer for ${longest} ms`);
         await leftToItsUser(page);
       });
-      await t.test("goes on after a reload", () => goesOnAfterReload(page));
+      let resumed: Evaluation;
+      await t.test("goes on after a reload", async () => {
+        resumed = await goesOnAfterReload(page);
+      });
       for (const digit of [0, 1, 7])
         await t.test(`reads a ${digit}`, async () => {
           await draw(page, digit);
@@ -228,6 +248,13 @@ describe("draw-digits", { skip }, () => {
         });
       await t.test("is used by keyboard", () => byKeyboard(page));
       await t.test("fits a phone, and is legible in light and dark", () => isLegible(page));
+      await t.test("starts anew when asked, and comes to where it came with the reload between", async () => {
+        const steps = await number(page, "steps");
+        await page.click("#anew");
+        await reaches(page, `read("steps") > 0 && read("steps") < ${steps}`);
+        assert.deepEqual(await evaluationFrom(page, resumed.step), resumed);
+        await pause(page);
+      });
       await t.test("says that its device is lost, and goes on from what was saved", () => outlivesItsDevice(page));
     }));
 
@@ -240,7 +267,9 @@ describe("draw-digits", { skip }, () => {
         await startsAndTrains(page);
         await leftToItsUser(page);
       });
-      await t.test("goes on after a reload", () => goesOnAfterReload(page));
+      await t.test("goes on after a reload", async () => {
+        await goesOnAfterReload(page);
+      });
       await t.test("reads a 7", async () => {
         await draw(page, 7);
         await isRead(page, 7);
@@ -261,7 +290,8 @@ describe("draw-digits", { skip }, () => {
       await context.route("**/digits/**", (route) => route.abort());
       const page = await openPage(context);
       await page.locator("#failure").waitFor();
-      assert.match(await text(page, "failure-text"), /digits could not be loaded.*connection/);
+      assert.match(await text(page, "failure-text"), /digits could not be loaded/);
+      assert.match(await text(page, "failure-detail"), /can't fetch .*digits.*gz/);
       await context.unroute("**/digits/**");
       await page.click("#mend");
       await isReady(page);
@@ -339,7 +369,9 @@ async function outlivesItsDevice(page: Page): Promise<void> {
   await page.evaluate(`workers.filter(({ name }) => name === "nabla").forEach(({ worker }) =>
     worker.dispatchEvent(new ErrorEvent("error", { message: "out of memory", cancelable: true })))`);
   await page.locator("#failure").waitFor({ timeout: patience });
-  assert.match(await text(page, "failure-text"), /out of memory.*up to step \d+ is saved.*Reload/s);
+  assert.match(await text(page, "failure-text"), /up to step \d+ is saved: reload the page/);
+  assert.match(await text(page, "failure-detail"), /out of memory/);
+  assert.ok(await page.locator("#train").isDisabled());
   const saved = Number(/up to step (\d+)/.exec(await text(page, "failure-text"))?.[1]);
   assert.ok(saved >= steps);
   await page.click("#mend");

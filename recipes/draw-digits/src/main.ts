@@ -16,7 +16,7 @@ let digits: DigitSets;
 let session: Session | null = null;
 let running: Promise<void> | null = null;
 
-const recogniser = new Recogniser((answer) => view.showAnswer(answer, session?.step ?? 0));
+const recogniser = new Recogniser((answer) => view.showAnswer(answer, session?.step ?? 0), deviceFailed);
 const drawing = new Drawing(view.sheet, (strokes) => recogniser.read(session?.trainer, normalise(strokes)));
 
 const events = {
@@ -32,20 +32,27 @@ async function open(source: Source | null): Promise<Session> {
   return session;
 }
 
+/** The device is lost, or can't do it. Its memory is gone; what was saved last is not. */
+function deviceFailed(error: Error): void {
+  const saved = session?.saved;
+  const kept = saved ? `What it had learnt up to step ${saved.step} is saved: ` : "Nothing had been saved yet: ";
+  const others = view.hasOtherDevice() ? ", or choose another device" : "";
+  const what = `The device has failed at step ${session?.step}. ${kept}reload the page to go on from there${others}.`;
+  view.showFailure(what, error, "Reload", () => location.reload());
+}
+
 async function train(session: Session): Promise<void> {
   view.showTraining(true);
   running = session.run();
   try {
     await running;
+    view.showTraining(false);
     recogniser.again(session.trainer);
   } catch (error) {
-    const { saved, step } = session;
-    const kept = saved ? `What it had learnt up to step ${saved.step} is saved.` : "Nothing had been saved yet.";
-    const what = `Training stopped at step ${step}: ${(error as Error).message}. ${kept}`;
-    view.showFailure(`${what} Reload the page, or choose another device.`, "Reload", () => location.reload());
+    view.showTraining(false);
+    deviceFailed(error as Error);
   } finally {
     running = null;
-    view.showTraining(false);
   }
 }
 
@@ -54,23 +61,27 @@ async function pause(): Promise<void> {
   await running?.catch(() => {});
 }
 
+/** Pauses, makes another run ready, and trains it where `trains` says so. */
+async function change(source: () => Source | null, trains: boolean): Promise<void> {
+  await pause();
+  try {
+    const opened = await open(source());
+    view.hideFailure();
+    view.showTraining(false);
+    if (trains) await train(opened);
+  } catch (error) {
+    deviceFailed(error as Error);
+  }
+}
+
 view.onTrain(() => {
   if (running) void pause();
   else if (session) void train(session);
 });
 view.onClear(() => drawing.clear());
-view.onAnew(async () => {
-  await pause();
-  await train(await open(null));
-});
-view.onDevice(async () => {
-  const wasRunning = running !== null;
-  await pause();
-  view.hideFailure();
-  // after a failure the device can't be asked for anything: then it is what was saved last
-  const opened = await open(session?.saved?.source ?? null);
-  if (wasRunning) await train(opened);
-});
+view.onAnew(() => void change(() => null, true));
+// after a failure the device can't be asked for what it holds, so it is what was saved last, at the pause if all is well
+view.onDevice(() => void change(() => session?.saved?.source ?? null, running !== null));
 // a page that is left or put away may not come back
 addEventListener("pagehide", () => session?.saveSoon());
 document.addEventListener("visibilitychange", () => document.visibilityState === "hidden" && session?.saveSoon());
@@ -82,8 +93,8 @@ async function start(): Promise<void> {
     view.showDevices(await findDevices());
     digits = await loadDigits("digits", heldOut, view.showLoading);
   } catch (error) {
-    const what = `The digits could not be loaded: ${(error as Error).message}.`;
-    view.showFailure(what, "Try again", () => void start());
+    const what = "The digits could not be loaded. Is there a connection?";
+    view.showFailure(what, error as Error, "Try again", () => void start());
     return;
   }
   let opened: Session;

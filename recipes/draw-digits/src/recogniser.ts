@@ -6,13 +6,15 @@ export type Answer = readonly number[] | "reading" | null;
 
 export class Recogniser {
   readonly #show: (answer: Answer) => void;
+  readonly #failed: (error: Error) => void;
   #drawing: Float32Array | null = null;
   #busy = false;
   #again = false;
   #answered = false;
 
-  constructor(show: (answer: Answer) => void) {
+  constructor(show: (answer: Answer) => void, failed: (error: Error) => void) {
     this.#show = show;
+    this.#failed = failed;
   }
 
   /** Reads `drawing`, as `normalise` gives it; without a trainer, when there is one (`again`). */
@@ -37,9 +39,9 @@ export class Recogniser {
       const answer = await trainer.recognise(drawing);
       if (this.#drawing !== null) this.#show(answer);
       this.#answered = this.#drawing !== null;
-    } catch {
-      // a device that is lost fails the training too, which says so
+    } catch (error) {
       this.#again = false;
+      this.#failed(error as Error);
     } finally {
       this.#busy = false;
     }

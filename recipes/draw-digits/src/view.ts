@@ -1,5 +1,6 @@
 /** The elements of the page, and what is written into them. It knows what is shown, not what is done. */
 import { drawBars, drawCurve, drawMatrix } from "./charts.ts";
+import type { Point } from "./curve.ts";
 import type { Device } from "./devices.ts";
 import { accuracyOf } from "./model.ts";
 import type { Phase, Session } from "./session.ts";
@@ -81,8 +82,8 @@ export function showReady(saved: { readonly step: number; readonly accuracy: num
 
 export function showTraining(running: boolean): void {
   write(trainButton, running ? "Pause" : "Continue");
+  trainButton.disabled = false;
   anewButton.hidden = running;
-  if (running) hideFailure();
 }
 
 /** What is going on beside the steps, and how long it has taken. */
@@ -94,18 +95,17 @@ const asides: Readonly<Record<Phase, string>> = {
   saving: "saving",
 };
 
-/** How often the accuracy is told in words, in milliseconds: screen readers read it out. */
+/** How often the accuracy is told in words, for those who can't see the numbers, in milliseconds. */
 const toldEvery = 5000;
 let told = 0;
 
 function tell({ phase, step, device, matrix }: Session): void {
   if (phase === "idle") say(step === 0 ? "Ready." : `Paused at step ${whole(step)}.`);
   else if (phase === "preparing") say(`Preparing ${device === "webgpu" ? "WebGPU" : "WebAssembly"} …`);
-  else if (!matrix) say("Training …");
-  else if (performance.now() - told > toldEvery || !status.textContent?.startsWith("Training: ")) {
-    told = performance.now();
-    say(`Training: right on ${percent(accuracyOf(matrix))} of the digits held out.`);
-  }
+  else say("Training …");
+  if (phase === "idle" || !matrix || performance.now() - told < toldEvery) return;
+  told = performance.now();
+  write(byId("told"), `Step ${whole(step)}: right on ${percent(accuracyOf(matrix))} of the digits held out.`);
 }
 
 /** What was shown last, to be drawn again where the page becomes narrower or wider. */
@@ -139,7 +139,8 @@ function showWaiting(): void {
   write(byId("waiting"), aside !== "" && seconds > 0 ? `${aside}, ${seconds} s` : aside);
 }
 setInterval(showWaiting, 1000);
-addEventListener("resize", () => shown && showNumbers(shown));
+addEventListener("resize", () => (shown ? showNumbers(shown) : draw([], [], null)));
+draw([], [], null);
 
 function measureSpeed(phase: Phase, step: number, now: number): void {
   if (phase === "training" && step > lastStep.step && now > lastStep.time) {
@@ -155,12 +156,16 @@ function showNumbers({ step, loss, accuracy, matrix }: Session): void {
   const latest = loss.points.at(-1);
   write(byId("loss"), latest ? latest.value.toFixed(3) : "–");
   write(byId("accuracy"), matrix ? percent(accuracyOf(matrix)) : "–");
-  drawCurve(byId("loss-chart"), loss.points, {
+  draw(loss.points, accuracy.points, matrix);
+}
+
+function draw(loss: readonly Point[], accuracy: readonly Point[], matrix: Uint32Array | null): void {
+  drawCurve(byId("loss-chart"), loss, {
     title: "Loss",
     ticks: [0, 0.5, 1, 1.5, 2, 2.5],
     format: (value) => value.toFixed(1),
   });
-  drawCurve(byId("accuracy-chart"), accuracy.points, {
+  drawCurve(byId("accuracy-chart"), accuracy, {
     title: "Accuracy",
     ticks: [0.5, 0.6, 0.7, 0.8, 0.9, 1],
     format: (value) => `${Math.round(100 * value)} %`,
@@ -190,12 +195,20 @@ function inWords(probabilities: readonly number[], step: number): string {
 let mend: () => void = () => {};
 mendButton.addEventListener("click", () => mend());
 
-export function showFailure(text: string, button: string, action: () => void): void {
+/** Whether there is a device beside the one that is chosen. */
+export const hasOtherDevice = (): boolean => [...deviceSelect.options].some((o) => !o.disabled && !o.selected);
+
+/** What has gone wrong and what to do, the error's own words, and a button that does it. Until then nothing can be trained. */
+export function showFailure(text: string, error: Error, button: string, action: () => void): void {
   write(byId("failure-text"), text);
+  write(byId("failure-detail"), error.message);
   write(mendButton, button);
   mend = action;
   failure.hidden = false;
+  trainButton.disabled = true;
+  anewButton.hidden = true;
   say("Stopped.");
+  write(byId("waiting"), "");
   showProgress("none");
 }
 
