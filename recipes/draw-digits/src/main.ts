@@ -20,7 +20,10 @@ const recogniser = new Recogniser((answer) => view.showAnswer(answer, session?.s
 const drawing = new Drawing(view.sheet, (strokes) => recogniser.read(session?.trainer, normalise(strokes)));
 
 const events = {
-  changed: view.showSession,
+  changed(session: Session) {
+    view.showSession(session);
+    if (session.phase === "saving") recogniser.again(session.trainer); // it has learnt something since
+  },
   notSaved: (reason: Error) =>
     view.showNote(`The run can be continued only until this page is left: ${reason.message}`),
 };
@@ -29,6 +32,7 @@ const events = {
 async function open(source: Source | null): Promise<Session> {
   session = await Session.open(view.chosenDevice(), digits, source, events);
   view.showSession(session);
+  recogniser.again(session.trainer);
   return session;
 }
 
