@@ -25,6 +25,7 @@ import { convReads, convSizes, convStore, geometryOf, isConv, plainConv } from "
 import { laneConv, laneConvParts, laneConvWeight } from "./conv-lanes.ts";
 import { argsort, type Lines, type PrefixOp, prefix, scatter } from "./indexed.ts";
 import { laneOf, typeOf } from "./layout.ts";
+import { canRepeat } from "./loops.ts";
 import { type Product, type ProductText, partsOf, productText, type Sizes } from "./matmul.ts";
 import { lanePartsOf, laneProductText } from "./matmul-lanes.ts";
 import { type Dispatch, type Element, type Numbers, Shader } from "./shader.ts";
@@ -297,11 +298,12 @@ export const templates: Readonly<Record<string, Template>> = {
 };
 
 export const hasTemplate = (name: string, node: Node): boolean =>
-  Object.hasOwn(templates, name) && (templates[name].fits?.(node) ?? false);
+  name === "loop" ? canRepeat(node) : Object.hasOwn(templates, name) && (templates[name].fits?.(node) ?? false);
 
-export const isOpaque = (n: GNode): boolean => Object.hasOwn(templates, n.op);
+export const isOpaque = (n: GNode): boolean => n.op === "loop" || Object.hasOwn(templates, n.op);
 
 export function takesStrided(n: GNode, operand: number, inMemory: (n: GNode) => boolean): boolean {
+  if (n.op === "loop") return false; // its operands are copied, as they lie
   const look = strided(n.inputs[operand], inMemory);
   return look !== null && templates[n.op].strided(n, operand, look);
 }
