@@ -255,6 +255,7 @@ describe("draw-digits", { skip }, () => {
         assert.deepEqual(await evaluationFrom(page, resumed.step), resumed);
         await pause(page);
       });
+      await t.test("saves itself when it is left in the middle of training", () => isLeft(page));
       await t.test("says that its device is lost, and goes on from what was saved", () => outlivesItsDevice(page));
     }));
 
@@ -360,6 +361,18 @@ async function isLegible(page: Page): Promise<void> {
       assert.ok((wide as number) <= width, `at ${width} pixels the page is ${wide} wide`);
       assert.deepEqual(await page.evaluate(faint), [], `${colorScheme}, ${width} pixels`);
     }
+}
+
+async function isLeft(page: Page): Promise<void> {
+  const steps = await number(page, "steps");
+  await page.click("#train");
+  await reaches(page, `read("steps") > ${steps + 30}`); // it has saved itself at the start
+  const left = await number(page, "steps");
+  await page.evaluate(`dispatchEvent(new Event("pagehide"))`);
+  await reaches(page, `read("steps") > ${left + 10}`);
+  await page.reload();
+  await isReady(page);
+  assert.ok((await number(page, "steps")) >= left, `left at step ${left}: ${await text(page, "train")}`);
 }
 
 async function outlivesItsDevice(page: Page): Promise<void> {
