@@ -6,12 +6,12 @@
 import type { Strided } from "../../compiler/views.ts";
 import { convSizes, type Geometry } from "./conv.ts";
 import { finishText, type Product, type ProductText } from "./matmul.ts";
-import { cut, laneBlocks, laneFinish } from "./matmul-lanes.ts";
+import { laneBlocks, laneFinish } from "./matmul-lanes.ts";
 import { along } from "./shader.ts";
 
 const upTo = (n: number): number[] => [...Array(n).keys()];
 const lines = (list: readonly string[]): string => list.map((x) => `      ${x}`).join("\n");
-/** Most lines of output positions that are worth a part of their own, and parts that keep a processor busy. */
+/** Blocks that keep a processor's cores busy. */
 const ENOUGH = 16;
 
 /** Whether row and column are within: without `&&`, each of which is a branch, and compiling takes very long with many. */
@@ -97,13 +97,7 @@ ${laneFinish(rows.each, vectors.each, lanes, "f32")}`;
 /** In how many parts of lines of output positions the weight's gradient is computed. */
 export function laneConvParts(g: Geometry, lanes: number): number {
   const { rows, vectors } = laneBlocks(convSizes(g), lanes);
-  return Math.max(
-    1,
-    Math.min(
-      cut(g.batch * g.OH, Math.ceil((g.batch * g.OH) / ENOUGH)).count,
-      Math.ceil(ENOUGH / (rows.count * vectors.count)),
-    ),
-  );
+  return Math.max(1, Math.min(g.batch * g.OH, Math.ceil(ENOUGH / (rows.count * vectors.count))));
 }
 
 /** The weight's gradient: lanes along taps and channels in, a loop over the output's positions, two at a time. */

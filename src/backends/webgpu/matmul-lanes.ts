@@ -15,7 +15,7 @@ const ENOUGH_BLOCKS = 16;
 const LEAST_PART = 256;
 
 /** A dimension cut into equal pieces of at most `most`: the length of a piece, and their number. */
-export function cut(n: number, most: number): { readonly each: number; readonly count: number } {
+function cut(n: number, most: number): { readonly each: number; readonly count: number } {
   const each = Math.ceil(n / Math.ceil(n / most));
   return { each, count: Math.ceil(n / each) };
 }

@@ -201,7 +201,7 @@ function skinny(p: Product): ProductText {
   const [R, L] = swapped ? [p.N, p.M] : [p.M, p.N];
   const most = long.strides[n - 2] === 1 && long.strides[n - 1] !== 1 ? 8 : 64;
   const lanesL = Math.min(most, 2 ** Math.ceil(Math.log2(L)));
-  const lanesK = Math.min(256 / lanesL, 2 ** Math.ceil(Math.log2(p.K)));
+  const lanesK = Math.min(256 / lanesL, 2 ** Math.ceil(Math.log2(Math.max(1, p.K))));
   const size = lanesL * lanesK;
   const blocks = Math.ceil(L / lanesL);
   const total = product(p.batch) * blocks;

@@ -1,7 +1,7 @@
 /**
  * The operations that are texts of their own rather than kernels of the compiler: one row each, from a node to
- * dispatches. Everything else is decomposed into primitives, which become kernels. The texts are in matmul.ts,
- * attention.ts and indexed.ts, memory and order in assemble.ts.
+ * dispatches. Everything else is decomposed into primitives, which become kernels. The texts are in matmul.ts, conv.ts,
+ * attention.ts and indexed.ts and the forms for software adapters beside them, memory and order in assemble.ts.
  */
 import { partDType } from "../../compiler/kernel.ts";
 import { collapse, extentOf, isZero } from "../../compiler/lines.ts";

@@ -64,6 +64,7 @@ test("products of few rows, few columns and little depth", { skip }, async () =>
     o.matmul(leaf(130, 50), leaf(50, 2)),
     o.matmul(leaf(9, 1), leaf(1, 10)),
     o.matmul(leaf(40, 3), leaf(3, 33)),
+    o.matmul(leaf(2, 0), leaf(0, 5)),
   ]);
 });
 
@@ -90,6 +91,13 @@ const plain = { stride: [1, 1], low: [1, 1], high: [1, 1], dilation: [1, 1], gro
 test("convolutions and their gradients, with rests of channels and positions", { skip }, async () => {
   await compare((leaf) => convolution(leaf, [2, 9, 7, 6], 13, [3, 3], plain));
   await compare((leaf) => convolution(leaf, [3, 6, 5, 1], 8, [3, 2], { ...plain, low: [1, 0], high: [0, 2] }));
+});
+
+test("the weight's gradient of no images at all is zero", { skip }, async () => {
+  await compare((leaf) => {
+    const [x, gradient] = [leaf(0, 5, 5, 3), leaf(0, 5, 5, 4)];
+    return [c.convWeightGradient(x, gradient, { ...plain, kernel: [3, 3] })];
+  });
 });
 
 test("convolutions with strides and dilation", { skip }, async () => {
