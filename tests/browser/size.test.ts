@@ -75,7 +75,7 @@ test(`tensors, nn, optim and both backends are at most ${most} bytes for a page`
   for (const { name, text, packed } of chunks)
     t.diagnostic(`${name}: ${Buffer.byteLength(text)} bytes, ${packed} packed`);
   t.diagnostic(`together: ${sum(chunks)} packed`);
-  for (const part of ["AdamW", "LSTM", "requestAdapter", "WebAssembly", "nabla ${"])
+  for (const part of ["AdamW", "LSTM", "requestAdapter", "WebAssembly", "./worker.js"])
     assert.ok(
       chunks.some(({ text }) => text.includes(part)),
       `${part} is counted`,

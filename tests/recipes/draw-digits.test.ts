@@ -255,6 +255,7 @@ describe("draw-digits", { skip }, () => {
         assert.deepEqual(await evaluationFrom(page, resumed.step), resumed);
         await pause(page);
       });
+      await t.test("saves itself when it is left in the middle of training", () => isLeft(page));
       await t.test("says that its device is lost, and goes on from what was saved", () => outlivesItsDevice(page));
     }));
 
@@ -274,11 +275,15 @@ describe("draw-digits", { skip }, () => {
         await draw(page, 7);
         await isRead(page, 7);
       });
-      await t.test("goes on in WebAssembly", async () => {
-        const steps = await number(page, "steps");
-        await page.selectOption("#device", "wasm");
+      await t.test("goes on in WebAssembly when it is lost", async () => {
         await page.click("#train");
-        await reaches(page, `read("steps") > ${steps}`);
+        const saved = await losesItsDevice(page);
+        await page.selectOption("#device", "wasm");
+        await page.waitForFunction(`document.getElementById("failure").hidden`);
+        assert.equal(await number(page, "steps"), saved);
+        await page.click("#train");
+        await reaches(page, `read("steps") > ${saved}`);
+        await pause(page);
         await draw(page, 0);
         await isRead(page, 0);
       });
@@ -362,9 +367,21 @@ async function isLegible(page: Page): Promise<void> {
     }
 }
 
-async function outlivesItsDevice(page: Page): Promise<void> {
+async function isLeft(page: Page): Promise<void> {
   const steps = await number(page, "steps");
   await page.click("#train");
+  await reaches(page, `read("steps") > ${steps + 30}`); // it has saved itself at the start
+  const left = await number(page, "steps");
+  await page.evaluate(`dispatchEvent(new Event("pagehide"))`);
+  await reaches(page, `read("steps") > ${left + 10}`);
+  await page.reload();
+  await isReady(page);
+  assert.ok((await number(page, "steps")) >= left, `left at step ${left}: ${await text(page, "train")}`);
+}
+
+/** Takes the worker away from a page that trains; gives the step that the page says is saved. */
+async function losesItsDevice(page: Page): Promise<number> {
+  const steps = await number(page, "steps");
   await reaches(page, `read("steps") > ${steps + 5}`);
   await page.evaluate(`workers.filter(({ name }) => name === "nabla").forEach(({ worker }) =>
     worker.dispatchEvent(new ErrorEvent("error", { message: "out of memory", cancelable: true })))`);
@@ -374,6 +391,12 @@ async function outlivesItsDevice(page: Page): Promise<void> {
   assert.ok(await page.locator("#train").isDisabled());
   const saved = Number(/up to step (\d+)/.exec(await text(page, "failure-text"))?.[1]);
   assert.ok(saved >= steps);
+  return saved;
+}
+
+async function outlivesItsDevice(page: Page): Promise<void> {
+  await page.click("#train");
+  const saved = await losesItsDevice(page);
   await page.click("#mend");
   await isReady(page);
   assert.equal(await number(page, "steps"), saved);

@@ -22,7 +22,7 @@ const drawing = new Drawing(view.sheet, (strokes) => recogniser.read(session?.tr
 const events = {
   changed(session: Session) {
     view.showSession(session);
-    if (session.phase === "saving") recogniser.again(session.trainer); // it has learnt something since
+    if (session.phase === "evaluating") recogniser.again(session.trainer); // it has learnt something since
   },
   notSaved: (reason: Error) =>
     view.showNote(`The run can be continued only until this page is left: ${reason.message}`),

@@ -22,6 +22,8 @@ const seed = 1;
 
 /** It measures itself after 25 steps, to have something to show, then every 100. */
 const isMeasured = (step: number): boolean => step === 25 || step % 100 === 0;
+/** It saves itself when it has first been measured, and then about this often, in milliseconds. */
+const saveEvery = 10_000;
 
 export class Session {
   step = 0;
@@ -39,6 +41,7 @@ export class Session {
   #running = false;
   #prepared = false;
   #saveSoon = false;
+  #savedAt = Number.NEGATIVE_INFINITY;
 
   private constructor(device: string, digits: DigitSets, events: Events) {
     setDevice(device);
@@ -100,7 +103,8 @@ export class Session {
     else await read;
     this.#prepared = true;
     if (isMeasured(step)) await this.#measure();
-    if (isMeasured(step) || this.#saveSoon) await this.#save();
+    const isOld = this.matrix !== null && performance.now() - this.#savedAt > saveEvery;
+    if (isOld || this.#saveSoon) await this.#save();
     this.#enter("training");
   }
 
@@ -122,6 +126,7 @@ export class Session {
       matrix: matrix && [...matrix],
     });
     this.saved = { source, step };
+    this.#savedAt = performance.now();
     if (reason) this.#events.notSaved(reason);
   }
 }

@@ -205,6 +205,7 @@ export function showFailure(text: string, error: Error, button: string, action: 
   write(mendButton, button);
   mend = action;
   failure.hidden = false;
+  if (document.activeElement === trainButton) mendButton.focus();
   trainButton.disabled = true;
   anewButton.hidden = true;
   say("Stopped.");
