@@ -4,7 +4,7 @@
  * whole words, and no two places in one buffer: what a body works in is a segment of its own. (`cpu/loops.ts` moves
  * pointers instead, but bindings begin at multiples of 256 bytes.)
  */
-import { bodyCapture } from "../../compiler/loop.ts";
+import { bodyCapture, liveOutputs } from "../../compiler/loop.ts";
 import type { GNode, Lowered } from "../../compiler/lower.ts";
 import type { Buffer } from "../../compiler/schedule.ts";
 import { dtypes } from "../../core/dtype.ts";
@@ -12,7 +12,6 @@ import { sizeOf } from "../../core/shape.ts";
 import { bodyOf, elementAt, type LoopAttrs, loopAttrs } from "../../graph/loop.ts";
 import type { Node, Spec } from "../../graph/node.ts";
 import type { Capture } from "../backend.ts";
-import { liveOutputs } from "../cpu/loops.ts";
 import type { Location, LoopStep, Move, Parts, Step } from "./assemble.ts";
 import { storageBytes } from "./layout.ts";
 import { ALIGNMENT } from "./memory.ts";
