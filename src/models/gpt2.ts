@@ -4,7 +4,7 @@
  */
 import { ShapeError } from "../core/errors.ts";
 import { showShape, sizeOf } from "../core/shape.ts";
-import { dynamicSlice, scalar } from "../graph/ops.ts";
+import { add, dynamicSlice, iota, minimum, scalar } from "../graph/ops.ts";
 import * as F from "../nn/functional.ts";
 import {
   Embedding,
@@ -16,6 +16,9 @@ import {
   type StateDict,
 } from "../nn/index.ts";
 import { randn, Tensor, zeros } from "../tensor/index.ts";
+import { attend, DecoderContext } from "./attention.ts";
+import { KeyValueCache } from "./cache.ts";
+import type { ConfigReader } from "./config.ts";
 
 export interface GPT2Config extends FactoryOptions {
   readonly vocabSize: number;
@@ -32,6 +35,27 @@ export interface GPT2Config extends FactoryOptions {
   readonly layerNormEps?: number;
   /** Standard deviation of the weights at the start. Default: 0.02. */
   readonly initializerRange?: number;
+}
+
+/** The configuration that a `config.json` of transformers' GPT-2 gives. */
+export function gpt2ConfigOf(config: ConfigReader): GPT2Config {
+  const hiddenSize = config.count("n_embd", 768);
+  config.expect("activation_function", "gelu_new", "GPT-2's activation is the tanh form of GELU");
+  config.expect("scale_attn_weights", true, "scores are scaled by 1 / √width");
+  config.expect("scale_attn_by_inverse_layer_idx", false, "scores are scaled by the width alone");
+  config.expect("tie_word_embeddings", true, "the head is the token embedding");
+  config.expect("add_cross_attention", false, "there is no encoder to attend to");
+  if (config.has("n_inner")) config.expect("n_inner", 4 * hiddenSize, "the feed-forward part is four times as wide");
+  return {
+    vocabSize: config.count("vocab_size", 50257),
+    contextLength: config.count("n_positions", 1024),
+    numLayers: config.count("n_layer", 12),
+    numHeads: config.count("n_head", 12),
+    hiddenSize,
+    dropout: config.number("resid_pdrop", 0.1),
+    layerNormEps: config.number("layer_norm_epsilon", 1e-5),
+    initializerRange: config.number("initializer_range", 0.02),
+  };
 }
 
 /** More logits than this are made and used a chunk of rows at a time: 64 MiB of float32. */
@@ -79,10 +103,18 @@ class Attention extends Module {
     this.c_attn = new Projection(hiddenSize, 3 * hiddenSize, std, config);
     this.c_proj = new Projection(hiddenSize, hiddenSize, branchStd, config);
   }
-  forward(x: Tensor): Tensor {
+  /** With a context, the tokens of x stand behind those in its cache, of which this is layer `layer`. */
+  forward(x: Tensor, context: DecoderContext | null = null, layer = 0): Tensor {
     const p = this.training ? this.dropout : 0;
-    const y = F.causalSelfAttention(this.c_attn.forward(x), this.numHeads, { dropoutP: p });
+    const qkv = this.c_attn.forward(x);
+    const y = context ? this.#cached(qkv, context, layer) : F.causalSelfAttention(qkv, this.numHeads, { dropoutP: p });
     return F.dropout(this.c_proj.forward(y), p);
+  }
+  #cached(qkv: Tensor, context: DecoderContext, layer: number): Tensor {
+    const width = qkv.shape[2] / (3 * this.numHeads);
+    const [q, k, v] = qkv.unflatten(2, [3, this.numHeads, width]).unbind(2);
+    const scale = 1 / Math.sqrt(width);
+    return attend(q, k, v, context, { layer, scale, window: null, softcap: null, dropoutP: 0 }).flatten(2);
   }
 }
 
@@ -118,8 +150,8 @@ class Block extends Module {
     this.ln_2 = norm(config);
     this.mlp = new FeedForward(config, std, branchStd);
   }
-  forward(x: Tensor): Tensor {
-    x = x.add(this.attn.forward(this.ln_1.forward(x)));
+  forward(x: Tensor, context: DecoderContext | null = null, layer = 0): Tensor {
+    x = x.add(this.attn.forward(this.ln_1.forward(x), context, layer));
     return x.add(this.mlp.forward(this.ln_2.forward(x)));
   }
 }
@@ -143,12 +175,18 @@ class Transformer extends Module {
     this.h = new ModuleList(Array.from({ length: config.numLayers }, () => new Block(config)));
     this.ln_f = norm(config);
   }
-  /** ids [batch, time] → hidden states [batch, time, hiddenSize]. */
-  forward(ids: Tensor): Tensor {
+  /** ids [batch, time] → hidden states [batch, time, hiddenSize]; with a cache, of tokens behind those in it. */
+  forward(ids: Tensor, cache: KeyValueCache | null = null): Tensor {
     const [, time] = ids.shape;
-    let x = this.wte.forward(ids).add(this.wpe.weight.narrow(0, 0, time));
-    x = F.dropout(x, { p: this.dropout, training: this.training });
-    for (const block of this.h) x = block.forward(x);
+    const tokens = this.wte.forward(ids);
+    const context = cache ? new DecoderContext(tokens, [], cache) : null;
+    // what fills up a piece of text may stand behind the last position
+    const last = this.wpe.numEmbeddings - 1;
+    const positions = context
+      ? this.wpe.forward(new Tensor(minimum(add(iota([time], 0), context.start), last)))
+      : this.wpe.weight.narrow(0, 0, time);
+    let x = F.dropout(tokens.add(positions), { p: this.dropout, training: this.training });
+    for (let i = 0; i < this.h.length; i++) x = this.h[i].forward(x, context, i);
     return this.ln_f.forward(x);
   }
 }
@@ -192,13 +230,33 @@ export class GPT2 extends Module {
 
   /** The logits [batch, vocabSize] after position `position` of ids [batch, time]; the position compiles nothing anew. */
   logitsAt(ids: Tensor, position: number): Tensor {
-    const [batch, time] = ids.shape;
+    return F.linear(this.#row(this.hiddenStates(ids), position), this.transformer.wte.weight);
+  }
+
+  /** Row `position` of hidden states [batch, time, hiddenSize] → [batch, hiddenSize]. */
+  #row(hidden: Tensor, position: number): Tensor {
+    const [batch, time, width] = hidden.shape;
     if (!Number.isInteger(position) || position < 0 || position >= time)
-      throw new ShapeError(`GPT2: position ${position} is outside ids ${showShape(ids.shape)}`);
-    const hidden = this.hiddenStates(ids);
+      throw new ShapeError(`GPT2: position ${position} is outside ids [${batch}, ${time}]`);
     const offsets = [0, position, 0].map((n) => scalar(n, "int32"));
-    const row = new Tensor(dynamicSlice(hidden.node, offsets, [batch, 1, this.config.hiddenSize]));
-    return F.linear(row.flatten(0, 1), this.transformer.wte.weight);
+    return new Tensor(dynamicSlice(hidden.node, offsets, [batch, 1, width])).flatten(0, 1);
+  }
+
+  /** An empty cache for `batchSize` sequences of up to `capacity` tokens (default: the context). */
+  createCache(options: { readonly batchSize?: number; readonly capacity?: number } = {}): KeyValueCache {
+    const { batchSize = 1, capacity = this.contextLength } = options;
+    const { numLayers, numHeads, hiddenSize } = this.config;
+    const { dtype, device } = this.transformer.wte.weight;
+    const headDim = hiddenSize / numHeads;
+    return new KeyValueCache({ numLayers, batchSize, numKeyValueHeads: numHeads, headDim, capacity, dtype, device });
+  }
+
+  /** The logits [batch, vocabSize] after the first `count` of ids [batch, time], which follow the cache's tokens; see CausalLM. */
+  decode(ids: Tensor, cache: KeyValueCache, count = ids.shape[1]): Tensor {
+    cache.checkRoom(ids.shape[1]);
+    const row = this.#row(this.transformer.forward(ids, cache), count - 1);
+    cache.advance(count);
+    return F.linear(row, this.transformer.wte.weight);
   }
 }
 

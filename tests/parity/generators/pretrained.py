@@ -1,0 +1,160 @@
+"""Tiny checkpoints with random weights, of every architecture that models/ reads, and what transformers computes with them.
+
+A folder of fixtures/pretrained/ is what `save_pretrained` writes (config.json, model.safetensors, shards with an index), and
+expected.json: token ids, logits, 64 greedy tokens. Weights are stored in 16 bits where a whole checkpoint would be large, and
+computed with in float32. Needs transformers beside PyTorch.
+"""
+
+import json
+import shutil
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from .encoding import record, save
+
+transformers.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+torch.set_num_threads(1)
+
+VOCABULARY, PROMPT, GREEDY, GAP = 48, 5, 64, 1e-3
+SHAPE = dict(
+    vocab_size=VOCABULARY,
+    hidden_size=24,
+    intermediate_size=40,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=96,
+    bos_token_id=1,
+    eos_token_id=2,
+    pad_token_id=0,
+)
+LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)
+
+# name -> (configuration class, its fields, the dtype of the stored weights)
+DECODERS = {
+    "gpt2": ("gpt2", dict(vocab_size=VOCABULARY, n_positions=96, n_embd=24, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2), torch.bfloat16),
+    "llama": ("llama", dict(**SHAPE, tie_word_embeddings=False, rope_theta=10000.0), torch.float32),
+    "llama3": ("llama", dict(**SHAPE, tie_word_embeddings=True, attention_bias=True, mlp_bias=True, head_dim=8, rope_theta=500000.0, rope_scaling=LLAMA3), torch.bfloat16),
+    "mistral": ("mistral", dict(**SHAPE, sliding_window=9, head_dim=8), torch.float16),
+    "qwen2": ("qwen2", dict(**SHAPE, use_sliding_window=True, sliding_window=7, max_window_layers=1), torch.bfloat16),
+    "qwen3": ("qwen3", dict(**SHAPE, head_dim=8, tie_word_embeddings=True), torch.bfloat16),
+    "gemma2": ("gemma2", dict(**SHAPE, head_dim=8, query_pre_attn_scalar=12, sliding_window=6, attn_logit_softcapping=5.0, final_logit_softcapping=12.0), torch.bfloat16),
+    "gemma3": ("gemma3_text", dict(**SHAPE, head_dim=8, query_pre_attn_scalar=12, sliding_window=6, layer_types=["sliding_attention", "full_attention"]), torch.bfloat16),
+    "phi3": ("phi3", dict(**SHAPE, sliding_window=11), torch.bfloat16),
+    "smollm3": ("smollm3", dict(**SHAPE, no_rope_layers=[1, 0], tie_word_embeddings=True), torch.bfloat16),
+}
+
+# The kinds of rope scaling on the weights of "llama", as older checkpoints write them, with the sequence lengths to compare.
+ROPES = {
+    "linear": (dict(rope_type="linear", factor=4.0), [20]),
+    "dynamic": (dict(type="dynamic", factor=2.0), [20, 40]),
+    "yarn": (dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16), [20]),
+    "longrope": (
+        dict(rope_type="longrope", short_factor=[1.0, 1.1, 1.3], long_factor=[1.5, 2.5, 4.0], original_max_position_embeddings=16),
+        [12, 20],
+    ),
+}
+
+
+def randomise(model, seed, dtype):
+    """Every weight random, norms and biases too, so that none of them can be forgotten; representable in `dtype`."""
+    g = torch.Generator().manual_seed(seed)
+    # Gemma's embeddings are scaled up and tied: they would drown what the blocks add, and each token would follow itself
+    table, spread = (0.1, 1.0) if "gemma" in model.config.model_type else (0.4, 0.2)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            noise = torch.randn(p.shape, generator=g)
+            if p.dim() == 1:
+                value = p + spread * noise  # around 1 (norms), or 0 (biases, Gemma's norms)
+            else:
+                value = noise * (table if "embed" in name or "wte" in name else 0.35)
+            p.copy_(value.to(dtype).float())
+    return model.float().eval()
+
+
+def greedy(model, prompt):
+    """The likeliest tokens, without a cache; None where two were too near each other to tell."""
+    ids = prompt.clone()
+    for _ in range(GREEDY):
+        with torch.no_grad():
+            logits = model(ids, use_cache=False).logits[0, -1]
+        top = logits.topk(2).values
+        if top[0] - top[1] <= GAP:
+            return None
+        ids = torch.cat([ids, logits.argmax().reshape(1, 1)], 1)
+    return ids[0, prompt.shape[1] :].tolist()
+
+
+def modern_to_old(folder, **fields):
+    """config.json as transformers 4 wrote it: rope_theta and rope_scaling beside the other fields."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config.pop("rope_parameters", None)
+    config["torch_dtype"] = config.pop("dtype")
+    config.update(fields)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def checkpoint(folder, model, dtype, **options):
+    shutil.rmtree(folder, ignore_errors=True)
+    model.to(dtype).save_pretrained(folder, **options)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    model.float()
+
+
+def size_of(folder):
+    print(f"{folder.name}: {sum(f.stat().st_size for f in folder.iterdir()) / 1024:.0f} KiB")
+
+
+def decoder(root, name):
+    kind, fields, dtype = DECODERS[name]
+    model = None
+    for seed in range(200):
+        config = AutoConfig.for_model(kind, **fields)
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
+        randomise(model, seed, dtype)
+        g = torch.Generator().manual_seed(seed)
+        prompt = torch.randint(3, VOCABULARY, (1, PROMPT), generator=g)
+        tokens = greedy(model, prompt)
+        if tokens is not None and len(set(tokens)) >= 8:
+            break
+    else:
+        raise RuntimeError(f"{name}: no seed of 200 keeps the two likeliest tokens apart")
+    ids = torch.randint(0, VOCABULARY, (2, 20), generator=g)
+    with torch.no_grad():
+        logits = model(ids, use_cache=False).logits
+    folder = root / name
+    checkpoint(folder, model, dtype, **({"max_shard_size": "20KB"} if name == "mistral" else {}))
+    if name in ("llama", "llama3", "gemma2"):
+        modern_to_old(folder, **{k: v for k, v in fields.items() if k.startswith("rope_")})
+    expected = {"seed": seed, "ids": record(ids), "logits": record(logits), "prompt": prompt[0].tolist(), "greedy": tokens}
+    if name == "llama":
+        expected["ropes"] = [variant(folder, *each) for each in ROPES.items()]
+    save(folder / "expected.json", expected)
+    size_of(folder)
+
+
+def variant(folder, name, setting):
+    """Logits of the checkpoint in `folder` under another rope scaling."""
+    scaling, lengths = setting
+    fields = {"rope_scaling": scaling, "max_position_embeddings": 32}
+    config = AutoConfig.from_pretrained(folder)
+    raw = {**json.loads((folder / "config.json").read_text()), **fields}
+    config = type(config).from_dict(raw)
+    out = []
+    for length in lengths:
+        model = AutoModelForCausalLM.from_pretrained(folder, config=config, attn_implementation="eager", dtype=torch.float32).eval()
+        ids = torch.randint(0, VOCABULARY, (1, length), generator=torch.Generator().manual_seed(length))
+        with torch.no_grad():
+            out.append({"ids": record(ids), "logits": record(model(ids, use_cache=False).logits)})
+    return {"name": name, "config": fields, "runs": out}
+
+
+def write(folder):
+    root = folder / "pretrained"
+    for name in DECODERS:
+        decoder(root, name)

@@ -1,0 +1,66 @@
+/**
+ * Pretrained checkpoints against transformers: tiny ones of every architecture with random weights, in fixtures/pretrained,
+ * written by generators/pretrained.py. Logits agree, and 64 greedy tokens are equal, decoded through the cache.
+ */
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { describe, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { setDevice } from "../../src/execution/index.ts";
+import { generate } from "../../src/generate/index.ts";
+import { fromPretrained, modelFrom, readCheckpoint, readConfig } from "../../src/models/index.ts";
+import { noGrad, type Tensor, tensor } from "../../src/tensor/index.ts";
+import { backendsUnderTest, isBrief } from "../support/backends.ts";
+import { assertClose, type Stored, valuesOf } from "../support/fixtures.ts";
+
+const root = join(dirname(fileURLToPath(import.meta.url)), "fixtures", "pretrained");
+const tolerance = { rtol: 1e-4, atol: 1e-5 };
+
+interface Run {
+  readonly ids: Stored;
+  readonly logits: Stored;
+}
+interface Decoded extends Run {
+  readonly prompt: readonly number[];
+  readonly greedy: readonly number[];
+  readonly ropes?: readonly { readonly name: string; readonly config: object; readonly runs: readonly Run[] }[];
+}
+
+const expectedOf = <T>(name: string): T => JSON.parse(readFileSync(join(root, name, "expected.json"), "utf8")) as T;
+const integers = (stored: Stored): Tensor =>
+  tensor(Int32Array.from(valuesOf(stored)), { shape: stored.shape, dtype: "int32" });
+
+const decoders = ["gpt2", "llama", "llama3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "smollm3"];
+
+for (const backend of await backendsUnderTest()) {
+  // reference computes each node in float64 and rounds; 64 tokens of ten models are many nodes for it
+  const slow = backend.name === "reference" || isBrief(backend);
+  describe(`pretrained decoders on ${backend.name}`, () => {
+    for (const name of decoders) {
+      test(`${name} has transformers' logits and greedy tokens`, async () => {
+        setDevice(backend.name);
+        const expected = expectedOf<Decoded>(name);
+        const model = await fromPretrained(join(root, name), { dtype: "float32" });
+        const logits = await noGrad(() => model.forward(integers(expected.ids))).data();
+        assertClose("logits", logits, valuesOf(expected.logits), tolerance);
+        const count = slow ? 8 : expected.greedy.length;
+        const tokens = await generate(model, expected.prompt, { maxNewTokens: count, temperature: 0 });
+        assert.deepEqual(tokens, expected.greedy.slice(0, count));
+      });
+    }
+
+    test("llama's kinds of rope scaling have transformers' logits", async () => {
+      setDevice(backend.name);
+      const config = (await readConfig(join(root, "llama"))).raw;
+      for (const { name, config: fields, runs } of expectedOf<Decoded>("llama").ropes ?? [])
+        for (const { ids, logits } of runs) {
+          const tensors = await readCheckpoint(join(root, "llama"));
+          const changed = { ...config, ...fields, max_position_embeddings: 32 };
+          const model = modelFrom(changed, tensors);
+          const got = await noGrad(() => model.forward(integers(ids))).data();
+          assertClose(`${name}, ${ids.shape[1]} tokens`, got, valuesOf(logits), tolerance);
+        }
+    });
+  });
+}
