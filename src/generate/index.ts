@@ -1,2 +1,10 @@
 /** Generation: sampling from language models. */
-export { type GenerateOptions, generate, type LanguageModel, type SamplingOptions, sampleLogits } from "./sample.ts";
+export {
+  type CachedLanguageModel,
+  type GenerateOptions,
+  generate,
+  type LanguageModel,
+  type SamplingOptions,
+  sampleLogits,
+  type TokenCache,
+} from "./sample.ts";

@@ -1,7 +1,7 @@
 /**
- * Text from a language model, a token at a time: the simple way, which computes the whole window again for every token.
- * The window has a fixed size and the position is a runtime number, so one program serves every token. No cache of keys
- * and values here.
+ * Text from a language model, a token at a time. A model that can keep keys and values reads the prompt in pieces of one length
+ * and then computes one position a token; another computes its whole window again. Sizes are fixed and positions are
+ * runtime numbers either way, so the number of programs does not grow with the text.
  */
 import { NablaError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
@@ -13,6 +13,20 @@ export interface LanguageModel extends Module {
   readonly contextLength: number;
   /** Logits [batch, vocabulary] after `position` of ids [batch, time]. */
   logitsAt(ids: Tensor, position: number): Tensor;
+}
+
+/** What a model keeps of the tokens that it has seen. */
+export interface TokenCache {
+  readonly capacity: number;
+  readonly length: number;
+  truncate(length: number): void;
+}
+
+/** A language model that decodes through a cache, as CausalLM. */
+export interface CachedLanguageModel<C extends TokenCache = TokenCache> extends LanguageModel {
+  createCache(options: { readonly batchSize?: number; readonly capacity?: number }): C;
+  /** Appends the first `count` of ids [batch, time] to the cache; the logits [batch, vocabulary] after them. */
+  decode(ids: Tensor, cache: C, count?: number): Tensor;
 }
 
 export interface SamplingOptions {
@@ -68,6 +82,61 @@ export function sampleLogits(logits: ArrayLike<number>, rng: Rng, options: Sampl
   return candidates[candidates.length - 1];
 }
 
+/** Tokens of a prompt that are read at once. */
+const pieceLength = 64;
+
+const idsTensor = (ids: Int32Array): Tensor => tensor(ids, { shape: [1, ids.length], dtype: "int32" });
+
+/** Gives the logits after a text that grows from call to call. */
+type Reader = (text: readonly number[]) => Tensor;
+
+/** The whole window each time; what follows the text in it is hidden by causality. */
+function windowReader(model: LanguageModel): Reader {
+  const { contextLength } = model;
+  return (text) => {
+    const seen = text.slice(-contextLength);
+    const window = new Int32Array(contextLength);
+    window.set(seen);
+    return model.logitsAt(idsTensor(window), seen.length - 1);
+  };
+}
+
+/** Room for `tokens`, in few different sizes, and for a last piece that is not full. */
+function capacityFor(tokens: number, contextLength: number): number {
+  let capacity = 256;
+  while (capacity < tokens) capacity *= 2;
+  return Math.min(capacity, Math.ceil(contextLength / pieceLength) * pieceLength);
+}
+
+/**
+ * Only what is new is computed. Beyond the context the positions of all tokens move with each one, so that the window is read
+ * again.
+ */
+function cacheReader(model: CachedLanguageModel, tokens: number): Reader {
+  const { contextLength } = model;
+  const cache = model.createCache({ capacity: capacityFor(Math.min(tokens, contextLength), contextLength) });
+  const readPieces = (fresh: readonly number[]): Tensor => {
+    let logits: Tensor | null = null;
+    for (let at = 0; at < fresh.length; at += pieceLength) {
+      const piece = new Int32Array(pieceLength);
+      const count = Math.min(pieceLength, fresh.length - at);
+      piece.set(fresh.slice(at, at + count));
+      logits = model.decode(idsTensor(piece), cache, count);
+    }
+    return logits as Tensor;
+  };
+  return (text) => {
+    if (text.length > contextLength) {
+      cache.truncate(0);
+      return readPieces(text.slice(-contextLength));
+    }
+    if (cache.length === 0) return readPieces(text);
+    return model.decode(idsTensor(Int32Array.from(text.slice(cache.length))), cache);
+  };
+}
+
+const hasCache = (model: LanguageModel): model is CachedLanguageModel => "createCache" in model && "decode" in model;
+
 /**
  * Continues `ids` by up to `maxNewTokens` tokens and gives the new ones. When the text outgrows the model's context, its last
  * `contextLength` tokens are what the model sees. The model is in evaluation mode meanwhile.
@@ -82,20 +151,15 @@ export async function generate(
   if (ids.length === 0) throw new NablaError("generate: the prompt is empty; give at least one token");
   if (!(Number.isInteger(maxNewTokens) && maxNewTokens >= 0))
     throw new NablaError(`generate: maxNewTokens must be a whole number ≥ 0, got ${maxNewTokens}`);
-  const { contextLength } = model;
   const rng = new Rng(seed);
   const text = Array.from(ids);
   const fresh: number[] = [];
   const modes = model.modules().map((module) => [module, module.training] as const);
   model.eval();
   try {
+    const read = hasCache(model) ? cacheReader(model, text.length + maxNewTokens) : windowReader(model);
     while (fresh.length < maxNewTokens) {
-      const seen = text.slice(-contextLength);
-      const window = new Int32Array(contextLength); // what follows the text is hidden by causality
-      window.set(seen);
-      const logits = noGrad(() =>
-        model.logitsAt(tensor(window, { shape: [1, contextLength], dtype: "int32" }), seen.length - 1),
-      );
+      const logits = noGrad(() => read(text));
       const token = sampleLogits(await logits.data(), rng, options);
       text.push(token);
       fresh.push(token);

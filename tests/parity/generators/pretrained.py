@@ -37,12 +37,12 @@ LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_fac
 DECODERS = {
     "gpt2": ("gpt2", dict(vocab_size=VOCABULARY, n_positions=96, n_embd=24, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2), torch.bfloat16),
     "llama": ("llama", dict(**SHAPE, tie_word_embeddings=False, rope_theta=10000.0), torch.float32),
-    "llama3": ("llama", dict(**SHAPE, tie_word_embeddings=True, attention_bias=True, mlp_bias=True, head_dim=8, rope_theta=500000.0, rope_scaling=LLAMA3), torch.bfloat16),
+    "llama3": ("llama", dict(**SHAPE, tie_word_embeddings=True, attention_bias=True, mlp_bias=True, head_dim=8, rope_theta=100.0, rope_scaling=LLAMA3), torch.bfloat16),
     "mistral": ("mistral", dict(**SHAPE, sliding_window=9, head_dim=8), torch.float16),
     "qwen2": ("qwen2", dict(**SHAPE, use_sliding_window=True, sliding_window=7, max_window_layers=1), torch.bfloat16),
     "qwen3": ("qwen3", dict(**SHAPE, head_dim=8, tie_word_embeddings=True), torch.bfloat16),
     "gemma2": ("gemma2", dict(**SHAPE, head_dim=8, query_pre_attn_scalar=12, sliding_window=6, attn_logit_softcapping=5.0, final_logit_softcapping=12.0), torch.bfloat16),
-    "gemma3": ("gemma3_text", dict(**SHAPE, head_dim=8, query_pre_attn_scalar=12, sliding_window=6, layer_types=["sliding_attention", "full_attention"]), torch.bfloat16),
+    "gemma3": ("gemma3_text", dict(**SHAPE, head_dim=8, query_pre_attn_scalar=12, sliding_window=6, rope_theta=50000.0, rope_local_base_freq=500.0, rope_scaling=dict(rope_type="linear", factor=4.0), sliding_window_pattern=2), torch.bfloat16),
     "phi3": ("phi3", dict(**SHAPE, sliding_window=11), torch.bfloat16),
     "smollm3": ("smollm3", dict(**SHAPE, no_rope_layers=[1, 0], tie_word_embeddings=True), torch.bfloat16),
 }
@@ -51,7 +51,7 @@ DECODERS = {
 ROPES = {
     "linear": (dict(rope_type="linear", factor=4.0), [20]),
     "dynamic": (dict(type="dynamic", factor=2.0), [20, 40]),
-    "yarn": (dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16), [20]),
+    "yarn": (dict(rope_type="yarn", factor=4.0, beta_slow=0.2, original_max_position_embeddings=16), [20]),
     "longrope": (
         dict(rope_type="longrope", short_factor=[1.0, 1.1, 1.3], long_factor=[1.5, 2.5, 4.0], original_max_position_embeddings=16),
         [12, 20],
@@ -70,7 +70,8 @@ def randomise(model, seed, dtype):
             if p.dim() == 1:
                 value = p + spread * noise  # around 1 (norms), or 0 (biases, Gemma's norms)
             else:
-                value = noise * (table if "embed" in name or "wte" in name else 0.35)
+                scale = table if "embed" in name or "wte" in name else 0.15 if "lm_head" in name else 0.35
+                value = noise * scale
             p.copy_(value.to(dtype).float())
     return model.float().eval()
 
@@ -92,7 +93,8 @@ def modern_to_old(folder, **fields):
     """config.json as transformers 4 wrote it: rope_theta and rope_scaling beside the other fields."""
     path = folder / "config.json"
     config = json.loads(path.read_text())
-    config.pop("rope_parameters", None)
+    for newer in ("rope_parameters", "layer_types", "_sliding_window_pattern"):
+        config.pop(newer, None)
     config["torch_dtype"] = config.pop("dtype")
     config.update(fields)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -129,8 +131,8 @@ def decoder(root, name):
         logits = model(ids, use_cache=False).logits
     folder = root / name
     checkpoint(folder, model, dtype, **({"max_shard_size": "20KB"} if name == "mistral" else {}))
-    if name in ("llama", "llama3", "gemma2"):
-        modern_to_old(folder, **{k: v for k, v in fields.items() if k.startswith("rope_")})
+    if name in ("llama", "llama3", "gemma2", "gemma3"):
+        modern_to_old(folder, **{k: v for k, v in fields.items() if k.startswith(("rope_", "sliding_"))})
     expected = {"seed": seed, "ids": record(ids), "logits": record(logits), "prompt": prompt[0].tolist(), "greedy": tokens}
     if name == "llama":
         expected["ropes"] = [variant(folder, *each) for each in ROPES.items()]
@@ -141,7 +143,7 @@ def decoder(root, name):
 def variant(folder, name, setting):
     """Logits of the checkpoint in `folder` under another rope scaling."""
     scaling, lengths = setting
-    fields = {"rope_scaling": scaling, "max_position_embeddings": 32}
+    fields = {"rope_scaling": scaling, "max_position_embeddings": 32, "rope_theta": 20.0}
     config = AutoConfig.from_pretrained(folder)
     raw = {**json.loads((folder / "config.json").read_text()), **fields}
     config = type(config).from_dict(raw)
