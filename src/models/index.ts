@@ -1,8 +1,15 @@
-/** Models, each one page: MLP, a small convolutional network, GPT-2, the family of Llama; and how pretrained ones are loaded. */
+/**
+ * Models, each one page: MLP, a small convolutional network, GPT-2, the family of Llama, BERT and its kin, ViT, ResNet; and
+ * how pretrained ones are loaded.
+ */
+export { type Architecture, architectures, type Task, type Tasks } from "./architectures.ts";
+export { Bert, type BertConfig, BertForSequenceClassification, RobertaForSequenceClassification } from "./bert.ts";
 export { type CacheOptions, KeyValueCache } from "./cache.ts";
 export { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
 export { ConvNet, type ConvNetConfig } from "./convnet.ts";
 export { CausalLM, type CreateCacheOptions, type DecoderConfig, type LayerConfig } from "./decoder.ts";
+export { DistilBert, type DistilBertConfig, DistilBertForSequenceClassification } from "./distilbert.ts";
+export { type Pooling, pool, type TextClassifier, type TextEncoder, type TextInput } from "./encoder.ts";
 export { adaptGPT2StateDict, GPT2, type GPT2Config, gpt2FlopsPerStep, gpt2ParameterCount } from "./gpt2.ts";
 export { MLP, type MlpActivation, type MlpConfig } from "./mlp.ts";
 export {
@@ -11,6 +18,6 @@ export {
   type PretrainedOptions,
   readCheckpoint,
   readConfig,
-  type Task,
-  type Tasks,
 } from "./pretrained.ts";
+export { ResNet, type ResNetConfig, ResNetForImageClassification } from "./resnet.ts";
+export { ViT, type ViTConfig, ViTForImageClassification } from "./vit.ts";

@@ -10,18 +10,8 @@ import { join } from "../data/path.ts";
 import { type ReadOptions, readBytes } from "../data/source.ts";
 import { load } from "../formats/index.ts";
 import { type FactoryOptions, type Module, type StateDict, withDeferredInit } from "../nn/index.ts";
-import { type Architecture, architectures, type BuildOptions } from "./architectures.ts";
+import { type Architecture, architectures, type BuildOptions, type Task, type Tasks } from "./architectures.ts";
 import { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
-import type { CausalLM } from "./decoder.ts";
-import type { GPT2 } from "./gpt2.ts";
-
-/** What a model is loaded for, and what comes out of it. */
-export interface Tasks {
-  /** A language model that continues a text. */
-  generation: CausalLM | GPT2;
-}
-
-export type Task = keyof Tasks;
 
 export interface PretrainedOptions<T extends Task = "generation"> extends ReadOptions {
   /** Default: "generation". */
@@ -144,7 +134,7 @@ export function modelFrom<T extends Task = "generation">(
   const dtype = options.dtype ?? stored ?? "float32";
   if (!isFloat(dtype)) throw new PretrainedError(`${reader.source}: a model's dtype must be floating, not ${dtype}`);
   const where: FactoryOptions = { dtype, ...(device === undefined ? {} : { device }) };
-  const build: BuildOptions = { ...(numLabels === undefined ? {} : { numLabels }), has: (key) => key in adapted };
+  const build: BuildOptions = { numLabels: numLabels ?? reader.labels(), has: (key) => key in adapted };
   return withDeferredInit(
     () => architecture.build(reader, where, build),
     (model) => fill(model, adapted, architecture, reader.source, numLabels),
@@ -167,9 +157,14 @@ function fill(
   if (fresh.some((key) => !given[key] || given[key].shape.join() !== own[key].shape.join()))
     for (const key of Object.keys(given)) if (architecture.head?.test(key)) delete given[key];
   const missing = Object.keys(own).filter((key) => !(key in given) && !isFresh(key));
+  const headless = missing.length > 0 && missing.every((key) => architecture.head?.test(key));
   const surplus = Object.keys(given).filter((key) => !(key in own));
   const complaints = [
-    ...(missing.length ? [`the checkpoint lacks ${listed(missing)}`] : []),
+    ...(missing.length
+      ? [
+          `the checkpoint lacks ${listed(missing)}${headless ? ", the head of this task; { numLabels } makes a new one" : ""}`,
+        ]
+      : []),
     ...(surplus.length ? [`the model has no ${listed(surplus)}`] : []),
   ];
   if (complaints.length) throw new PretrainedError(`${source}: ${complaints.join("; ")}. Nothing was loaded`);

@@ -9,7 +9,7 @@ import { describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { setDevice } from "../../src/execution/index.ts";
 import { generate } from "../../src/generate/index.ts";
-import { fromPretrained, modelFrom, readCheckpoint, readConfig } from "../../src/models/index.ts";
+import { Bert, fromPretrained, modelFrom, readCheckpoint, readConfig } from "../../src/models/index.ts";
 import { noGrad, type Tensor, tensor } from "../../src/tensor/index.ts";
 import { backendsUnderTest, isBrief } from "../support/backends.ts";
 import { assertClose, type Stored, valuesOf } from "../support/fixtures.ts";
@@ -31,6 +31,17 @@ const expectedOf = <T>(name: string): T => JSON.parse(readFileSync(join(root, na
 const integers = (stored: Stored): Tensor =>
   tensor(Int32Array.from(valuesOf(stored)), { shape: stored.shape, dtype: "int32" });
 
+interface Encoded {
+  readonly ids: Stored;
+  readonly mask: Stored;
+  readonly types: Stored | null;
+  readonly logits: Stored;
+  readonly hidden: Stored;
+  readonly pooled: Stored | null;
+}
+
+const floats = (stored: Stored): Tensor => tensor(Float32Array.from(valuesOf(stored)), { shape: stored.shape });
+const dtype = "float32";
 const decoders = ["gpt2", "llama", "llama3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "smollm3"];
 
 for (const backend of await backendsUnderTest()) {
@@ -62,5 +73,35 @@ for (const backend of await backendsUnderTest()) {
           assertClose(`${name}, ${ids.shape[1]} tokens`, got, valuesOf(logits), tolerance);
         }
     });
+  });
+  describe(`pretrained encoders on ${backend.name}`, () => {
+    for (const name of ["bert", "roberta", "distilbert"])
+      test(`${name} has transformers' states, pooled vector and logits, with masked tokens`, async () => {
+        setDevice(backend.name);
+        const expected = expectedOf<Encoded>(name);
+        const ids = integers(expected.ids);
+        const attentionMask = integers(expected.mask);
+        const input = { attentionMask, ...(expected.types ? { tokenTypeIds: integers(expected.types) } : {}) };
+        const classifier = await fromPretrained(join(root, name), { task: "classification", dtype });
+        const logits = await noGrad(() => classifier.forward(ids, input)).data();
+        assertClose("logits", logits, valuesOf(expected.logits), tolerance);
+        const encoder = await fromPretrained(join(root, name), { task: "features", dtype });
+        const hidden = noGrad(() => encoder.forward(ids, input));
+        assertClose("states", await hidden.data(), valuesOf(expected.hidden), tolerance);
+        if (!expected.pooled) return;
+        assert.ok(encoder instanceof Bert && encoder.pooler);
+        const { pooler } = encoder;
+        const pooled = await noGrad(() => pooler.forward(hidden)).data();
+        assertClose("pooled", pooled, valuesOf(expected.pooled), tolerance);
+      });
+
+    for (const name of ["vit", "resnet", "resnet-basic"])
+      test(`${name} has transformers' logits`, async () => {
+        setDevice(backend.name);
+        const expected = expectedOf<{ readonly pixels: Stored; readonly logits: Stored }>(name);
+        const model = await fromPretrained(join(root, name), { task: "image-classification", dtype });
+        const logits = await noGrad(() => model.forward(floats(expected.pixels))).data();
+        assertClose("logits", logits, valuesOf(expected.logits), tolerance);
+      });
   });
 }

@@ -10,7 +10,7 @@ import shutil
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageClassification, AutoModelForSequenceClassification
 
 from .encoding import record, save
 
@@ -156,7 +156,71 @@ def variant(folder, name, setting):
     return {"name": name, "config": fields, "runs": out}
 
 
+TEXT = dict(vocab_size=VOCABULARY, max_position_embeddings=40, num_labels=3)
+BERT = dict(**TEXT, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4)
+
+# Classifiers of texts: their logits, and the states and the pooled vector of the encoder in them.
+ENCODERS = {
+    "bert": ("bert", dict(**BERT, pad_token_id=0)),
+    "roberta": ("roberta", dict(**BERT, pad_token_id=1, type_vocab_size=1, layer_norm_eps=1e-5)),
+    "distilbert": ("distilbert", dict(**TEXT, dim=24, hidden_dim=40, n_layers=2, n_heads=4, pad_token_id=0)),
+}
+IMAGES = {
+    "vit": ("vit", dict(hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, image_size=[8, 12], patch_size=4, num_labels=3)),
+    "resnet": ("resnet", dict(embedding_size=4, hidden_sizes=[8, 16], depths=[1, 2], layer_type="bottleneck", num_labels=3)),
+    "resnet-basic": ("resnet", dict(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", num_labels=3, downsample_in_first_stage=True)),
+}
+
+
+def encoder(root, name):
+    kind, fields = ENCODERS[name]
+    dtype = torch.bfloat16
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, **fields), attn_implementation="eager", dtype=torch.float32)
+    randomise(model, 0, dtype)
+    g = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, VOCABULARY, (3, 9), generator=g)
+    mask = torch.ones_like(ids)
+    for row, length in enumerate([9, 6, 2]):
+        ids[row, length:] = fields["pad_token_id"]
+        mask[row, length:] = 0
+    extra = {"token_type_ids": (torch.arange(9) > 3).long().expand(3, 9)} if name == "bert" else {}
+    folder = root / name
+    checkpoint(folder, model, dtype)
+    with torch.no_grad():
+        logits = model(ids, attention_mask=mask, **extra).logits
+        bare = getattr(model, model.base_model_prefix)(ids, attention_mask=mask, **extra)
+    expected = {"ids": record(ids), "mask": record(mask), "types": record(extra["token_type_ids"]) if extra else None}
+    pooled = getattr(bare, "pooler_output", None)
+    expected |= {"logits": record(logits), "hidden": record(bare.last_hidden_state), "pooled": None if pooled is None else record(pooled)}
+    save(folder / "expected.json", expected)
+    size_of(folder)
+
+
+def image(root, name):
+    kind, fields = IMAGES[name]
+    model = AutoModelForImageClassification.from_config(AutoConfig.for_model(kind, **fields), dtype=torch.float32)
+    randomise(model, 0, torch.bfloat16)
+    g = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for buffer_name, buffer in model.named_buffers():  # running statistics
+            if buffer.is_floating_point():
+                value = torch.randn(buffer.shape, generator=g)
+                buffer.copy_((0.5 + value.abs() if "var" in buffer_name else 0.3 * value).bfloat16().float())
+    pixels = torch.randn((2, 3, 8, 12) if name == "vit" else (2, 3, 18, 14), generator=g)
+    with torch.no_grad():
+        logits = model(pixels).logits
+    folder = root / name
+    checkpoint(folder, model, torch.bfloat16)
+    save(folder / "expected.json", {"pixels": record(pixels), "logits": record(logits)})
+    size_of(folder)
+
+
 def write(folder):
     root = folder / "pretrained"
     for name in DECODERS:
         decoder(root, name)
+    for name in ENCODERS:
+        encoder(root, name)
+    for name in IMAGES:
+        image(root, name)
