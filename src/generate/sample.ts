@@ -82,8 +82,8 @@ export function sampleLogits(logits: ArrayLike<number>, rng: Rng, options: Sampl
   return candidates[candidates.length - 1];
 }
 
-/** Tokens of a prompt that are read at once. */
-const pieceLength = 64;
+/** Most tokens of a prompt that are read at once. */
+const longestPiece = 64;
 
 const idsTensor = (ids: Int32Array): Tensor => tensor(ids, { shape: [1, ids.length], dtype: "int32" });
 
@@ -102,7 +102,7 @@ function windowReader(model: LanguageModel): Reader {
 }
 
 /** Room for `tokens`, in few different sizes, and for a last piece that is not full. */
-function capacityFor(tokens: number, contextLength: number): number {
+function capacityFor(tokens: number, contextLength: number, pieceLength: number): number {
   let capacity = 256;
   while (capacity < tokens) capacity *= 2;
   return Math.min(capacity, Math.ceil(contextLength / pieceLength) * pieceLength);
@@ -114,7 +114,9 @@ function capacityFor(tokens: number, contextLength: number): number {
  */
 function cacheReader(model: CachedLanguageModel, tokens: number): Reader {
   const { contextLength } = model;
-  const cache = model.createCache({ capacity: capacityFor(Math.min(tokens, contextLength), contextLength) });
+  const pieceLength = Math.min(longestPiece, contextLength);
+  const capacity = capacityFor(Math.min(tokens, contextLength), contextLength, pieceLength);
+  const cache = model.createCache({ capacity });
   const readPieces = (fresh: readonly number[]): Tensor => {
     let logits: Tensor | null = null;
     for (let at = 0; at < fresh.length; at += pieceLength) {

@@ -154,7 +154,10 @@ const resnet: Architecture<ResNetForImageClassification> = {
   head: /^classifier\./,
 };
 
-export const architectures: { readonly [T in Task]: Readonly<Record<string, Architecture<Tasks[T]>>> } = {
+type Table = { readonly [T in Task]: Readonly<Record<string, Architecture<Tasks[T]>>> };
+
+/** The table. It is made when it is asked for: what is made at load time a bundler would put on every page. */
+export const architectures = (): Table => ({
   generation: { gpt2, ...Object.fromEntries(Object.entries(decoders).map(([name, of]) => [name, decoder(of)])) },
   features: {
     bert: bertFeatures("bert", false),
@@ -163,4 +166,4 @@ export const architectures: { readonly [T in Task]: Readonly<Record<string, Arch
   },
   classification: { bert: bertClassifier, roberta: robertaClassifier, distilbert: distilBertClassifier },
   "image-classification": { vit, resnet },
-};
+});

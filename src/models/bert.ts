@@ -57,7 +57,7 @@ export function bertConfigOf(config: ConfigReader, { padding }: { readonly paddi
     intermediateSize: config.count("intermediate_size", 3072),
     maxPositions: config.count("max_position_embeddings", 512),
     typeVocabSize: config.count("type_vocab_size", 2),
-    activation: config.choice("hidden_act", activationNames, "gelu"),
+    activation: config.choice("hidden_act", activationNames(), "gelu"),
     layerNormEps: config.number("layer_norm_eps", 1e-12),
     hiddenDropout,
     attentionDropout: config.number("attention_probs_dropout_prob", 0.1),

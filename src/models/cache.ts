@@ -2,11 +2,12 @@
  * Keys and values of the tokens that a decoder has seen, so that the next token costs one position instead of the whole text.
  * The memory has a fixed size and the number of tokens in it is a runtime number: one program serves every length.
  */
-import type { DType } from "../core/dtype.ts";
+import { allocateRaw, type DType } from "../core/dtype.ts";
 import { ShapeError } from "../core/errors.ts";
+import { sizeOf } from "../core/shape.ts";
 import type { Node } from "../graph/node.ts";
 import * as ops from "../graph/ops.ts";
-import { asState, Tensor, zeros } from "../tensor/index.ts";
+import { asState, fromRaw, Tensor } from "../tensor/index.ts";
 import { write } from "../tensor/tensor.ts";
 
 export interface CacheOptions {
@@ -39,7 +40,10 @@ export class KeyValueCache {
     this.capacity = capacity;
     this.batchSize = batchSize;
     const memory = (name: string): Tensor => {
-      const x = asState(zeros([batchSize, numKeyValueHeads, capacity, headDim], { dtype, device }));
+      const shape = [batchSize, numKeyValueHeads, capacity, headDim];
+      // written, not computed: zeros would be a program of their own for every shape
+      const empty = allocateRaw(dtype, sizeOf(shape));
+      const x = asState(fromRaw(empty, dtype, shape, { device, owned: true }));
       x.name = name;
       return x;
     };

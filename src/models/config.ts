@@ -71,14 +71,12 @@ export class ConfigReader {
     const isObject = (x: unknown): x is RawConfig => typeof x === "object" && x !== null && !Array.isArray(x);
     return new ConfigReader(this.#field(name, "an object", isObject, undefined), `${this.source}: "${name}"`);
   }
-  /** One of the texts that are `table`'s keys, as the value there. */
-  choice<T>(name: string, table: Readonly<Record<string, T>>, fallback?: string): T {
+  /** One of the texts that are known. */
+  choice<K extends string>(name: string, known: readonly K[], fallback?: NoInfer<K>): K {
     const key = this.text(name, fallback);
-    if (!Object.hasOwn(table, key))
-      throw new PretrainedError(
-        `${this.source}: "${name}" is ${JSON.stringify(key)}; known are ${Object.keys(table).join(", ")}`,
-      );
-    return table[key];
+    if (!(known as readonly string[]).includes(key))
+      throw new PretrainedError(`${this.source}: "${name}" is ${JSON.stringify(key)}; known are ${known.join(", ")}`);
+    return key as K;
   }
 
   /** Throws for a field that asks for something else than the value that is computed here. */

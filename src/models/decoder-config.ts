@@ -25,7 +25,7 @@ function base(config: ConfigReader): Omit<DecoderConfig, "layers"> {
     numKeyValueHeads,
     headDim,
     contextLength: Math.floor(config.count("max_position_embeddings", 2048) * contextStretch(config)),
-    activation: config.choice("hidden_act", activationNames, "silu"),
+    activation: config.choice("hidden_act", activationNames(), "silu"),
     normEps: config.number("rms_norm_eps", 1e-6),
     zeroCentredNorms: false,
     sandwichNorms: false,
@@ -142,7 +142,7 @@ function gemma(config: ConfigReader): Omit<DecoderConfig, "layers"> {
   return {
     ...common,
     headDim: config.count("head_dim", 256),
-    activation: config.choice("hidden_activation", activationNames, "gelu_pytorch_tanh"),
+    activation: config.choice("hidden_activation", activationNames(), "gelu_pytorch_tanh"),
     zeroCentredNorms: true,
     sandwichNorms: true,
     bias: { qkv: bias, out: bias, mlp: false },

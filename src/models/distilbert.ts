@@ -47,7 +47,7 @@ export function distilBertConfigOf(config: ConfigReader): DistilBertConfig {
     numHeads,
     intermediateSize: config.count("hidden_dim", 3072),
     maxPositions: config.count("max_position_embeddings", 512),
-    activation: config.choice("activation", activationNames, "gelu"),
+    activation: config.choice("activation", activationNames(), "gelu"),
     dropout: config.number("dropout", 0.1),
     attentionDropout: config.number("attention_dropout", 0.1),
     classifierDropout: config.number("seq_classif_dropout", 0.2),

@@ -104,9 +104,12 @@ export async function readCheckpoint(folder: string, options: ReadOptions & Devi
 /** The table's row for a configuration and a task; the error lists what is known. */
 function architectureOf(config: ConfigReader, task: Task): Architecture<Module> {
   const type = config.text("model_type");
-  const known = architectures[task];
+  const table = architectures();
+  if (!Object.hasOwn(table, task))
+    throw new PretrainedError(`fromPretrained: there is no task "${task}"; known are ${Object.keys(table).join(", ")}`);
+  const known: Readonly<Record<string, Architecture<Module>>> = table[task];
   if (Object.hasOwn(known, type)) return known[type];
-  const others = (Object.keys(architectures) as Task[]).filter((other) => Object.hasOwn(architectures[other], type));
+  const others = (Object.keys(table) as Task[]).filter((other) => Object.hasOwn(table[other], type));
   throw new PretrainedError(
     others.length
       ? `${config.source}: the architecture "${type}" is not for the task "${task}"; load it with { task: "${others[0]}" }${others

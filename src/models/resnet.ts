@@ -44,8 +44,8 @@ export function resNetConfigOf(config: ConfigReader): ResNetConfig {
     embeddingSize: config.count("embedding_size", 64),
     hiddenSizes,
     depths,
-    layerType: config.choice("layer_type", { basic: "basic", bottleneck: "bottleneck" } as const, "bottleneck"),
-    activation: config.choice("hidden_act", activationNames, "relu"),
+    layerType: config.choice("layer_type", ["basic", "bottleneck"], "bottleneck"),
+    activation: config.choice("hidden_act", activationNames(), "relu"),
     downsampleInFirstStage: config.boolean("downsample_in_first_stage", false),
     downsampleInBottleneck: config.boolean("downsample_in_bottleneck", false),
   };

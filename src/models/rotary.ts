@@ -38,8 +38,6 @@ const fixed = (frequencies: (width: number, theta: number) => number[], attentio
   key: () => "",
 });
 
-export const noScaling: RotaryScaling = fixed(plain);
-
 /** Positions divided by `factor` (Chen et al. 2023, Position Interpolation). */
 function linear(config: ConfigReader): RotaryScaling {
   const factor = config.number("factor");
@@ -125,7 +123,7 @@ type Scale = (config: ConfigReader, maxLength: number, outer: ConfigReader) => R
 
 /** By `rope_type` ("su" is an older name of longrope). */
 const scalings: Readonly<Record<string, Scale>> = {
-  default: () => noScaling,
+  default: () => fixed(plain),
   linear,
   dynamic,
   llama3,
@@ -158,7 +156,7 @@ export function rotaryOf(config: ConfigReader, headDim: number, defaults: Rotary
   const width = 2 * Math.floor(Math.floor(headDim * (modern?.number("partial_rotary_factor", partial) ?? partial)) / 2);
   const maxLength = config.count("max_position_embeddings", 2048);
   const kind = scaling?.has("rope_type") ? "rope_type" : "type";
-  const scale = scaling ? scaling.choice(kind, scalings, "default") : scalings["default"];
+  const scale = scalings[scaling?.choice(kind, Object.keys(scalings), "default") ?? "default"];
   return {
     width,
     theta: (modern ?? scaling)?.number("rope_theta", fallback) ?? fallback,

@@ -53,7 +53,7 @@ export function vitConfigOf(config: ConfigReader): ViTConfig {
     numLayers: config.count("num_hidden_layers", 12),
     numHeads,
     intermediateSize: config.count("intermediate_size", 3072),
-    activation: config.choice("hidden_act", activationNames, "gelu"),
+    activation: config.choice("hidden_act", activationNames(), "gelu"),
     layerNormEps: config.number("layer_norm_eps", 1e-12),
     hiddenDropout: config.number("hidden_dropout_prob", 0),
     attentionDropout: config.number("attention_probs_dropout_prob", 0),

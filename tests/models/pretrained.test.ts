@@ -128,3 +128,55 @@ test("shards are checked against their index", async (t) => {
 test("a folder that is not there says so", async () => {
   await assert.rejects(fromPretrained(join(fixtures, "nowhere")), /can't read .*config\.json: there is no such file/);
 });
+
+test("a task that an architecture does not have is refused with those that it has", async () => {
+  await refused(
+    join(fixtures, "bert"),
+    /"bert" is not for the task "generation"; load it with \{ task: "features" \} or "classification"/,
+  );
+  await refused(join(fixtures, "vit"), /load it with \{ task: "image-classification" \}$/, { task: "features" });
+  await refused(join(fixtures, "vit"), /there is no task "dance"; known are generation, features/, { task: "dance" });
+});
+
+test("a head for other classes, or one that is not there, starts anew where it is asked for", async (t) => {
+  const folder = await copyOf("distilbert", t);
+  const task = "classification";
+  const stored = await fromPretrained(folder, { task });
+  assert.equal(stored.numLabels, 3);
+  const other = await fromPretrained(folder, { task, numLabels: 5 });
+  assert.deepEqual(other.stateDict()["classifier.weight"].shape, [5, 24]);
+  const keyOf = "distilbert.transformer.layer.1.ffn.lin1.weight";
+  assert.deepEqual(await other.stateDict()[keyOf].tolist(), await stored.stateDict()[keyOf].tolist());
+  const bias = "pre_classifier.bias";
+  assert.notDeepEqual(await other.stateDict()[bias].tolist(), await stored.stateDict()[bias].tolist());
+  assert.deepEqual(await other.stateDict()[bias].tolist(), new Array(24).fill(0));
+
+  await changeTensors(folder, (tensors) => {
+    for (const key of Object.keys(tensors)) if (/classifier/.test(key)) delete tensors[key];
+  });
+  await refused(folder, /lacks .*"classifier\.weight".*, the head of this task; \{ numLabels \} makes a new one/, {
+    task,
+  });
+  assert.equal((await fromPretrained(folder, { task, numLabels: 2 })).numLabels, 2);
+});
+
+test("a bare encoder has no prefix, a classifier has one; TensorFlow's names of norms are known", async (t) => {
+  const folder = await copyOf("bert", t);
+  await changeTensors(folder, (tensors) => {
+    for (const [key, x] of Object.entries(tensors)) {
+      delete tensors[key];
+      if (key.startsWith("classifier")) continue;
+      const old = key
+        .replace("bert.", "")
+        .replace("LayerNorm.weight", "LayerNorm.gamma")
+        .replace("LayerNorm.bias", "LayerNorm.beta");
+      tensors[old] = x;
+    }
+    tensors["embeddings.position_ids"] = zeros([1, 40], { dtype: "int32" });
+    tensors["cls.predictions.bias"] = zeros([48]);
+  });
+  const encoder = await fromPretrained(folder, { task: "features" });
+  assert.ok("embeddings.LayerNorm.weight" in encoder.stateDict() && "pooler.dense.weight" in encoder.stateDict());
+  const classifier = await fromPretrained(folder, { task: "classification", numLabels: 2 });
+  assert.ok("bert.pooler.dense.weight" in classifier.stateDict());
+});
