@@ -13,6 +13,7 @@ import {
   type TokenizerJson,
   tokenizerJson,
   tokensById,
+  vocabEntries,
 } from "./tokenizer-json.ts";
 
 // Unicode's White_Space, which is what \s means in the regular expressions of Python and Rust (JavaScript's lacks
@@ -27,7 +28,11 @@ const byteCharacters: readonly string[] = (() => {
     (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174 ? String.fromCharCode(b) : String.fromCharCode(next++),
   );
 })();
-const characterBytes = new Map(byteCharacters.map((c, b) => [c, b]));
+/** The byte of each such character, by its code; −1 for the codes in between. */
+const characterBytes = new Int16Array(0x200).fill(-1);
+byteCharacters.forEach((c, b) => {
+  characterBytes[c.charCodeAt(0)] = b;
+});
 
 const utf8 = new TextEncoder();
 
@@ -49,6 +54,12 @@ interface BpeParts {
 }
 
 const maxCachedWords = 1 << 18;
+
+/** The two sides of a text's only space (split is slower, and there may be 100,000 merges). */
+function halves(text: string): readonly string[] {
+  const at = text.indexOf(" ");
+  return at < 0 || text.includes(" ", at + 1) ? [] : [text.slice(0, at), text.slice(at + 1)];
+}
 
 export class ByteLevelBpe implements Tokenizer {
   readonly kind = "byte-level-bpe";
@@ -77,12 +88,13 @@ export class ByteLevelBpe implements Tokenizer {
     }
     this.#bytes = tokens.map((token) => {
       if (special.has(token)) return utf8.encode(token);
-      return Uint8Array.from(token, (c) => {
-        const b = characterBytes.get(c);
-        if (b === undefined)
-          throw new TokenizerError(`${file}: token ${JSON.stringify(token)} is not in byte-level spelling`);
-        return b;
-      });
+      const bytes = new Uint8Array(token.length);
+      for (let i = 0; i < token.length; i++) {
+        const b = characterBytes[token.charCodeAt(i)] ?? -1;
+        if (b < 0) throw new TokenizerError(`${file}: token ${JSON.stringify(token)} is not in byte-level spelling`);
+        bytes[i] = b;
+      }
+      return bytes;
     });
     this.#results = Int32Array.from(merges, ([a, b], rank) => {
       const id = this.#ids.get(tokens[a] + tokens[b]);
@@ -168,18 +180,20 @@ export class ByteLevelBpe implements Tokenizer {
     for (const [has, what] of refused)
       if (has) throw new TokenizerError(`${file}: a byte-level BPE with ${what} is not supported`);
 
-    const vocab: Record<string, number> = Object.assign(Object.create(null), model.vocab);
+    const entries = vocabEntries(model.vocab, file);
+    const ids = new Map(entries);
     for (const { content, id } of json.added_tokens ?? []) {
-      if (vocab[content] !== undefined && vocab[content] !== id)
-        throw new TokenizerError(
-          `${file}: the added token ${JSON.stringify(content)} has two ids, ${vocab[content]} and ${id}`,
-        );
-      vocab[content] = id;
+      const known = ids.get(content);
+      if (known !== undefined && known !== id)
+        throw new TokenizerError(`${file}: the added token ${JSON.stringify(content)} has two ids, ${known} and ${id}`);
+      if (known === undefined) entries.push([content, id]);
+      ids.set(content, id);
     }
-    const tokens = tokensById(vocab, file);
+    const tokens = tokensById(entries, file);
     const merges = (model.merges ?? []).map((merge, rank): [number, number] => {
-      const pair = typeof merge === "string" ? merge.split(" ") : merge;
-      const [a, b] = pair.map((token) => vocab[token]);
+      const pair = typeof merge === "string" ? halves(merge) : merge;
+      const a = ids.get(pair[0]);
+      const b = ids.get(pair[1]);
       if (pair.length !== 2 || a === undefined || b === undefined)
         throw new TokenizerError(
           `${file}: merge ${rank}, ${JSON.stringify(merge)}, is not a pair of tokens of the vocabulary`,

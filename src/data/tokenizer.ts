@@ -13,6 +13,7 @@ import {
   type TokenizerJson,
   tokenizerJson,
   tokensById,
+  vocabEntries,
 } from "./tokenizer-json.ts";
 
 export { type BpeTrainingOptions, ByteLevelBpe } from "./bpe.ts";
@@ -69,7 +70,7 @@ export class CharTokenizer implements Tokenizer {
       throw new TokenizerError(
         `${file}: a character tokenizer with a normalizer, added tokens, byte fallback or fused unknowns is not supported`,
       );
-    return new CharTokenizer(tokensById(json.model.vocab, file), json.model.unk_token ?? null);
+    return new CharTokenizer(tokensById(vocabEntries(json.model.vocab, file), file), json.model.unk_token ?? null);
   }
 
   get vocabSize(): number {

@@ -143,6 +143,21 @@ test("a training set comes from chosen files and addresses together", { skip }, 
   });
 });
 
+test("in a worker of the user's own everything is done there", { skip }, async () => {
+  const got = await page.evaluate<{ shape: number[]; saved: number[] }>(`new Promise((resolve, reject) => {
+    const text = \`
+      const [nabla, data, formats] = await Promise.all(
+        ["index", "data", "formats"].map((name) => import("\${location.origin}/" + name + ".js")));
+      const { shape } = await data.readIdx("\${location.origin}/train-images-idx3-ubyte.gz");
+      await formats.save({ x: nabla.tensor([1, 2, 3]).mul(2) }, "from/worker.safetensors");
+      postMessage({ shape, saved: [...await (await formats.load("from/worker.safetensors")).x.data()] });\`;
+    const worker = new Worker(URL.createObjectURL(new Blob([text], { type: "text/javascript" })), { type: "module" });
+    worker.onmessage = ({ data }) => { worker.terminate(); resolve(data); };
+    worker.onerror = ({ message }) => reject(new Error(message));
+  })`);
+  assert.deepEqual(got, { shape: [3000, 28, 28], saved: [2, 4, 6] });
+});
+
 test("what is missing, damaged or given up is told as in Node", { skip }, async () => {
   const errors = await onPage<string[]>(`
     const told = async (promise) => { try { await promise; return "nothing"; } catch (e) { return e.name + " " + (e instanceof formats.FileError) + " " + (e.code ?? "") + ": " + e.message; } };
