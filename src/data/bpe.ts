@@ -53,6 +53,18 @@ interface BpeParts {
   readonly addPrefixSpace: boolean;
 }
 
+/** What a tokenizer is made of, in a few flat pieces: so it travels between threads, and is put together without being checked again. */
+export interface BpePieces {
+  /** The tokens by id, one after the other, and the length of each. */
+  readonly text: string;
+  readonly lengths: Int32Array;
+  /** The two ids of each merge, by rank, and that of their union. */
+  readonly merges: Int32Array;
+  readonly results: Int32Array;
+  readonly added: readonly AddedToken[];
+  readonly addPrefixSpace: boolean;
+}
+
 const maxCachedWords = 1 << 18;
 
 /** The two sides of a text's only space (split is slower, and there may be 100,000 merges). */
@@ -73,7 +85,8 @@ export class ByteLevelBpe implements Tokenizer {
   readonly #pattern = new RegExp(gpt2Pattern, "gu"); // its lastIndex is set before each use
   readonly #special: RegExp | null;
 
-  private constructor(parts: BpeParts, file: string) {
+  /** `results`: the ids of the merges' unions, by rank, where they are known. */
+  private constructor(parts: BpeParts, file: string, results?: Int32Array) {
     const { tokens, merges, added } = parts;
     this.#parts = parts;
     this.#ids = new Map(tokens.map((token, id) => [token, id]));
@@ -96,20 +109,49 @@ export class ByteLevelBpe implements Tokenizer {
       }
       return bytes;
     });
-    this.#results = Int32Array.from(merges, ([a, b], rank) => {
-      const id = this.#ids.get(tokens[a] + tokens[b]);
-      if (id === undefined)
-        throw new TokenizerError(
-          `${file}: merge ${rank} makes ${JSON.stringify(tokens[a] + tokens[b])}, which is not in the vocabulary`,
-        );
+    this.#results = results ?? this.#unions(file);
+    merges.forEach(([a, b], rank) => {
       this.#ranks.set(pairKey(a, b), rank);
-      return id;
     });
     // The longest first: of two special tokens at one place the longer wins.
     const escaped = [...special]
       .sort((a, b) => b.length - a.length)
       .map((t) => t.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&"));
     this.#special = escaped.length === 0 ? null : new RegExp(escaped.join("|"), "gu");
+  }
+
+  #unions(file: string): Int32Array {
+    const { tokens, merges } = this.#parts;
+    return Int32Array.from(merges, ([a, b], rank) => {
+      const id = this.#ids.get(tokens[a] + tokens[b]);
+      if (id === undefined)
+        throw new TokenizerError(
+          `${file}: merge ${rank} makes ${JSON.stringify(tokens[a] + tokens[b])}, which is not in the vocabulary`,
+        );
+      return id;
+    });
+  }
+
+  /** For another thread, whose `fromPieces` gives this tokenizer again. */
+  pieces(): BpePieces {
+    const { tokens, merges, added, addPrefixSpace } = this.#parts;
+    const lengths = Int32Array.from(tokens, (token) => token.length);
+    const pairs = new Int32Array(2 * merges.length);
+    merges.forEach((pair, rank) => {
+      pairs.set(pair, 2 * rank);
+    });
+    return { text: tokens.join(""), lengths, merges: pairs, results: this.#results.slice(), added, addPrefixSpace };
+  }
+
+  static fromPieces({ text, lengths, merges: pairs, results, added, addPrefixSpace }: BpePieces): ByteLevelBpe {
+    const tokens: string[] = [];
+    let at = 0;
+    for (const length of lengths) {
+      tokens.push(text.slice(at, at + length));
+      at += length;
+    }
+    const merges = Array.from(results, (_, rank): [number, number] => [pairs[2 * rank], pairs[2 * rank + 1]]);
+    return new ByteLevelBpe({ tokens, merges, added, addPrefixSpace }, "tokenizer", results);
   }
 
   /** Trains on texts. Ties are broken by id, so that the same texts give the same tokenizer. Throws TokenizerError. */
