@@ -56,6 +56,7 @@ const explanations: Readonly<Record<string, readonly [code: string, what: string
   SecurityError: ["EACCES", "the browser allows no files here", "leave private mode, or the sandboxed frame"],
   NotAllowedError: ["EACCES", "the browser allows no files here", "leave private mode, or the sandboxed frame"],
   NotReadableError: ["EIO", "the file can't be read, or has changed since it was chosen", "choose it again"],
+  AbortError: ["EIO", "the browser has given the writing up", "check that there is room on the disk, and try again"],
   InvalidStateError: ["EIO", "the file has changed or gone meanwhile", "try again"],
 };
 
@@ -144,7 +145,9 @@ async function* pieces(chunks: Chunks): AsyncGenerator<Uint8Array> {
   else for await (const chunk of chunks) yield typeof chunk === "string" ? encoder.encode(chunk) : chunk;
 }
 
-const pieceBytes = 4 << 20; // so that a page's other work has its turn between two
+// A page's other work has its turn between two pieces. When the quota is used up Chromium says so of pieces of up to a MiB; of larger
+// ones, and of blobs, at times only that a pipe broke (an AbortError).
+const pieceBytes = 1 << 20;
 
 /** What is wrong with the quota, in numbers. */
 async function quotaError(path: string, asked: number, error: unknown): Promise<FileError> {
