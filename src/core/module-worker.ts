@@ -19,14 +19,17 @@ export type WorkerClass<Request, Answer> = new (
 ) => ModuleWorker<Request, Answer>;
 
 /**
- * Starts the module at `url`. `direct` starts it by its address, and is written where the address is: bundlers look for
- * `new Worker(new URL("./x.js", import.meta.url), …)` and pack the worker's file then.
+ * Starts the module `file` beside the one at `address`. `direct` starts it too, and is written out where it is called: bundlers
+ * look for `new Worker(new URL("./x.js", import.meta.url), …)` with constant options and pack the worker's file then.
+ * (Written as one `new URL` of constants, `file` and `address` would make them copy the file as it is.)
  */
 export function startModule<Request, Answer>(
-  url: URL,
+  file: string,
+  address: string,
   direct: () => ModuleWorker<Request, Answer>,
   name: string,
 ): ModuleWorker<Request, Answer> {
+  const url = new URL(file, address);
   const { origin, Worker } = globalThis as unknown as { origin?: string; Worker: WorkerClass<Request, Answer> };
   if (url.origin === origin) return direct();
   // a browser starts no script of another origin as a worker, but a text of ours may import it

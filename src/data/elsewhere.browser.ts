@@ -37,11 +37,11 @@ function revive({ name, message, code, path }: NonNullable<Answer["error"]>): Er
 
 function start(): Decoder {
   const tasks = new Map<number, Task>();
-  const name = "nabla decoder";
   const worker = startModule(
-    new URL("./decoder.js", import.meta.url),
-    () => new Worker(new URL("./decoder.js", import.meta.url), { type: "module", name }),
-    name,
+    "./decoder.js",
+    import.meta.url,
+    () => new Worker(new URL("./decoder.js", import.meta.url), { type: "module", name: "nabla decoder" }),
+    "nabla decoder",
   );
   worker.addEventListener("message", ({ data: { id, progress, error, value } }) => {
     const task = tasks.get(id);

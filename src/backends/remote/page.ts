@@ -10,18 +10,17 @@ import type { Answer, Request } from "./wire.ts";
 
 declare const Worker: WorkerClass<Request, Answer>;
 
-function start(name: string): ModuleWorker<Request, Answer> {
-  const options = { type: "module", name: `nabla ${name}` } as const;
-  return startModule(
-    new URL("./worker.js", import.meta.url),
-    () => new Worker(new URL("./worker.js", import.meta.url), options),
-    options.name,
+const start = (): ModuleWorker<Request, Answer> =>
+  startModule(
+    "./worker.js",
+    import.meta.url,
+    () => new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "nabla" }),
+    "nabla",
   );
-}
 
 /** Opens the backend `name` in a worker. Rejects with BackendError, saying why, where it does not open there. */
 export async function openInWorker(name: string): Promise<Backend> {
-  const worker = start(name);
+  const worker = start();
   const port: Port = {
     send: (request, transfer) => worker.postMessage(request, transfer),
     listen: (answer, lost) => {
