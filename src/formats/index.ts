@@ -1,4 +1,27 @@
-/** File formats: safetensors, as bytes and as state dicts. */
+/** File formats: safetensors, GGUF, PyTorch's and NumPy's files, as bytes and as state dicts. */
+export { FormatError } from "./format-error.ts";
+export {
+  type GgufArray,
+  type GgufFile,
+  type GgufTensor,
+  type GgufValue,
+  type GgufValueType,
+  readGguf,
+} from "./gguf.ts";
+export { formatGguf, type GgufInput, type GgufTensorInput, writeGguf } from "./gguf-write.ts";
+export { loadGguf, loadNpz, loadTorch } from "./load-stored.ts";
+export {
+  formatNpy,
+  formatNpz,
+  type NpyArray,
+  type NpyInput,
+  readNpy,
+  readNpz,
+  writeNpy,
+  writeNpz,
+} from "./numpy.ts";
+export { dequantize, type GgufType, quantize } from "./quants.ts";
+export type { FormatSource, RandomAccess } from "./random-access.ts";
 export {
   formatSafetensors,
   parseSafetensors,
@@ -10,4 +33,6 @@ export {
   type SafetensorsInput,
   writeSafetensors,
 } from "./safetensors.ts";
+export type { StoredDType, StoredOptions, StoredTensor } from "./stored-tensor.ts";
 export { load, save } from "./tensors.ts";
+export { readTorch, type TorchFile, TorchTensor, type TorchValue } from "./torch-file.ts";

@@ -1,0 +1,60 @@
+/**
+ * Reading parts of a file, so that a large one is not read as a whole: what the readers of GGUF, PyTorch's and NumPy's files
+ * stand on. Bytes, blobs and paths are made into it; whoever has something else (a range of an address) gives his own.
+ */
+import { fileAccess } from "./file-access.ts";
+import { FormatError } from "./format-error.ts";
+
+/** Something with a size (in bytes) of which any part can be read. */
+export interface RandomAccess {
+  readonly size: number;
+  /** For messages; "file" without. */
+  readonly name?: string;
+  /** `length` bytes from `offset`; only asked for what lies inside. The bytes are not written to by the reader. */
+  read(offset: number, length: number): Promise<Uint8Array>;
+}
+
+/** What can be read: a path, bytes, a blob (a file that a user chose), or one's own random access. */
+export type FormatSource = string | Uint8Array | Blob | RandomAccess;
+
+/** An opened source: it has a name, and answers with exactly as many bytes as were asked for. */
+export interface OpenedSource {
+  readonly name: string;
+  readonly size: number;
+  /** All of it, where it is in memory. */
+  readonly bytes: Uint8Array | null;
+  read(offset: number, length: number): Promise<Uint8Array>;
+}
+
+/** Opens a source. Throws FileError where a path can't be read. */
+export async function openAccess(source: FormatSource, fallback: string): Promise<OpenedSource> {
+  if (source instanceof Uint8Array)
+    return {
+      name: fallback,
+      size: source.length,
+      bytes: source,
+      read: async (offset, length) => source.subarray(offset, offset + length),
+    };
+  const access =
+    typeof source === "string" ? await fileAccess(source) : source instanceof Blob ? blobAccess(source) : source;
+  const name = access.name || fallback;
+  return {
+    name,
+    size: access.size,
+    bytes: null,
+    read: async (offset, length) => {
+      const bytes = await access.read(offset, length);
+      if (bytes.length !== length)
+        throw new FormatError(name, offset, `asked for ${length} bytes, got ${bytes.length}; the file has changed`);
+      return bytes;
+    },
+  };
+}
+
+function blobAccess(blob: Blob & { readonly name?: string }): RandomAccess {
+  return {
+    size: blob.size,
+    name: blob.name ?? "blob",
+    read: async (offset, length) => new Uint8Array(await blob.slice(offset, offset + length).arrayBuffer()),
+  };
+}
