@@ -26,15 +26,17 @@ export interface OpenedSource {
   read(offset: number, length: number): Promise<Uint8Array>;
 }
 
+/** Bytes as a plain Uint8Array: slice() of Node's Buffer does not copy. */
+const plain = (bytes: Uint8Array): Uint8Array =>
+  bytes.constructor === Uint8Array ? bytes : new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+
 /** Opens a source. Throws FileError where a path can't be read. */
 export async function openAccess(source: FormatSource, fallback: string): Promise<OpenedSource> {
-  if (source instanceof Uint8Array)
-    return {
-      name: fallback,
-      size: source.length,
-      bytes: source,
-      read: async (offset, length) => source.subarray(offset, offset + length),
-    };
+  if (source instanceof Uint8Array) {
+    const bytes = plain(source);
+    const read = async (offset: number, length: number) => bytes.subarray(offset, offset + length);
+    return { name: fallback, size: bytes.length, bytes, read };
+  }
   const access =
     typeof source === "string" ? await fileAccess(source) : source instanceof Blob ? blobAccess(source) : source;
   const name = access.name || fallback;
@@ -46,7 +48,7 @@ export async function openAccess(source: FormatSource, fallback: string): Promis
       const bytes = await access.read(offset, length);
       if (bytes.length !== length)
         throw new FormatError(name, offset, `asked for ${length} bytes, got ${bytes.length}; the file has changed`);
-      return bytes;
+      return plain(bytes);
     },
   };
 }

@@ -123,7 +123,7 @@ describe("gguf", () => {
       const bytes = new Uint8Array(await readFile(path));
       assert.deepEqual(Buffer.from(bytes), Buffer.from(formatGguf(large)));
       const access = counted(bytes);
-      for (const source of [path, bytes, new Blob([bytes]), access]) {
+      for (const source of [path, bytes, Buffer.concat([bytes]), new Blob([bytes]), access]) {
         const { tensors } = await readGguf(source);
         assert.deepEqual([...(await tensors.get("a")!.float32())], [1, 2, 3, 4, 5, 6]);
         assert.deepEqual([...(await tensors.get("b")!.float32())], [1, 2, 3, 4]);

@@ -43,6 +43,8 @@ describe("numpy", () => {
       assert.equal(array.dtype, kinds[kind]);
       assert.deepEqual(array.shape, shape);
       assert.equal(array.fortranOrder, fortranOrder);
+      const buffer = Buffer.concat([Buffer.alloc(1), bytesOf(file)]).subarray(1); // at an odd place of a Node Buffer
+      assert.deepEqual(Buffer.from(await (await readNpy(buffer)).read()), Buffer.from(bytesOf(data)));
       const read = await array.read();
       assert.equal(read.length, array.byteLength);
       assert.deepEqual(Buffer.from(read), Buffer.from(bytesOf(data)));
