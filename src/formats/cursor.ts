@@ -107,7 +107,7 @@ export class Cursor {
 }
 
 const firstWindow = 256 << 10;
-const largestWindow = 1 << 30;
+const largestWindow = 1 << 28;
 
 /** Parses what begins the source, whose length shows only while it is parsed; reads no more than about four times as much. */
 export async function parseStart<T>(source: OpenedSource, parse: (cursor: Cursor) => T): Promise<T> {

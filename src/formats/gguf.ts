@@ -117,6 +117,8 @@ export const defaultAlignment = 32;
 export const alignmentKey = "general.alignment";
 /** Arrays in arrays are read and written up to this. */
 export const largestDepth = 16;
+const mostNames = 1 << 22; // of tensors, and of metadata: thousands are usual
+const mostItems = 1 << 25; // of an array of texts, bools or arrays
 
 const typesByCode = new Map<number, GgufType>(
   Object.entries(blockTypes).map(([name, { code }]) => [code, name as GgufType]),
@@ -124,6 +126,14 @@ const typesByCode = new Map<number, GgufType>(
 
 function readString(cursor: Cursor, what: string): string {
   return cursor.text(cursor.count(`the length of ${what}`, 1), what);
+}
+
+/** A count of which more than `most` is no sane file. */
+function readCount(cursor: Cursor, what: string, each: number, most: number): number {
+  const start = cursor.at;
+  const count = cursor.count(what, each);
+  if (count > most) throw cursor.error(`${what} is ${count}; more than ${most} are not read`, start);
+  return count;
 }
 
 function readType(cursor: Cursor, what: string): GgufValueType {
@@ -155,7 +165,8 @@ const leastBytes = (type: GgufValueType): number =>
 function readArray(cursor: Cursor, what: string, depth: number): GgufArray {
   if (depth > largestDepth) throw cursor.error(`${what} is an array in more than ${largestDepth} arrays`);
   const itemType = readType(cursor, `the items of ${what}`);
-  const count = cursor.count(`the number of items of ${what}`, leastBytes(itemType));
+  const most = numericTypes[itemType] ? Number.MAX_SAFE_INTEGER : mostItems;
+  const count = readCount(cursor, `the number of items of ${what}`, leastBytes(itemType), most);
   const item = (): unknown => {
     if (itemType === "string") return readString(cursor, `an item of ${what}`);
     if (itemType === "bool") return readBool(cursor, `an item of ${what}`);
@@ -294,8 +305,8 @@ function readMetadata(cursor: Cursor, count: number) {
 /** All before the tensors' bytes. */
 function parseHeader(cursor: Cursor) {
   const version = readVersion(cursor);
-  const tensorCount = cursor.count("the number of tensors", 24);
-  const metadataCount = cursor.count("the number of metadata", 13);
+  const tensorCount = readCount(cursor, "the number of tensors", 24, mostNames);
+  const metadataCount = readCount(cursor, "the number of metadata", 13, mostNames);
   const { metadata, alignment } = readMetadata(cursor, metadataCount);
   const described = new Map<string, Described>();
   for (let i = 0; i < tensorCount; i++) {

@@ -161,10 +161,13 @@ const globals = new Map<string, Entry>([
 function setItem(map: Map<unknown, Value>, key: Value | undefined, value: Value | undefined, fail: Fail): void {
   if (key !== null && !["boolean", "number", "bigint", "string"].includes(typeof key))
     fail("a dict's key is not a text, a number, a bool or None");
+  if (map.size >= mostItems) fail(`a dict of more than ${mostItems} items`);
   map.set(key, value as Value);
 }
 
 const mostObjects = 1 << 21;
+const mostItems = 1 << 22; // of a dict and of the memo; a Map can hold four times as many
+const mostOnStack = 1 << 25; // an array can hold four times as many
 const smallestTree = 1 << 20; // parts, which every pickle may describe
 const longestKey = 1000;
 /** The longest int: PyTorch's own are of 64 bits, its magic number of 77. */
@@ -224,6 +227,11 @@ class Machine {
   push(value: Value): void {
     if (typeof value === "object" && value !== null && ++this.objects > mostObjects)
       this.fail(`the pickle holds more than ${mostObjects} containers`);
+    this.pushAgain(value);
+  }
+
+  pushAgain(value: Value): void {
+    if (this.stack.length >= mostOnStack) this.fail(`the pickle puts more than ${mostOnStack} values on its stack`);
     this.stack.push(value);
   }
 
@@ -249,13 +257,14 @@ class Machine {
   }
 
   remember(index: number): void {
+    if (this.memo.size >= mostItems) this.fail(`the pickle remembers more than ${mostItems} values`);
     this.memo.set(index, this.top());
   }
 
   recall(index: number): void {
     const value = this.memo.get(index);
     if (value === undefined) this.fail(`the pickle refers to ${index}, which it has not remembered`);
-    this.stack.push(value as Value);
+    this.pushAgain(value as Value);
   }
 
   append(items: readonly Value[]): void {

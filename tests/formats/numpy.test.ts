@@ -37,8 +37,11 @@ function raw(header: string, data = 0): Uint8Array {
 }
 
 describe("numpy", () => {
-  for (const { kind, file, shape, fortranOrder, data } of npy)
-    test(`a .npy of ${kind} [${shape}]${fortranOrder ? ", Fortran order" : ""} reads as NumPy wrote it: ${file.slice(8, 12)}`, async () => {
+  for (const { kind, file, shape, fortranOrder, data } of npy) {
+    const bytes = Buffer.from(file, "base64");
+    const descr = /'descr': '(.*?)'/.exec(bytes.toString("latin1"))![1];
+    const order = fortranOrder ? "Fortran" : "C";
+    test(`a .npy version ${bytes[6]} of ${descr} [${shape}] in ${order} order reads as NumPy wrote it`, async () => {
       const array = await readNpy(bytesOf(file));
       assert.equal(array.dtype, kinds[kind]);
       assert.deepEqual(array.shape, shape);
@@ -49,6 +52,7 @@ describe("numpy", () => {
       assert.equal(read.length, array.byteLength);
       assert.deepEqual(Buffer.from(read), Buffer.from(bytesOf(data)));
     });
+  }
 
   test("what is read of bytes leaves them as they were", async () => {
     const { file } = npy.find(({ kind, file: f }) => kind === "f4" && Buffer.from(f, "base64").includes(">f4"))!;
