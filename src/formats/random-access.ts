@@ -45,6 +45,7 @@ export async function openAccess(source: FormatSource, fallback: string): Promis
     size: access.size,
     bytes: null,
     read: async (offset, length) => {
+      if (length === 0) return new Uint8Array(0); // of a tensor without elements, wherever the file says that it is
       const bytes = await access.read(offset, length);
       if (bytes.length !== length)
         throw new FormatError(name, offset, `asked for ${length} bytes, got ${bytes.length}; the file has changed`);

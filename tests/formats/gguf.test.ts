@@ -262,6 +262,13 @@ describe("gguf", () => {
     );
   });
 
+  test("a tensor without elements may lie anywhere", async () => {
+    const bytes = formatGguf({ tensors: { none: { type: "f32", shape: [3, 0], data: new Float32Array(0) } } });
+    const { tensors } = await readGguf(counted(patched(bytes, after(bytes, "none") + 4 + 16 + 4, 32n)));
+    assert.deepEqual(tensors.get("none")!.shape, [3, 0]);
+    assert.equal((await tensors.get("none")!.float32()).length, 0);
+  });
+
   test("q8_0 and q4_0 lose no more than half a step (q4_0: one at the far end)", () => {
     const values = Float32Array.from({ length: 320 }, (_, i) => Math.sin(i * i) * (1 + (i >> 5)));
     for (const [type, steps, most] of [
