@@ -296,6 +296,32 @@ describe("gguf", () => {
     }
   });
 
+  test("float32 numbers are rounded to half precision as core rounds them: at ties, ends and subnormals too", () => {
+    const values: number[] = [
+      0,
+      -0,
+      65504,
+      65519.99,
+      65520,
+      -65520,
+      1e38,
+      Infinity,
+      -Infinity,
+      2 ** -25,
+      3 * 2 ** -25,
+      1e-45,
+    ];
+    const halves = dequantize("f16", new Uint8Array(Uint16Array.from({ length: 0x7c00 }, (_, i) => i).buffer), 0x7c00);
+    for (let i = 0; i + 1 < halves.length; i += 3) {
+      const middle = (halves[i] + halves[i + 1]) / 2; // exact in float32
+      values.push(halves[i], middle, middle * (1 + 2 ** -23), middle * (1 - 2 ** -23), -middle);
+    }
+    const got = new Uint16Array(quantize("f16", Float32Array.from(values)).buffer);
+    const wrong = Array.from(got.keys()).filter((i) => got[i] !== toFloat16Bits(Math.fround(values[i])));
+    assert.deepEqual(wrong, []);
+    assert.deepEqual([...quantize("f16", Float32Array.of(Number.NaN))], [0, 0x7e]);
+  });
+
   test("what does not fit is refused when it is written", () => {
     const one = (tensor: Partial<GgufTensorInput>): GgufInput => ({
       tensors: { x: { type: "f32", shape: [2], data: new Float32Array(2), ...tensor } },
