@@ -173,31 +173,6 @@ const longestKey = 1000;
 /** The longest int: PyTorch's own are of 64 bits, its magic number of 77. */
 const largestInt = 32;
 
-/** The opcodes that have no place in a file of tensors, by name for messages. */
-const refused: Readonly<Record<number, string>> = {
-  70: "FLOAT",
-  73: "INT",
-  76: "LONG",
-  80: "PERSID",
-  83: "STRING",
-  86: "UNICODE",
-  103: "GET",
-  105: "INST",
-  111: "OBJ",
-  112: "PUT",
-  129: "NEWOBJ",
-  130: "EXT1",
-  131: "EXT2",
-  132: "EXT4",
-  143: "EMPTY_SET",
-  144: "ADDITEMS",
-  145: "FROZENSET",
-  146: "NEWOBJ_EX",
-  150: "BYTEARRAY8",
-  151: "NEXT_BUFFER",
-  152: "READONLY_BUFFER",
-};
-
 /** The machine that a pickle drives: a stack, marks in it, and a memo. */
 class Machine {
   readonly stack: Value[] = [];
@@ -235,9 +210,25 @@ class Machine {
     this.stack.push(value);
   }
 
+  mark(): void {
+    if (this.marks.length >= mostOnStack) this.fail(`the pickle sets more than ${mostOnStack} marks`);
+    this.marks.push(this.stack.length);
+  }
+
+  protocol(): void {
+    const protocol = this.cursor.u8("the protocol");
+    if (protocol > 5) this.fail(`pickle protocol ${protocol}; 1 to 5 are read here`);
+  }
+
   pop(): Value {
     if (this.stack.length <= (this.marks.at(-1) ?? 0)) this.fail("the pickle takes from an empty stack");
     return this.stack.pop() as Value;
+  }
+
+  /** A value, or a mark where there is none above it. */
+  drop(): void {
+    if (this.marks.at(-1) === this.stack.length) this.marks.pop();
+    else this.pop();
   }
 
   top(): Value {
@@ -270,6 +261,7 @@ class Machine {
   append(items: readonly Value[]): void {
     const list = this.top();
     if (!isList(list)) throw this.error("the pickle appends to something that is not a list");
+    if (list.length + items.length > mostOnStack) this.fail(`a list of more than ${mostOnStack} items`);
     for (const item of items) list.push(item);
   }
 
@@ -293,6 +285,11 @@ class Machine {
         `the pickle names ${quote(full.replace(" ", "."))}; only tensors, parameters, OrderedDict and plain containers are read, and nothing is executed`,
       );
     this.push(new Global(full.replace(" ", "."), entry));
+  }
+
+  stackGlobal(): void {
+    const [name, module] = [this.pop(), this.pop()];
+    this.global(module, name);
   }
 
   /** Calls one of the few functions of the table. */
@@ -370,66 +367,77 @@ class Machine {
 const long = (m: Machine, what: string): number => m.cursor.count(what, 1);
 const size32 = (m: Machine, what: string): number => m.cursor.u32(what);
 
-/** What each opcode does. */
-const opcodes: Readonly<Record<number, (m: Machine) => void>> = {
-  128: (m) => {
-    const protocol = m.cursor.u8("the protocol");
-    if (protocol > 5) m.fail(`pickle protocol ${protocol}; 1 to 5 are read here`);
-  },
-  149: (m) => {
-    m.cursor.count("the length of a frame", 1);
-  },
-  40: (m) => m.marks.push(m.stack.length),
-  48: (m) => {
-    if (m.marks.at(-1) === m.stack.length) m.marks.pop();
-    else m.pop();
-  },
-  49: (m) => m.popMark(),
-  50: (m) => m.push(m.top()),
-  78: (m) => m.push(null),
-  136: (m) => m.push(true),
-  137: (m) => m.push(false),
-  74: (m) => m.push(m.cursor.i32("an int")),
-  75: (m) => m.push(m.cursor.u8("an int")),
-  77: (m) => m.push(m.cursor.u16("an int")),
-  138: (m) => m.int(m.cursor.u8("the length of an int")),
-  139: (m) => m.int(size32(m, "the length of an int")),
-  71: (m) => m.float(),
-  84: (m) => m.text(size32(m, "the length of a text")),
-  85: (m) => m.text(m.cursor.u8("the length of a text")),
-  88: (m) => m.text(size32(m, "the length of a text")),
-  140: (m) => m.text(m.cursor.u8("the length of a text")),
-  141: (m) => m.text(long(m, "the length of a text")),
-  66: (m) => m.blob(size32(m, "the length of bytes")),
-  67: (m) => m.blob(m.cursor.u8("the length of bytes")),
-  142: (m) => m.blob(long(m, "the length of bytes")),
-  93: (m) => m.push([]),
-  97: (m) => m.append([m.pop()]),
-  101: (m) => m.append(m.popMark()),
-  108: (m) => m.push(m.popMark()),
-  41: (m) => m.pushTuple([]),
-  116: (m) => m.pushTuple(m.popMark()),
-  133: (m) => m.pushTuple([m.pop()]),
-  134: (m) => m.pushTuple([m.pop(), m.pop()].reverse()),
-  135: (m) => m.pushTuple([m.pop(), m.pop(), m.pop()].reverse()),
-  125: (m) => m.push(new Map() as Value),
-  100: (m) => m.makeDict(m.popMark()),
-  115: (m) => m.setItems([m.pop(), m.pop()].reverse()),
-  117: (m) => m.setItems(m.popMark()),
-  113: (m) => m.remember(m.cursor.u8("an index of the memo")),
-  114: (m) => m.remember(m.cursor.u32("an index of the memo")),
-  148: (m) => m.remember(m.memo.size),
-  104: (m) => m.recall(m.cursor.u8("an index of the memo")),
-  106: (m) => m.recall(m.cursor.u32("an index of the memo")),
-  99: (m) => m.global(m.line(), m.line()),
-  147: (m) => {
-    const [name, module] = [m.pop(), m.pop()];
-    m.global(module, name);
-  },
-  82: (m) => m.reduce(),
-  98: (m) => m.build(),
-  81: (m) => m.persistent(),
-};
+/** Every opcode with its name in Python's pickletools, and what it does; null where it has no place in a file of tensors. */
+const opcodeList: readonly (readonly [code: number, name: string, carryOut: ((m: Machine) => unknown) | null])[] = [
+  [0x80, "PROTO", (m) => m.protocol()],
+  [0x95, "FRAME", (m) => m.cursor.count("the length of a frame", 1)],
+  [0x28, "MARK", (m) => m.mark()],
+  [0x30, "POP", (m) => m.drop()],
+  [0x31, "POP_MARK", (m) => m.popMark()],
+  [0x32, "DUP", (m) => m.pushAgain(m.top())],
+  [0x4e, "NONE", (m) => m.push(null)],
+  [0x88, "NEWTRUE", (m) => m.push(true)],
+  [0x89, "NEWFALSE", (m) => m.push(false)],
+  [0x4a, "BININT", (m) => m.push(m.cursor.i32("an int"))],
+  [0x4b, "BININT1", (m) => m.push(m.cursor.u8("an int"))],
+  [0x4d, "BININT2", (m) => m.push(m.cursor.u16("an int"))],
+  [0x8a, "LONG1", (m) => m.int(m.cursor.u8("the length of an int"))],
+  [0x8b, "LONG4", (m) => m.int(size32(m, "the length of an int"))],
+  [0x47, "BINFLOAT", (m) => m.float()],
+  [0x54, "BINSTRING", (m) => m.text(size32(m, "the length of a text"))],
+  [0x55, "SHORT_BINSTRING", (m) => m.text(m.cursor.u8("the length of a text"))],
+  [0x58, "BINUNICODE", (m) => m.text(size32(m, "the length of a text"))],
+  [0x8c, "SHORT_BINUNICODE", (m) => m.text(m.cursor.u8("the length of a text"))],
+  [0x8d, "BINUNICODE8", (m) => m.text(long(m, "the length of a text"))],
+  [0x42, "BINBYTES", (m) => m.blob(size32(m, "the length of bytes"))],
+  [0x43, "SHORT_BINBYTES", (m) => m.blob(m.cursor.u8("the length of bytes"))],
+  [0x8e, "BINBYTES8", (m) => m.blob(long(m, "the length of bytes"))],
+  [0x5d, "EMPTY_LIST", (m) => m.push([])],
+  [0x61, "APPEND", (m) => m.append([m.pop()])],
+  [0x65, "APPENDS", (m) => m.append(m.popMark())],
+  [0x6c, "LIST", (m) => m.push(m.popMark())],
+  [0x29, "EMPTY_TUPLE", (m) => m.pushTuple([])],
+  [0x74, "TUPLE", (m) => m.pushTuple(m.popMark())],
+  [0x85, "TUPLE1", (m) => m.pushTuple([m.pop()])],
+  [0x86, "TUPLE2", (m) => m.pushTuple([m.pop(), m.pop()].reverse())],
+  [0x87, "TUPLE3", (m) => m.pushTuple([m.pop(), m.pop(), m.pop()].reverse())],
+  [0x7d, "EMPTY_DICT", (m) => m.push(new Map() as Value)],
+  [0x64, "DICT", (m) => m.makeDict(m.popMark())],
+  [0x73, "SETITEM", (m) => m.setItems([m.pop(), m.pop()].reverse())],
+  [0x75, "SETITEMS", (m) => m.setItems(m.popMark())],
+  [0x71, "BINPUT", (m) => m.remember(m.cursor.u8("an index of the memo"))],
+  [0x72, "LONG_BINPUT", (m) => m.remember(m.cursor.u32("an index of the memo"))],
+  [0x94, "MEMOIZE", (m) => m.remember(m.memo.size)],
+  [0x68, "BINGET", (m) => m.recall(m.cursor.u8("an index of the memo"))],
+  [0x6a, "LONG_BINGET", (m) => m.recall(m.cursor.u32("an index of the memo"))],
+  [0x63, "GLOBAL", (m) => m.global(m.line(), m.line())],
+  [0x93, "STACK_GLOBAL", (m) => m.stackGlobal()],
+  [0x52, "REDUCE", (m) => m.reduce()],
+  [0x62, "BUILD", (m) => m.build()],
+  [0x51, "BINPERSID", (m) => m.persistent()],
+  [0x46, "FLOAT", null],
+  [0x49, "INT", null],
+  [0x4c, "LONG", null],
+  [0x50, "PERSID", null],
+  [0x53, "STRING", null],
+  [0x56, "UNICODE", null],
+  [0x67, "GET", null],
+  [0x69, "INST", null],
+  [0x6f, "OBJ", null],
+  [0x70, "PUT", null],
+  [0x81, "NEWOBJ", null],
+  [0x82, "EXT1", null],
+  [0x83, "EXT2", null],
+  [0x84, "EXT4", null],
+  [0x8f, "EMPTY_SET", null],
+  [0x90, "ADDITEMS", null],
+  [0x91, "FROZENSET", null],
+  [0x92, "NEWOBJ_EX", null],
+  [0x96, "BYTEARRAY8", null],
+  [0x97, "NEXT_BUFFER", null],
+  [0x98, "READONLY_BUFFER", null],
+];
+const opcodes = new Map(opcodeList.map(([code, name, carryOut]) => [code, { name, carryOut }]));
 const stop = 0x2e;
 
 const deepest = 100;
@@ -472,16 +480,14 @@ export function readPickle(cursor: Cursor, storages: Map<string, StorageRef>): P
     machine.at = cursor.at;
     const opcode = cursor.u8("the pickle");
     if (opcode === stop) break;
-    const carryOut = opcodes[opcode];
-    if (carryOut === undefined) {
-      const name = refused[opcode];
-      machine.fail(
-        name === undefined
-          ? `0x${opcode.toString(16)} is no opcode of a pickle; the file is damaged, or no pickle`
-          : `the pickle's opcode ${name} is not read here; only tensors, parameters, OrderedDict and plain containers are`,
+    const known = opcodes.get(opcode);
+    if (known === undefined)
+      throw machine.error(`0x${opcode.toString(16)} is no opcode of a pickle; the file is damaged, or no pickle`);
+    if (known.carryOut === null)
+      throw machine.error(
+        `the pickle's opcode ${known.name} is not read here; only tensors, parameters, OrderedDict and plain containers are`,
       );
-    }
-    carryOut(machine);
+    known.carryOut(machine);
   }
   if (machine.marks.length > 0 || machine.stack.length !== 1) machine.fail("the pickle ends, but not with one value");
   const value = machine.pop();

@@ -200,6 +200,11 @@ describe("torch files", () => {
     });
   }
 
+  test("a pickle can't fill the memory with marks", async () => {
+    const { file } = archive(pickle("(".repeat(34_000_000)));
+    await assert.rejects(readTorch(file), rejects(/more than \d+ marks/));
+  });
+
   test("tensors that do not fit their storage are errors at the byte that makes them", async () => {
     const floats = new Uint8Array(Float32Array.of(1, 2, 3, 4, 5, 6).buffer);
     const read = (...args: [number, number, number[], number[]]) => {
