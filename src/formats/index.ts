@@ -9,7 +9,7 @@ export {
   readGguf,
 } from "./gguf.ts";
 export { formatGguf, type GgufInput, type GgufTensorInput, writeGguf } from "./gguf-write.ts";
-export { loadGguf, loadNpz, loadTorch } from "./load-stored.ts";
+export { loadGguf, loadNpz, loadTorch, type StoredOptions } from "./load-stored.ts";
 export {
   formatNpy,
   formatNpz,
@@ -33,6 +33,6 @@ export {
   type SafetensorsInput,
   writeSafetensors,
 } from "./safetensors.ts";
-export type { StoredDType, StoredOptions, StoredTensor } from "./stored-tensor.ts";
+export type { StoredDType, StoredTensor } from "./stored-tensor.ts";
 export { load, save } from "./tensors.ts";
 export { readTorch, type TorchFile, TorchTensor, type TorchValue } from "./torch-file.ts";

@@ -1,13 +1,47 @@
 /** State dicts from GGUF, PyTorch's and NumPy's files: every tensor of a file on a device, by its name. */
+import { dtypes, isDType } from "../core/dtype.ts";
+import { DTypeError } from "../core/errors.ts";
 import { sizeOf } from "../core/shape.ts";
 import type { StateDict } from "../nn/index.ts";
-import type { Tensor } from "../tensor/index.ts";
+import { fromRaw, type Tensor } from "../tensor/index.ts";
 import { quote } from "./format-error.ts";
 import { type GgufTensor, readGguf } from "./gguf.ts";
 import { readNpz } from "./numpy.ts";
 import type { FormatSource } from "./random-access.ts";
-import { type StoredDType, type StoredOptions, type StoredTensor, toTensor } from "./stored-tensor.ts";
+import type { StoredDType, StoredTensor } from "./stored-tensor.ts";
 import { readTorch } from "./torch-file.ts";
+
+/** Copies of bytes that are views of what was given in memory, so that the tensor does not share it. */
+const copied = (bytes: Uint8Array): ArrayBuffer => bytes.slice().buffer as ArrayBuffer;
+
+/** int64 elements as int32. Throws DTypeError where one does not fit. */
+function narrowed(where: string, bytes: Uint8Array): Int32Array {
+  return Int32Array.from(new BigInt64Array(copied(bytes)), (v) => {
+    if (v < -2147483648n || v > 2147483647n)
+      throw new DTypeError(`${where} holds ${v}, which does not fit int32, the widest integer here`);
+    return Number(v);
+  });
+}
+
+export interface StoredOptions {
+  /** The default device by default. */
+  readonly device?: string;
+}
+
+/**
+ * A stored tensor as a Tensor, on `device`; `where` names it in messages. int64 comes as int32, checked. Throws DTypeError for a
+ * dtype or a value that tensors here can't hold, and what reading throws.
+ */
+async function toTensor(where: string, stored: StoredTensor, options: StoredOptions = {}): Promise<Tensor> {
+  const { dtype, shape } = stored;
+  const given = { owned: true, ...options };
+  if (dtype === "int64") return fromRaw(narrowed(where, await stored.read()), "int32", shape, given);
+  if (!isDType(dtype)) throw new DTypeError(`${where} is of ${dtype}, which tensors here can't hold; convert it first`);
+  const bytes = await stored.read();
+  if (dtype === "bool" && bytes.some((b) => b > 1))
+    throw new DTypeError(`${where} is of bool, but holds ${bytes.find((b) => b > 1)}; only 0 and 1 are bool`);
+  return fromRaw(new dtypes[dtype].array(copied(bytes)), dtype, shape, given);
+}
 
 /** Of tensors that are one in the file one tensor is made. */
 async function loadAll(

@@ -1,10 +1,8 @@
 /**
  * A tensor that lies in a file: its dtype, its shape, and its bytes when they are asked for. What is read from PyTorch's and
- * NumPy's files has this form, whatever order or strides it is stored in; and how it becomes a Tensor.
+ * NumPy's files has this form, whatever order or strides it is stored in. `load-stored.ts` makes Tensors of it.
  */
-import { type DType, dtypes, isDType } from "../core/dtype.ts";
-import { DTypeError } from "../core/errors.ts";
-import { fromRaw, type Tensor } from "../tensor/index.ts";
+import type { DType } from "../core/dtype.ts";
 
 /** The dtypes of files: those of tensors here, and integers that tensors here do not have. */
 export type StoredDType = DType | "int64" | "uint64" | "int16" | "uint16" | "int8";
@@ -34,38 +32,6 @@ export const storedBytes: Readonly<Record<StoredDType, number>> = {
   uint8: 1,
   bool: 1,
 };
-
-/** Copies of bytes that are views of what was given in memory, so that the tensor does not share it. */
-const copied = (bytes: Uint8Array): ArrayBuffer => bytes.slice().buffer as ArrayBuffer;
-
-/** int64 elements as int32. Throws DTypeError where one does not fit. */
-function narrowed(where: string, bytes: Uint8Array): Int32Array {
-  return Int32Array.from(new BigInt64Array(copied(bytes)), (v) => {
-    if (v < -2147483648n || v > 2147483647n)
-      throw new DTypeError(`${where} holds ${v}, which does not fit int32, the widest integer here`);
-    return Number(v);
-  });
-}
-
-export interface StoredOptions {
-  /** The default device by default. */
-  readonly device?: string;
-}
-
-/**
- * A stored tensor as a Tensor, on `device`; `where` names it in messages. int64 comes as int32, checked. Throws DTypeError for a
- * dtype or a value that tensors here can't hold, and what reading throws.
- */
-export async function toTensor(where: string, stored: StoredTensor, options: StoredOptions = {}): Promise<Tensor> {
-  const { dtype, shape } = stored;
-  const given = { owned: true, ...options };
-  if (dtype === "int64") return fromRaw(narrowed(where, await stored.read()), "int32", shape, given);
-  if (!isDType(dtype)) throw new DTypeError(`${where} is of ${dtype}, which tensors here can't hold; convert it first`);
-  const bytes = await stored.read();
-  if (dtype === "bool" && bytes.some((b) => b > 1))
-    throw new DTypeError(`${where} is of bool, but holds ${bytes.find((b) => b > 1)}; only 0 and 1 are bool`);
-  return fromRaw(new dtypes[dtype].array(copied(bytes)), dtype, shape, given);
-}
 
 /** Turns the bytes of each element around, in place. */
 export function swapBytes(bytes: Uint8Array, each: number): void {
