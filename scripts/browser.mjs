@@ -20,9 +20,12 @@ export const entries = {
   optim: "optim/index.ts",
   models: "models/index.ts",
   generate: "generate/index.ts",
+  data: "data/index.ts",
+  formats: "formats/index.ts",
+  train: "train/index.ts",
 };
 /** Scripts that a page starts by their address. */
-const workers = { worker: "backends/remote/worker.ts" };
+const workers = { worker: "backends/remote/worker.ts", decoder: "data/decoder.ts" };
 
 /** Where a file for browsers stands beside one, it is taken instead. */
 const forBrowsers = {

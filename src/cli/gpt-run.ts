@@ -264,10 +264,15 @@ export function describeRun(settings: GptSettings, data: GptData, device: string
 }
 
 /** Says how a run ended, and gives the exit code. */
-export function report(session: SessionOptions, settings: GptSettings, data: GptData, outcome: RunOutcome): number {
+export async function report(
+  session: SessionOptions,
+  settings: GptSettings,
+  data: GptData,
+  outcome: RunOutcome,
+): Promise<number> {
   const { result, validationLoss, seconds } = outcome;
   if (result.ended === "aborted") return sayInterrupted(session, result.step, settings.steps);
-  sayFinished(session, result, seconds);
+  await sayFinished(session, result, seconds);
   if (validationLoss !== null) {
     const bits = (validationLoss * (data.validation.length - 1)) / data.validationCharacters / Math.LN2;
     console.log(

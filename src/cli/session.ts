@@ -114,8 +114,8 @@ export async function sayWhereItGoesOn(folder: string): Promise<void> {
 }
 
 /** The curve of a run so far, from its log. */
-export function runChart(folder: string): string {
-  const log = readRunLog(folder);
+export async function runChart(folder: string): Promise<string> {
+  const log = await readRunLog(folder);
   const points = (key: string) =>
     log.flatMap((entry) => (typeof entry[key] === "number" ? [[entry.step, entry[key]] as const] : []));
   return lossChart(
@@ -136,8 +136,8 @@ export function sayInterrupted({ folder, kind }: SessionOptions, step: number, p
 }
 
 /** The last lines of a training: its curve and its figures. */
-export function sayFinished({ folder }: SessionOptions, result: FitResult, seconds: number): void {
-  console.log(`\n${runChart(folder)}\n`);
+export async function sayFinished({ folder }: SessionOptions, result: FitResult, seconds: number): Promise<void> {
+  console.log(`\n${await runChart(folder)}\n`);
   const here = result.history.length;
   const steps = here === result.step ? `${result.step} steps` : `${result.step} steps, the last ${here}`;
   console.log(`${steps} in ${formatDuration(seconds)}; the run is in ${folder}`);

@@ -135,7 +135,7 @@ async function start(flags: Flags): Outcome {
   console.log(`\nTraining: ${steps} steps. Ctrl-C stops, keeps what is done and says how to go on.`);
   const session = sessionOf(folder, final, { resume: false });
   const outcome = await trainRun(session, final, data);
-  const code = report(session, final, data, outcome);
+  const code = await report(session, final, data, outcome);
   if (code !== exitCodes.ok || outcome.validationLoss === null) return code;
 
   console.log(

@@ -138,7 +138,7 @@ async function train(
       },
   );
   if (finished === null) return sayInterrupted(session, result.step, steps);
-  sayFinished(session, result, seconds);
+  await sayFinished(session, result, seconds);
   console.log(
     `validation: accuracy ${(100 * finished.accuracy).toFixed(2)} %, loss ${formatLoss(finished.loss)}\n` +
       `see more with: npx nabla eval ${folder} --data ${settings.data[0]}`,

@@ -37,7 +37,7 @@ async function startNew(flags: GptFlags, folder: string): Outcome {
   const data = await startRun(folder, settings, () => prepareData(folder, settings));
   console.log(describeRun(settings, data, device));
   const session = sessionOf(folder, settings, { resume: false, detectAnomaly: flags.detectAnomaly ?? false });
-  return report(session, settings, data, await trainRun(session, settings, data));
+  return await report(session, settings, data, await trainRun(session, settings, data));
 }
 
 async function goOn(flags: GptFlags, folder: string, checkpointEveryGiven: boolean): Outcome {
@@ -53,5 +53,5 @@ async function goOn(flags: GptFlags, folder: string, checkpointEveryGiven: boole
     ...(checkpointEveryGiven ? { checkpointEvery: flags.checkpointEvery } : {}),
     detectAnomaly: flags.detectAnomaly ?? false,
   });
-  return report(session, settings, data, await trainRun(session, settings, data));
+  return await report(session, settings, data, await trainRun(session, settings, data));
 }

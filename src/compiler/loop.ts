@@ -8,6 +8,19 @@ import { sizeOf } from "../core/shape.ts";
 import { bodyOf, type LoopAttrs, recordStep } from "../graph/loop.ts";
 import { type Node, Storage, setGradEnabled, topologicalOrder } from "../graph/node.ts";
 import { leaf } from "../graph/ops.ts";
+import type { GNode, Lowered } from "./lower.ts";
+
+/** The numbers of the outputs that something reads. */
+export function liveOutputs(n: GNode, { nodes, roots, assigns }: Lowered): Set<number> {
+  const live = new Set<number>();
+  const read = (x: GNode): void => {
+    if (x === n) live.add(0);
+    else if (x.op === "output" && x.inputs[0] === n) live.add(x.attrs["index"] as number);
+  };
+  for (const x of nodes) if (x.op !== "output") x.inputs.forEach(read);
+  for (const x of [...roots, ...assigns.map((a) => a.value)]) read(x);
+  return live;
+}
 
 /** `live`: the outputs that are wanted, by number; all if left out. Storage i is input i; root k is output live[k]. */
 export function bodyCapture(attrs: LoopAttrs, live?: readonly number[]): Capture {

@@ -259,13 +259,13 @@ function rewrite(n: Node, rule: LowerRule): Node | null {
 /** Loops of more nodes than this are not written out step by step. */
 const MOST_UNROLLED = 8192;
 
-/** For backends without loops. */
+/** For loops that a backend does not repeat. */
 function unroll(node: Node): readonly Node[] {
   const a = loopAttrs(node);
   const nodes = a.count * bodyOf(a).order.length;
   if (nodes > MOST_UNROLLED)
     throw new BackendError(
-      `loop: this backend has no loops, and ${a.count} steps are too many to write out (${nodes} operations, at most ${MOST_UNROLLED}); run it on "cpu", "wasm" or "reference", or in shorter pieces`,
+      `loop: this backend repeats no loop whose steps take or give parts of a 32-bit word, and ${a.count} steps are too many to write out (${nodes} operations, at most ${MOST_UNROLLED}); cast what it takes and gives to float32 or int32, or run it on "cpu", "wasm" or "reference"`,
     );
   return unrolled(node);
 }

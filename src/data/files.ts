@@ -1,24 +1,17 @@
 /**
- * Files on disk: errors that say what to do, and writing that is all or nothing (a temporary name in the same folder,
+ * Files on disk (in the browser's build `files.browser.ts` is in the place of this file): errors that say what to do, and writing that is all or nothing (a temporary name in the same folder,
  * fsync, rename, fsync of the folder). It knows nothing of any format; `formats/atomic.ts` shows it to the outside.
  */
-import { closeSync, fsyncSync, openSync, readdirSync, statSync, writeSync } from "node:fs";
-import { type FileHandle, mkdir, open, readdir, readFile, realpath, rename, stat, unlink } from "node:fs/promises";
+import { closeSync, fstatSync, fsyncSync, ftruncateSync, openSync, readFileSync, statSync, writeSync } from "node:fs";
+import { type FileHandle, mkdir, open, readdir, realpath, rename, stat, unlink } from "node:fs/promises";
 import { hostname } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
 import { NablaError } from "../core/errors.ts";
+import { FileError } from "./errors.ts";
+import type { Reader } from "./reader.ts";
 
-/** A file or folder that can't be read or written. `code` is the system's (ENOSPC, EACCES, …), `path` what was meant. */
-export class FileError extends NablaError {
-  override name = "FileError";
-  readonly code: string;
-  readonly path: string;
-  constructor(message: string, code: string, path: string, cause?: unknown) {
-    super(message, { cause });
-    this.code = code;
-    this.path = path;
-  }
-}
+export { FileError } from "./errors.ts";
 
 /** For each system code: what is wrong, and what to do about it. */
 const explanations: Readonly<Record<string, readonly [what: string, todo: string]>> = {
@@ -87,13 +80,34 @@ export async function ensureFolder(path: string): Promise<void> {
   }
 }
 
-/** The bytes of a file. Throws FileError. */
-export async function readBytes(path: string): Promise<Uint8Array> {
+/** The path of a file: URL. */
+export const pathOfUrl = (url: URL): string => fileURLToPath(url);
+
+/** Whether there is a folder of that path. */
+export const isFolder = (path: string): Promise<boolean> =>
+  stat(path).then(
+    (s) => s.isDirectory(),
+    () => false,
+  );
+
+/** Opens a file to read it in order. Throws system errors as they are. */
+export async function openPath(path: string): Promise<Reader> {
+  let handle: FileHandle;
+  let size: number | null;
   try {
-    return await readFile(path);
+    handle = await open(path, "r");
+    const info = await handle.stat();
+    size = info.isFile() && info.size > 0 ? info.size : null; // pipes, and files of /proc, have a size of 0
   } catch (error) {
     throw fileError("read", path, error);
   }
+  return {
+    name: path,
+    size,
+    expected: size,
+    read: async (out) => (await handle.read(out, 0, Math.min(out.length, 1 << 30), null)).bytesRead,
+    close: () => handle.close(),
+  };
 }
 
 let written = 0;
@@ -116,7 +130,7 @@ const noSpace = () => Object.assign(new Error("ENOSPC: no space left on device (
 const pieceBytes = 64 << 20; // below every system's limit of one write
 
 /** Writes all of `bytes` at the descriptor's position. Throws system errors as they are. */
-export function writeAllSync(fd: number, bytes: Uint8Array): void {
+function writeAllSync(fd: number, bytes: Uint8Array): void {
   const fits = allowance(bytes.length);
   for (let at = 0; at < fits; ) at += writeSync(fd, bytes, at, Math.min(pieceBytes, fits - at));
   if (fits < bytes.length) throw noSpace();
@@ -257,10 +271,67 @@ export async function cleanStaleTemporaries(folder: string): Promise<string[]> {
 }
 
 /** The names in a folder, sorted by code unit so that every machine sees the same order. Throws FileError. */
-export function listFolder(path: string): string[] {
+export async function listFolder(path: string): Promise<string[]> {
   try {
-    return readdirSync(path).sort((a, b) => (a < b ? -1 : a > b ? 1 : 0));
+    return (await readdir(path)).sort((a, b) => (a < b ? -1 : a > b ? 1 : 0));
   } catch (error) {
     throw fileError("read the folder", path, error);
   }
+}
+
+/** What is at a path: which file or folder it is, under whatever name; null for what is neither. Throws system errors as they are. */
+export async function entryAt(path: string): Promise<{ readonly id: string; readonly kind: "file" | "folder" | null }> {
+  const id = await realpath(path);
+  const info = await stat(id);
+  return { id, kind: info.isDirectory() ? "folder" : info.isFile() ? "file" : null };
+}
+
+/** A file that grows at its end, such as a log. */
+export interface GrowingFile {
+  /** What it held when it was opened. */
+  readonly bytes: Uint8Array;
+  /** Cuts it back to its first bytes, before anything is appended. */
+  truncate(size: number): Promise<void>;
+  /** In Node the bytes are with the system when this returns, or it throws and the file is as before. */
+  append(bytes: Uint8Array): void;
+  /** Makes it survive a power cut. */
+  sync(): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** Opens a file to append to it; it is made if need be. Throws system errors as they are. */
+export async function openGrowing(path: string): Promise<GrowingFile> {
+  const fd = openSync(path, "a+");
+  let bytes: Uint8Array;
+  let size = 0;
+  try {
+    bytes = readFileSync(path);
+    size = bytes.length;
+  } catch (error) {
+    closeSync(fd);
+    throw error;
+  }
+  return {
+    bytes,
+    truncate: async (length) => {
+      size = length;
+      if (fstatSync(fd).size === size) return;
+      ftruncateSync(fd, size);
+      fsyncSync(fd);
+    },
+    append: (more) => {
+      try {
+        writeAllSync(fd, more);
+      } catch (error) {
+        ftruncateSync(fd, size); // half a line must not meet the next one
+        throw error;
+      }
+      size += more.length;
+    },
+    sync: async () => fsyncSync(fd),
+    close: async () => {
+      fsyncSync(fd);
+      closeSync(fd);
+    },
+  };
 }

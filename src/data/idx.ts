@@ -3,15 +3,14 @@
  * sizes, the elements, all big-endian; plain or gzip. Typed arrays out; scaling to floats is the caller's.
  */
 
-import { join } from "node:path";
-import { gunzipSync } from "node:zlib";
-import { NablaError } from "../core/errors.ts";
-import { listFolder, readBytes } from "./files.ts";
+import { elsewhere } from "./elsewhere.ts";
+import { IdxError } from "./errors.ts";
+import { listFolder } from "./files.ts";
+import { gunzip, gunzipSync } from "./gunzip.ts";
+import { basename, join } from "./path.ts";
+import { type ReadOptions, readBytes, type Source, sourceName, together } from "./source.ts";
 
-/** A file that is not valid IDX, or a folder without the files that a classifier needs. */
-export class IdxError extends NablaError {
-  override name = "IdxError";
-}
+export { IdxError } from "./errors.ts";
 
 export type IdxDType = "uint8" | "int8" | "int16" | "int32" | "float32" | "float64";
 export type IdxData = Uint8Array | Int8Array | Int16Array | Int32Array | Float32Array | Float64Array;
@@ -45,19 +44,32 @@ const types: Readonly<Record<number, IdxType>> = {
 
 const hex = (bytes: Uint8Array) => [...bytes].map((b) => b.toString(16).padStart(2, "0")).join(" ");
 
-/** Reads IDX from memory, plain or gzip. Throws IdxError; `file` is the name that its messages use. */
+const isGzip = (bytes: Uint8Array): boolean => bytes[0] === 0x1f && bytes[1] === 0x8b;
+
+const damagedGzip = (file: string, error: unknown): IdxError =>
+  new IdxError(`${file}: the gzip data is damaged or truncated (${(error as Error).message}); fetch the file again`);
+
+/**
+ * Reads IDX from memory, plain or gzip (in a browser plain only: there `readIdx` unpacks). Throws IdxError; `file` is the name that its
+ * messages use.
+ */
 export function parseIdx(input: Uint8Array, file = "idx"): IdxArray {
+  if (!isGzip(input)) return parsePlain(input, file);
+  if (gunzipSync === null)
+    throw new IdxError(`${file}: gzip data can't be unpacked at once in a browser; use readIdx, which takes bytes too`);
+  let bytes: Uint8Array;
+  try {
+    bytes = gunzipSync(input);
+  } catch (error) {
+    throw damagedGzip(file, error);
+  }
+  return parsePlain(bytes, file);
+}
+
+function parsePlain(bytes: Uint8Array, file: string): IdxArray {
   const fail = (what: string): never => {
     throw new IdxError(`${file}: ${what}`);
   };
-  let bytes = input;
-  if (input[0] === 0x1f && input[1] === 0x8b) {
-    try {
-      bytes = gunzipSync(input);
-    } catch (error) {
-      fail(`the gzip data is damaged or truncated (${(error as Error).message}); fetch the file again`);
-    }
-  }
   if (bytes.length < 4) fail(`only ${bytes.length} bytes; an IDX file starts with 4 bytes of magic number`);
   const type = types[bytes[2]];
   if (bytes[0] !== 0 || bytes[1] !== 0 || type === undefined)
@@ -80,9 +92,16 @@ export function parseIdx(input: Uint8Array, file = "idx"): IdxArray {
   return { dtype: type.dtype, shape, data: type.read(view, start, length) };
 }
 
-/** Reads an IDX file, plain or gzip. Throws FileError or IdxError. */
-export async function readIdx(path: string): Promise<IdxArray> {
-  return parseIdx(await readBytes(path), path);
+/** Reads an IDX file, plain or gzip; on a page in a worker. Throws FileError, IdxError or the signal's reason. */
+export async function readIdx(source: Source, options: ReadOptions = {}): Promise<IdxArray> {
+  if (elsewhere) return elsewhere("readIdx", [source], options);
+  const file = sourceName(source);
+  const bytes = await readBytes(source, options);
+  if (!isGzip(bytes)) return parsePlain(bytes, file);
+  const plain = await gunzip(bytes).catch((error) => {
+    throw damagedGzip(file, error);
+  });
+  return parsePlain(plain, file);
 }
 
 export interface LabelledImages {
@@ -104,19 +123,31 @@ export interface IdxClassification {
 // train-images-idx3-ubyte, t10k-labels.idx1-ubyte.gz, emnist-letters-test-images-idx3-ubyte …
 const fileName = /^(.*?)(train|t10k|test)[-_](images|labels)[-.]idx\d-ubyte(\.gz)?$/i;
 
+/** The sources of a set by the names of their files. */
+async function namedSources(from: string | readonly Source[]): Promise<[name: string, source: Source][]> {
+  if (typeof from === "string") return (await listFolder(from)).map((name) => [name, join(from, name)]);
+  return from.map((source) => [basename(sourceName(source).replace(/[?#].*$/, "")), source]);
+}
+
 /**
  * Finds and reads the four files of an image classification set by their usual names, plain or gzip (plain wins where
- * both are). At least one split must be whole. Throws FileError or IdxError.
+ * both are), in a folder or among sources (the files that a user chose, or addresses). At least one split must be whole.
+ * On a page in a worker. Throws FileError, IdxError or the signal's reason.
  */
-export async function loadIdxClassification(folder: string): Promise<IdxClassification> {
-  const found = new Map<string, string>(); // "train images" → file name
+export async function loadIdxClassification(
+  from: string | readonly Source[],
+  options: ReadOptions = {},
+): Promise<IdxClassification> {
+  if (elsewhere) return elsewhere("loadIdxClassification", [from], options);
+  const folder = typeof from === "string" ? from : "the files given";
+  const found = new Map<string, readonly [name: string, source: Source]>(); // "train images" → file
   const prefixes = new Set<string>();
-  for (const name of listFolder(folder)) {
-    const match = fileName.exec(name);
+  for (const named of await namedSources(from)) {
+    const match = fileName.exec(named[0]);
     if (match === null) continue;
     prefixes.add(match[1]);
     const key = `${match[2].toLowerCase() === "train" ? "train" : "test"} ${match[3].toLowerCase()}`;
-    if (!found.has(key) || match[4] === undefined) found.set(key, name);
+    if (!found.has(key) || match[4] === undefined) found.set(key, named);
   }
   if (prefixes.size > 1)
     throw new IdxError(
@@ -127,31 +158,19 @@ export async function loadIdxClassification(folder: string): Promise<IdxClassifi
       `${folder}: no IDX files found; expected train-images-idx3-ubyte, train-labels-idx1-ubyte, ` +
         "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, each plain or .gz",
     );
+  const watch = together(options);
   const split = async (which: "train" | "test"): Promise<LabelledImages | null> => {
-    const imagesName = found.get(`${which} images`);
-    const labelsName = found.get(`${which} labels`);
-    if (imagesName === undefined && labelsName === undefined) return null;
-    if (imagesName === undefined || labelsName === undefined)
+    const images = found.get(`${which} images`);
+    const labels = found.get(`${which} labels`);
+    if (images === undefined && labels === undefined) return null;
+    if (images === undefined || labels === undefined)
       throw new IdxError(
-        `${folder}: ${imagesName ?? labelsName} is here, but the file of the ${which} ${imagesName === undefined ? "images" : "labels"} is missing`,
+        `${folder}: ${(images ?? labels)?.[0]} is here, but the file of the ${which} ${images === undefined ? "images" : "labels"} is missing`,
       );
-    const images = await readIdx(join(folder, imagesName));
-    const labels = await readIdx(join(folder, labelsName));
-    const where = join(folder, labelsName);
-    if (images.shape.length < 2)
-      throw new IdxError(
-        `${join(folder, imagesName)}: expected [count, …] images, got shape [${images.shape.join(", ")}]`,
-      );
-    if (labels.shape.length !== 1)
-      throw new IdxError(`${where}: expected one axis of labels, got shape [${labels.shape.join(", ")}]`);
-    if (labels.shape[0] !== images.shape[0])
-      throw new IdxError(
-        `${where}: ${labels.shape[0]} labels for ${images.shape[0]} images; the files do not belong together`,
-      );
-    if (labels.shape[0] === 0) throw new IdxError(`${where}: the file holds no labels`);
-    const bad = labels.data.findIndex((label: number) => !Number.isInteger(label) || label < 0 || label > 65535);
-    if (bad >= 0) throw new IdxError(`${where}: label ${bad} is ${labels.data[bad]}; a label is a whole number ≥ 0`);
-    return { images, labels: Int32Array.from(labels.data) };
+    return checked(
+      { file: sourceName(images[1]), array: await readIdx(images[1], watch()) },
+      { file: sourceName(labels[1]), array: await readIdx(labels[1], watch()) },
+    );
   };
   const train = await split("train");
   const test = await split("test");
@@ -167,8 +186,29 @@ export async function loadIdxClassification(folder: string): Promise<IdxClassifi
   return { train, test, numClasses: largest + 1, note };
 }
 
+interface NamedArray {
+  readonly file: string;
+  readonly array: IdxArray;
+}
+
+/** A split, if its images and its labels are such and belong together. Throws IdxError. */
+function checked({ file, array: images }: NamedArray, { file: where, array: labels }: NamedArray): LabelledImages {
+  if (images.shape.length < 2)
+    throw new IdxError(`${file}: expected [count, …] images, got shape [${images.shape.join(", ")}]`);
+  if (labels.shape.length !== 1)
+    throw new IdxError(`${where}: expected one axis of labels, got shape [${labels.shape.join(", ")}]`);
+  if (labels.shape[0] !== images.shape[0])
+    throw new IdxError(
+      `${where}: ${labels.shape[0]} labels for ${images.shape[0]} images; the files do not belong together`,
+    );
+  if (labels.shape[0] === 0) throw new IdxError(`${where}: the file holds no labels`);
+  const bad = labels.data.findIndex((label: number) => !Number.isInteger(label) || label < 0 || label > 65535);
+  if (bad >= 0) throw new IdxError(`${where}: label ${bad} is ${labels.data[bad]}; a label is a whole number ≥ 0`);
+  return { images, labels: Int32Array.from(labels.data) };
+}
+
 /** IDX in memory, of the array's own type: for making test files and for sharing a set with other tools. */
-export function formatIdx({ dtype, shape, data }: IdxArray): Uint8Array {
+export function formatIdx({ dtype, shape, data }: IdxArray): Uint8Array<ArrayBuffer> {
   const entry = Object.entries(types).find(([, type]) => type.dtype === dtype);
   if (entry === undefined) throw new IdxError(`IDX has no type ${dtype}`);
   const [code, { bytes }] = entry;

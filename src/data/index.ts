@@ -8,7 +8,7 @@ export {
   LoaderError,
   stackSamples,
 } from "./dataset.ts";
-export { FileError } from "./files.ts";
+export { FileError } from "./errors.ts";
 export {
   formatIdx,
   type IdxArray,
@@ -20,6 +20,7 @@ export {
   readIdx,
 } from "./idx.ts";
 export { DataLoader, type LoaderOptions, type LoaderState } from "./loader.ts";
+export { type ReadOptions, readBytes, type Source } from "./source.ts";
 export { readTextCorpus, splitText, type TextCorpus, type TextCorpusOptions, TextError } from "./text.ts";
 export {
   evaluationBatches,
@@ -28,6 +29,7 @@ export {
   type TextBatchesOptions,
   textBatches,
 } from "./text-batches.ts";
+export { encodeText, type TokenizerKind, trainTokenizer } from "./tokenize.ts";
 export {
   type BpeTrainingOptions,
   ByteLevelBpe,

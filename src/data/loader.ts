@@ -94,6 +94,7 @@ export class DataLoader<T, B = Batch> implements AsyncIterable<B> {
       throw new LoaderError(
         `with dropLast, ${dataset.length} samples make no batch of ${batchSize}; use a smaller batchSize`,
       );
+    if (numWorkers > 0) WorkerPool.check();
     if (numWorkers > 0 && dataset.worker === undefined)
       throw new LoaderError(
         "numWorkers > 0 needs a data set with worker(), which says how a thread opens its own copy; use numWorkers: 0, or add it",

@@ -2,16 +2,13 @@
  * A text corpus from files and folders, in an order that is the same on every machine, checked to be text (UTF-8), and
  * split into a training and a validation part. No tokens yet: `tokenizer.ts` makes them.
  */
-import { isUtf8 } from "node:buffer";
-import { realpathSync, statSync } from "node:fs";
-import { extname, join } from "node:path";
-import { NablaError } from "../core/errors.ts";
-import { fileError, listFolder, readBytes } from "./files.ts";
+import { elsewhere } from "./elsewhere.ts";
+import { TextError } from "./errors.ts";
+import { entryAt, fileError, listFolder } from "./files.ts";
+import { extname, join } from "./path.ts";
+import { pathOf, type ReadOptions, readBytes, type Source, sourceName, together } from "./source.ts";
 
-/** Text that can't be used: empty, binary, not UTF-8. Missing paths are FileErrors. */
-export class TextError extends NablaError {
-  override name = "TextError";
-}
+export { TextError } from "./errors.ts";
 
 /** In folders, files with these endings are taken; a file that is named itself is taken whatever its ending. */
 export const textExtensions: ReadonlySet<string> = new Set(
@@ -21,7 +18,7 @@ export const textExtensions: ReadonlySet<string> = new Set(
   ).split(" "),
 );
 
-export interface TextCorpusOptions {
+export interface TextCorpusOptions extends ReadOptions {
   /** Share of the characters, at the end, that becomes the validation part; 0.1 by default, 0 for none. */
   readonly validation?: number;
   /** Endings to take in folders, with their dots; `textExtensions` by default. */
@@ -64,45 +61,56 @@ export function decodeText(bytes: Uint8Array, file: string): string {
     throw new TextError(`${file}: the text is UTF-16; convert it first (iconv -f UTF-16 -t UTF-8)`);
   const nul = bytes.indexOf(0);
   if (nul >= 0) throw new TextError(`${file}: not a text file: a zero byte at offset ${nul}; name text files only`);
-  if (!isUtf8(bytes)) {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
     const at = invalidUtf8Offset(bytes);
     throw new TextError(
       `${file}: not UTF-8: byte 0x${bytes[at].toString(16).padStart(2, "0")} at offset ${at}; ` +
         "if it is text in another encoding, convert it first (for instance iconv -f LATIN1 -t UTF-8)",
     );
   }
-  return new TextDecoder().decode(bytes);
 }
 
-/** The text files that `paths` name: files as given, folders recursively by name; each real file once. */
-function collect(paths: readonly string[], extensions: ReadonlySet<string>): string[] {
+interface TextFile {
+  readonly path: string;
+  readonly source: Source;
+  /** Whether it was named itself, not found in a folder. */
+  readonly named: boolean;
+}
+
+/** The text files that `sources` name: files as given, folders recursively by name; each real file once. */
+async function collect(sources: readonly Source[], extensions: ReadonlySet<string>): Promise<TextFile[]> {
   const seen = new Set<string>();
-  const out: string[] = [];
-  const visit = (path: string, named: boolean): void => {
-    let real: string;
-    let info: ReturnType<typeof statSync>;
+  const out: TextFile[] = [];
+  const visit = async (path: string, named: boolean): Promise<void> => {
+    let entry: Awaited<ReturnType<typeof entryAt>>;
     try {
-      real = realpathSync(path);
-      info = statSync(real);
+      entry = await entryAt(path);
     } catch (error) {
       if (!named) return; // a dangling link inside a folder
       throw fileError("read", path, error);
     }
-    if (info!.isDirectory()) {
-      if (seen.has(real)) return; // a link back up
-      seen.add(real);
-      for (const name of listFolder(path))
-        if (!name.startsWith(".") && name !== "node_modules") visit(join(path, name), false);
-    } else if (named || (info!.isFile() && extensions.has(extname(path).toLowerCase()))) {
-      if (seen.has(real)) return;
-      seen.add(real);
-      out.push(path);
+    const { id, kind } = entry;
+    if (seen.has(id)) return; // named twice, or a link back up
+    if (kind === "folder") {
+      seen.add(id);
+      for (const name of await listFolder(path))
+        if (!name.startsWith(".") && name !== "node_modules") await visit(join(path, name), false);
+    } else if (named || (kind === "file" && extensions.has(extname(path).toLowerCase()))) {
+      seen.add(id);
+      out.push({ path, source: path, named });
     }
   };
-  for (const path of paths) {
+  for (const source of sources) {
+    const path = pathOf(source);
+    if (path === null) {
+      out.push({ path: sourceName(source), source, named: true });
+      continue;
+    }
     const before = out.length;
     const known = seen.size;
-    visit(path, true);
+    await visit(path, true);
     if (out.length === before && seen.size > known)
       throw new TextError(
         `${path}: no text files in this folder; files with one of these endings are taken: ${[...extensions].join(" ")}`,
@@ -126,29 +134,33 @@ function countCharacters(text: string): number {
 
 /** The first ⌊(1 − share)·n⌋ of a text's n characters, and the rest (nanoGPT's rule for share 0.1). */
 export function splitText(text: string, share: number): [train: string, validation: string] {
-  if (!(share >= 0 && share < 1)) throw new TextError(`the validation share must be in [0, 1), got ${share}`);
-  const at = characterIndex(text, Math.floor(countCharacters(text) * (1 - share)));
+  const at = splitAt(text, share);
   return [text.slice(0, at), text.slice(at)];
 }
 
-/**
- * Reads text files, and folders of them (hidden entries and node_modules aside), as one text; a newline is put between
- * two files where the first does not end in one. Throws FileError for a missing path, TextError for a file that is
- * empty (if named itself), binary or not UTF-8, for a folder without text, and for text too short to split.
- */
-export async function readTextCorpus(paths: readonly string[], options: TextCorpusOptions = {}): Promise<TextCorpus> {
-  const { validation: share = 0.1, extensions = textExtensions } = options;
-  if (paths.length === 0) throw new TextError("no text: name at least one file or folder");
-  const named = new Set(paths);
+function splitAt(text: string, share: number): number {
+  if (!(share >= 0 && share < 1)) throw new TextError(`the validation share must be in [0, 1), got ${share}`);
+  return characterIndex(text, Math.floor(countCharacters(text) * (1 - share)));
+}
+
+/** Texts as one, and where each came from. */
+interface Joined {
+  readonly text: string;
+  readonly files: TextCorpus["files"];
+}
+
+/** Reads text files, and folders of them, as one text. */
+async function readJoined(sources: readonly Source[], options: TextCorpusOptions): Promise<Joined> {
   const parts: string[] = [];
   const files: { path: string; bytes: number }[] = [];
   let total = 0;
   let last = "";
-  for (const path of collect(paths, extensions)) {
-    const bytes = await readBytes(path);
+  const watch = together(options);
+  for (const { path, source, named } of await collect(sources, options.extensions ?? textExtensions)) {
+    const bytes = await readBytes(source, watch());
     const text = decodeText(bytes, path);
     if (text === "") {
-      if (named.has(path)) throw new TextError(`${path}: the file is empty; name a file with text`);
+      if (named) throw new TextError(`${path}: the file is empty; name a file with text`);
       continue;
     }
     if (last !== "" && last !== "\n") parts.push("\n");
@@ -161,12 +173,44 @@ export async function readTextCorpus(paths: readonly string[], options: TextCorp
         `${path}: more than 500 million characters in all; that is more than one string can hold, name fewer files`,
       );
   }
-  if (files.length === 0) throw new TextError(`${paths.join(", ")}: all text files there are empty`);
-  const text = parts.join("");
-  const [train, validation] = splitText(text, share);
-  if (train === "" || (share > 0 && validation === ""))
+  return { text: parts.join(""), files };
+}
+
+/** A corpus as one text, and where its validation part begins: what the worker sends, the text once. */
+export async function readSplitText(
+  sources: Source | readonly Source[],
+  options: TextCorpusOptions,
+): Promise<Joined & { readonly at: number }> {
+  const list = Array.isArray(sources) ? (sources as readonly Source[]) : [sources as Source];
+  if (list.length === 0) throw new TextError("no text: name at least one file or folder");
+  const { text, files } = await readJoined(list, options);
+  const names = list.map(sourceName).join(", ");
+  if (files.length === 0) throw new TextError(`${names}: all text files there are empty`);
+  const share = options.validation ?? 0.1;
+  const at = splitAt(text, share);
+  if (at === 0 || (share > 0 && at === text.length))
     throw new TextError(
-      `${paths.join(", ")}: ${countCharacters(text)} characters are too few to split into a training and a validation part`,
+      `${names}: ${countCharacters(text)} characters are too few to split into a training and a validation part`,
     );
-  return { text, train, validation, files };
+  return { text, at, files };
+}
+
+/**
+ * Reads text files, and folders of them (hidden entries and node_modules aside), as one text; a newline is put between
+ * two files where the first does not end in one. On a page in a worker. Throws FileError for a missing path, TextError for a
+ * file that is empty (if named itself), binary or not UTF-8, for a folder without text, and for text too short to split.
+ */
+export async function readTextCorpus(
+  sources: Source | readonly Source[],
+  options: TextCorpusOptions = {},
+): Promise<TextCorpus> {
+  const { validation, extensions } = options;
+  const { text, at, files } = elsewhere
+    ? await elsewhere<Awaited<ReturnType<typeof readSplitText>>>(
+        "readSplitText",
+        [sources, { validation, extensions }],
+        options,
+      )
+    : await readSplitText(sources, options);
+  return { text, train: text.slice(0, at), validation: text.slice(at), files };
 }

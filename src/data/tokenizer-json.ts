@@ -2,14 +2,11 @@
  * What every tokenizer is to the rest (the interface), its error, and the frame of Hugging Face's `tokenizer.json` that
  * ours fill. The tokenizers themselves are in `tokenizer.ts` (characters) and `bpe.ts`.
  */
-import { join } from "node:path";
-import { NablaError } from "../core/errors.ts";
+import { TokenizerError } from "./errors.ts";
 import { writeFileAtomic } from "./files.ts";
+import { join } from "./path.ts";
 
-/** Text that can't be encoded, ids that can't be decoded, a tokenizer file that is damaged or of another kind. */
-export class TokenizerError extends NablaError {
-  override name = "TokenizerError";
-}
+export { TokenizerError } from "./errors.ts";
 
 export interface Tokenizer {
   readonly kind: "characters" | "byte-level-bpe";
@@ -98,10 +95,14 @@ export function tokenizerJson(parts: {
   };
 }
 
-/** The tokens of a vocabulary by id. Throws TokenizerError unless the ids are 0 … n − 1, each once. */
-export function tokensById(vocab: unknown, file: string): string[] {
+/** Tokens and their ids, as the file has them. Throws TokenizerError where there are none. */
+export function vocabEntries(vocab: unknown, file: string): [token: string, id: number][] {
   if (typeof vocab !== "object" || vocab === null) throw new TokenizerError(`${file}: model.vocab is missing`);
-  const entries = Object.entries(vocab);
+  return Object.entries(vocab);
+}
+
+/** The tokens of a vocabulary by id. Throws TokenizerError unless the ids are 0 … n − 1, each once. */
+export function tokensById(entries: readonly (readonly [token: string, id: number])[], file: string): string[] {
   const tokens = new Array<string | undefined>(entries.length);
   for (const [token, id] of entries) {
     if (!Number.isInteger(id) || id < 0 || id >= entries.length || tokens[id] !== undefined)

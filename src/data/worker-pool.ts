@@ -79,6 +79,9 @@ export class WorkerPool {
   #failure: Error | undefined;
   #closing = false;
 
+  /** Throws LoaderError where there can be no workers: in a browser (`worker-pool.browser.ts`). */
+  static check(): void {}
+
   /** `slotBytes`: what one batch takes, arrays rounded up to 64 bytes. Larger ones come too, at the price of a message. */
   constructor(source: WorkerSource, workers: number, slotsEach: number, slotBytes: number) {
     this.slots = workers * slotsEach;

@@ -118,7 +118,7 @@ export class ProgramCache {
 
 /** The line outside of the library that led here. */
 function callSite(): string {
-  const here = new URL("..", import.meta.url).href;
+  const here = import.meta.url.replace(/[^/]*\/[^/]*$/, ""); // bundlers take a `new URL` of it for a file to pack
   const lines = (new Error().stack ?? "").split("\n").slice(1);
   const line = lines.find((l) => !l.includes(here) && !l.includes(here.replace("file://", "")) && !l.includes("node:"));
   return line ? line.trim() : "call site unknown";

@@ -8,6 +8,6 @@ export {
   ensureFolder,
   FileError,
   fileError,
-  readBytes,
   writeFileAtomic,
 } from "../data/files.ts";
+export { readBytes } from "../data/source.ts";

@@ -1,7 +1,19 @@
-/** In a browser a path names no file: what is read is a blob, bytes, or one's own random access. */
-import { NablaError } from "../core/errors.ts";
+/** Random access to a file in the origin's private file system, which is a browser's place for paths. */
+import { blobAt, fileError } from "../data/files.browser.ts";
 import type { RandomAccess } from "./random-access.ts";
 
+/** Throws FileError where the file can't be read; a later read does so too where it has changed since. */
 export async function fileAccess(path: string): Promise<RandomAccess> {
-  throw new NablaError(`can't read ${path}: a page has no paths; give a Blob, a File or bytes`);
+  const blob = await blobAt(path);
+  return {
+    size: blob.size,
+    name: path,
+    read: async (offset, length) => {
+      try {
+        return new Uint8Array(await blob.slice(offset, offset + length).arrayBuffer());
+      } catch (error) {
+        throw fileError("read", path, error);
+      }
+    },
+  };
 }

@@ -1,4 +1,7 @@
 /** File formats: safetensors, GGUF, PyTorch's and NumPy's files, as bytes and as state dicts. */
+
+export { FileError } from "../data/errors.ts";
+export type { ReadOptions, Source } from "../data/source.ts";
 export { FormatError } from "./format-error.ts";
 export {
   type GgufArray,
@@ -34,5 +37,5 @@ export {
   writeSafetensors,
 } from "./safetensors.ts";
 export type { StoredDType, StoredTensor } from "./stored-tensor.ts";
-export { load, save } from "./tensors.ts";
+export { type LoadOptions, load, type SaveOptions, save, saveToBlob } from "./tensors.ts";
 export { readTorch, type TorchFile, TorchTensor, type TorchValue } from "./torch-file.ts";

@@ -1,7 +1,9 @@
 /**
  * Reading parts of a file, so that a large one is not read as a whole: what the readers of GGUF, PyTorch's and NumPy's files
- * stand on. Bytes, blobs and paths are made into it; whoever has something else (a range of an address) gives his own.
+ * stand on. Bytes, blobs and paths are made into it; whoever has something else (ranges of an address) gives his own.
  */
+import { fileError } from "../data/files.ts";
+import { pathOf, readBytes, type Source, sourceName } from "../data/source.ts";
 import { fileAccess } from "./file-access.ts";
 import { FormatError } from "./format-error.ts";
 
@@ -14,8 +16,11 @@ export interface RandomAccess {
   read(offset: number, length: number): Promise<Uint8Array>;
 }
 
-/** What can be read: a path, bytes, a blob (a file that a user chose), or one's own random access. */
-export type FormatSource = string | Uint8Array | Blob | RandomAccess;
+/**
+ * What can be read: a path, a blob (a file that a user chose), bytes, or one's own random access, all of them in parts; and an
+ * address, which is fetched as a whole.
+ */
+export type FormatSource = Source | RandomAccess;
 
 /** An opened source: it has a name, and answers with exactly as many bytes as were asked for. */
 export interface OpenedSource {
@@ -30,15 +35,22 @@ export interface OpenedSource {
 const plain = (bytes: Uint8Array): Uint8Array =>
   bytes.constructor === Uint8Array ? bytes : new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 
-/** Opens a source. Throws FileError where a path can't be read. */
+function bytesSource(given: Uint8Array, name: string): OpenedSource {
+  const bytes = plain(given);
+  const read = async (offset: number, length: number) => bytes.subarray(offset, offset + length);
+  return { name, size: bytes.length, bytes, read };
+}
+
+/** Opens a source; `fallback` names what has no name. Throws FileError where a path or an address can't be read. */
 export async function openAccess(source: FormatSource, fallback: string): Promise<OpenedSource> {
-  if (source instanceof Uint8Array) {
-    const bytes = plain(source);
-    const read = async (offset: number, length: number) => bytes.subarray(offset, offset + length);
-    return { name: fallback, size: bytes.length, bytes, read };
-  }
-  const access =
-    typeof source === "string" ? await fileAccess(source) : source instanceof Blob ? blobAccess(source) : source;
+  if (source instanceof Uint8Array) return bytesSource(source, fallback);
+  let access: RandomAccess;
+  if (source instanceof Blob) access = blobAccess(source, sourceName(source));
+  else if (typeof source === "string" || source instanceof URL) {
+    const path = pathOf(source);
+    if (path === null) return bytesSource(await readBytes(source), sourceName(source));
+    access = await fileAccess(path);
+  } else access = source;
   const name = access.name || fallback;
   return {
     name,
@@ -54,10 +66,17 @@ export async function openAccess(source: FormatSource, fallback: string): Promis
   };
 }
 
-function blobAccess(blob: Blob & { readonly name?: string }): RandomAccess {
+/** A blob in slices, so that it need not be in memory as a whole. */
+function blobAccess(blob: Blob, name: string): RandomAccess {
   return {
     size: blob.size,
-    name: blob.name ?? "blob",
-    read: async (offset, length) => new Uint8Array(await blob.slice(offset, offset + length).arrayBuffer()),
+    name,
+    read: async (offset, length) => {
+      try {
+        return new Uint8Array(await blob.slice(offset, offset + length).arrayBuffer());
+      } catch (error) {
+        throw fileError("read", name, error);
+      }
+    },
   };
 }

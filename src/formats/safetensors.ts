@@ -3,9 +3,9 @@
  * the tensors' bytes. Typed arrays in, typed arrays out: no tensors here, and no dtype conversion. What is written is
  * byte for byte what the reference library writes; what is read is checked more loudly than there.
  */
-import { open } from "node:fs/promises";
 import { NablaError } from "../core/errors.ts";
-import { fileError, writeFileAtomic } from "../data/files.ts";
+import { writeFileAtomic } from "../data/files.ts";
+import { openSource, type ReadOptions, type Source, take } from "../data/source.ts";
 
 /** A file that is not valid safetensors. The message names the file and, where there is one, the tensor. */
 export class SafetensorsError extends NablaError {
@@ -80,10 +80,13 @@ function duplicateKey(json: string): string | undefined {
 
 const isCount = (x: unknown): x is number => Number.isSafeInteger(x) && (x as number) >= 0;
 
+const afterLast = (bytes: number | string) =>
+  `${bytes} bytes after the last tensor belong to no tensor; the file is damaged`;
+
 const quote = (name: string) => JSON.stringify(name);
 
-/** Parses and checks a header whose data section has `dataBytes` bytes. */
-function parseHeader(header: Uint8Array, dataBytes: number, file: string) {
+/** Parses and checks a header whose data section has `dataBytes` bytes; null where that shows only at its end. */
+function parseHeader(header: Uint8Array, dataBytes: number | null, file: string) {
   const fail = (what: string): never => {
     throw new SafetensorsError(`${file}: ${what}`);
   };
@@ -125,7 +128,7 @@ function parseHeader(header: Uint8Array, dataBytes: number, file: string) {
       bad(`data_offsets must be two whole numbers ≥ 0, got ${JSON.stringify(offsets)}`);
     const [begin, end] = offsets as number[];
     if (end < begin) bad(`data_offsets [${begin}, ${end}] end before they begin`);
-    if (end > dataBytes)
+    if (dataBytes !== null && end > dataBytes)
       bad(
         `data_offsets [${begin}, ${end}] reach past the end of the file, which holds ${dataBytes} bytes of data; ` +
           "the file is truncated, fetch or write it again",
@@ -148,21 +151,22 @@ function parseHeader(header: Uint8Array, dataBytes: number, file: string) {
     at = end;
     previous = name;
   }
-  if (at !== dataBytes) fail(`${dataBytes - at} bytes after the last tensor belong to no tensor; the file is damaged`);
+  if (dataBytes !== null && at !== dataBytes) fail(afterLast(dataBytes - at));
   return { located, metadata };
 }
 
-function headerLength(first: Uint8Array, fileBytes: number, file: string): number {
-  if (fileBytes < 8)
+/** Of a file's first eight bytes; `fileBytes` is null where the size is not known. */
+function headerLength(first: Uint8Array, fileBytes: number | null, file: string): number {
+  if (first.length < 8)
     throw new SafetensorsError(
-      `${file}: only ${fileBytes} bytes; a safetensors file starts with 8 bytes of header length`,
+      `${file}: only ${first.length} bytes; a safetensors file starts with 8 bytes of header length`,
     );
   const length = new DataView(first.buffer, first.byteOffset, 8).getBigUint64(0, true);
   if (length > maxHeaderBytes)
     throw new SafetensorsError(
       `${file}: the header claims ${length} bytes, more than the format's ${maxHeaderBytes}; this is not safetensors`,
     );
-  if (Number(length) + 8 > fileBytes)
+  if (fileBytes !== null && Number(length) + 8 > fileBytes)
     throw new SafetensorsError(
       `${file}: the header claims ${length} bytes, but the file ends ${fileBytes - 8} bytes after the length; the file is truncated`,
     );
@@ -174,7 +178,7 @@ function headerLength(first: Uint8Array, fileBytes: number, file: string): numbe
  * Throws SafetensorsError; `file` is the name that its messages use.
  */
 export function parseSafetensors(bytes: Uint8Array, file = "safetensors"): SafetensorsFile {
-  const length = headerLength(bytes, bytes.length, file);
+  const length = headerLength(bytes.subarray(0, 8), bytes.length, file);
   const { located, metadata } = parseHeader(bytes.subarray(8, 8 + length), bytes.length - 8 - length, file);
   const data = bytes.subarray(8 + length);
   const tensors = new Map(
@@ -184,42 +188,50 @@ export function parseSafetensors(bytes: Uint8Array, file = "safetensors"): Safet
 }
 
 /**
- * Reads a safetensors file of any size; each tensor gets a buffer of its own, so its bytes are aligned.
- * Throws FileError if it can't be read, SafetensorsError if it is not valid.
+ * Reads safetensors of any size, in the order of the file: nothing is in memory twice, and each tensor gets a buffer of its own, so that
+ * its bytes are aligned. Throws FileError if it can't be read, SafetensorsError if it is not valid, or the signal's reason.
  */
-export async function readSafetensors(path: string): Promise<SafetensorsFile> {
+export async function readSafetensors(source: Source, options: ReadOptions = {}): Promise<SafetensorsFile> {
+  const reader = await openSource(source, options);
+  const { name: file, size } = reader;
   try {
-    const handle = await open(path, "r");
-    try {
-      const fill = async (length: number, position: number): Promise<Uint8Array> => {
-        const out = new Uint8Array(length);
-        for (let at = 0; at < length; ) {
-          const { bytesRead } = await handle.read(out, at, Math.min(length - at, 1 << 30), position + at);
-          if (bytesRead === 0) throw new SafetensorsError(`${path}: the file became shorter while it was read`);
-          at += bytesRead;
-        }
-        return out;
-      };
-      const { size } = await handle.stat();
-      const length = headerLength(await fill(Math.min(8, size), 0), size, path);
-      const { located, metadata } = parseHeader(await fill(length, 8), size - 8 - length, path);
-      const tensors = new Map<string, SafetensorsEntry>();
-      for (const { name, dtype, shape, begin, end } of located)
-        tensors.set(name, { dtype, shape, bytes: await fill(end - begin, 8 + length + begin) });
-      return { tensors, metadata };
-    } finally {
-      await handle.close();
+    const length = headerLength(await take(reader, 8), size, file);
+    const header = await take(reader, length);
+    if (header.length < length)
+      throw new SafetensorsError(
+        `${file}: the header claims ${length} bytes, but the data ends after ${header.length} of them; it is truncated`,
+      );
+    const { located, metadata } = parseHeader(header, size === null ? null : size - 8 - length, file);
+    const tensors = new Map<string, SafetensorsEntry>();
+    for (const { name, dtype, shape, begin, end } of located) {
+      const bytes = await take(reader, end - begin);
+      if (bytes.length < end - begin)
+        throw new SafetensorsError(
+          size !== null
+            ? `${file}: the file became shorter while it was read`
+            : `${file}: tensor ${quote(name)}: data_offsets [${begin}, ${end}] reach past the end, which is at ${begin + bytes.length}; it is truncated, fetch it again`,
+        );
+      tensors.set(name, { dtype, shape, bytes });
     }
-  } catch (error) {
-    throw fileError("read", path, error);
+    if (size === null && (await take(reader, 1)).length > 0)
+      throw new SafetensorsError(`${file}: ${afterLast("some")}`);
+    return { tensors, metadata };
+  } finally {
+    await reader.close();
   }
 }
 
 /** What can be written: by name, in any order. */
 export type SafetensorsInput = ReadonlyMap<string, SafetensorsEntry> | Readonly<Record<string, SafetensorsEntry>>;
 
-/** UTF-8 byte order, which is Rust's order of strings (JavaScript's own compares UTF-16 units). */
-const compareNames = (a: string, b: string) => Buffer.compare(Buffer.from(a), Buffer.from(b));
+/** The order of code points, which is UTF-8's byte order and Rust's order of strings (JavaScript's own compares UTF-16 units). */
+function compareNames(a: string, b: string): number {
+  const x = [...a];
+  const y = [...b];
+  for (let i = 0; i < x.length && i < y.length; i++)
+    if (x[i] !== y[i]) return x[i].codePointAt(0)! - y[i].codePointAt(0)!;
+  return x.length - y.length;
+}
 
 /** Header and data as the pieces of the file, in order; nothing is copied. */
 function layOut(input: SafetensorsInput, metadata: Readonly<Record<string, string>> | undefined, file: string) {
@@ -269,7 +281,10 @@ export function safetensorsChunks(
 }
 
 /** Safetensors in memory. Throws SafetensorsError where dtype, shape and bytes do not fit together. */
-export function formatSafetensors(tensors: SafetensorsInput, metadata?: Readonly<Record<string, string>>): Uint8Array {
+export function formatSafetensors(
+  tensors: SafetensorsInput,
+  metadata?: Readonly<Record<string, string>>,
+): Uint8Array<ArrayBuffer> {
   const chunks = layOut(tensors, metadata, "safetensors");
   const out = new Uint8Array(chunks.reduce((n, c) => n + c.length, 0));
   let at = 0;

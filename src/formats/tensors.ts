@@ -2,12 +2,18 @@
  * Tensors to and from safetensors files: what torch.save and torch.load are for state dicts. The file's layout is
  * `safetensors.ts`; training state with more than tensors in it is the affair of `train/`.
  */
-import { allocateRaw, type DType } from "../core/dtype.ts";
+import { type DType, dtypes } from "../core/dtype.ts";
 import { DTypeError } from "../core/errors.ts";
-import { sizeOf } from "../core/shape.ts";
+import { type ReadOptions, type Source, sourceName } from "../data/source.ts";
 import { Module, type StateDict } from "../nn/index.ts";
 import { fromRaw, realize, type Tensor } from "../tensor/index.ts";
-import { readSafetensors, type SafetensorsDType, type SafetensorsEntry, writeSafetensors } from "./safetensors.ts";
+import {
+  readSafetensors,
+  type SafetensorsDType,
+  type SafetensorsEntry,
+  safetensorsChunks,
+  writeSafetensors,
+} from "./safetensors.ts";
 
 const names: readonly (readonly [DType, SafetensorsDType])[] = [
   ["float32", "F32"],
@@ -22,15 +28,13 @@ const names: readonly (readonly [DType, SafetensorsDType])[] = [
 const theirs = new Map<string, SafetensorsDType>(names);
 const ours = new Map<string, DType>(names.map(([a, b]) => [b, a]));
 
-/**
- * Writes a state dict, or a module's, as a safetensors file, all or nothing. Tensors that are one (tied weights) are written
- * once, under the first of their names. Throws FileError where the file can't be written.
- */
-export async function save(
-  source: Module | Readonly<StateDict>,
-  path: string,
-  options: { readonly metadata?: Readonly<Record<string, string>> } = {},
-): Promise<void> {
+export interface SaveOptions {
+  /** Texts by name, in the file's header; { format: "pt" } by default. */
+  readonly metadata?: Readonly<Record<string, string>>;
+}
+
+/** A state dict's, or a module's, entries; tensors that are one (tied weights) once, under the first of their names. */
+async function entriesOf(source: Module | Readonly<StateDict>): Promise<Record<string, SafetensorsEntry>> {
   const tensors = source instanceof Module ? source.stateDict() : source;
   const written = new Set<Tensor>();
   const once: StateDict = {};
@@ -39,7 +43,30 @@ export async function save(
     written.add(x);
     once[name] = x;
   }
-  await writeSafetensors(path, await tensorEntries(once), options.metadata ?? { format: "pt" });
+  return tensorEntries(once);
+}
+
+/**
+ * Writes a state dict, or a module's, as a safetensors file, all or nothing; in a browser into the origin's private file system.
+ * Tensors that are one (tied weights) are written once, under the first of their names. Throws FileError where the file can't be written.
+ */
+export async function save(
+  source: Module | Readonly<StateDict>,
+  path: string,
+  { metadata = { format: "pt" } }: SaveOptions = {},
+): Promise<void> {
+  await writeSafetensors(path, await entriesOf(source), metadata);
+}
+
+/**
+ * What `save` would write, as a blob: to hand to the user as a download (a link to `URL.createObjectURL(blob)`), to send, or to
+ * `load` again.
+ */
+export async function saveToBlob(
+  source: Module | Readonly<StateDict>,
+  { metadata = { format: "pt" } }: SaveOptions = {},
+): Promise<Blob> {
+  return new Blob(safetensorsChunks(await entriesOf(source), metadata) as Uint8Array<ArrayBuffer>[]);
 }
 
 /** Tensors as safetensors' entries, each under all of its names; computed in one program, then read from their device. */
@@ -64,23 +91,28 @@ function narrowed(name: string, path: string, bytes: Uint8Array): Int32Array {
   });
 }
 
+export interface LoadOptions extends ReadOptions {
+  /** The default device by default. */
+  readonly device?: string;
+}
+
 /**
- * Reads a safetensors file as a state dict, on `device` (default: the default device). int64 comes as int32, checked. Throws
- * FileError, SafetensorsError, and DTypeError for a dtype that tensors here do not have.
+ * Reads safetensors (a file, an address, a blob, bytes) as a state dict, on `device`. int64 comes as int32, checked. Throws
+ * FileError, SafetensorsError, DTypeError for a dtype that tensors here do not have, or the signal's reason.
  */
-export async function load(path: string, options: { readonly device?: string } = {}): Promise<StateDict> {
+export async function load(source: Source, options: LoadOptions = {}): Promise<StateDict> {
+  const file = sourceName(source);
+  const given = { owned: true, ...(options.device === undefined ? {} : { device: options.device }) };
   const out: StateDict = {};
-  for (const [name, { dtype, shape, bytes }] of (await readSafetensors(path)).tensors) {
+  for (const [name, { dtype, shape, bytes }] of (await readSafetensors(source, options)).tensors) {
     if (dtype === "I64") {
-      out[name] = fromRaw(narrowed(name, path, bytes), "int32", shape, { owned: true, ...options });
+      out[name] = fromRaw(narrowed(name, file, bytes), "int32", shape, given);
       continue;
     }
     const own = ours.get(dtype);
     if (own === undefined)
-      throw new DTypeError(`${path}: "${name}" is of ${dtype}, which tensors here can't hold; convert it first`);
-    const raw = allocateRaw(own, sizeOf(shape));
-    new Uint8Array(raw.buffer).set(bytes);
-    out[name] = fromRaw(raw, own, shape, { owned: true, ...options });
+      throw new DTypeError(`${file}: "${name}" is of ${dtype}, which tensors here can't hold; convert it first`);
+    out[name] = fromRaw(new dtypes[own].array(bytes.buffer as ArrayBuffer), own, shape, given);
   }
   return out;
 }

@@ -131,21 +131,24 @@ export function logMetrics(options: {
   readonly extra?: (record: StepRecord) => Record<string, number>;
 }): Callback {
   let log: RunLog | null = null;
-  const close = (): void => {
-    log?.close();
+  const close = async (): Promise<void> => {
+    const closing = log;
     log = null;
+    await closing?.close();
   };
   return {
     name: "logMetrics",
     async onStart(run) {
       await ensureFolder(options.dir);
-      log = options.resume || run.step > 0 ? RunLog.resume(options.dir, run.step) : RunLog.create(options.dir);
+      log =
+        options.resume || run.step > 0 ? await RunLog.resume(options.dir, run.step) : await RunLog.create(options.dir);
     },
     onStep(_, record) {
       log?.append({ ...record, ...options.extra?.(record) });
     },
     onEnd: close,
-    onFail: close,
+    // the error that the run has failed with is the one to tell
+    onFail: () => void close().catch(() => {}),
   };
 }
 

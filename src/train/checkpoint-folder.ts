@@ -1,24 +1,15 @@
 /**
  * Checkpoints on disk, whatever is in them. A checkpoint is a folder `checkpoint-STEP` inside the run folder (beside
- * config.json, tokenizer.json, metrics.jsonl and the latest model.safetensors) that appears all at once: it is written as
- * `checkpoint-STEP.tmp`, made durable, and renamed. A kill at any moment leaves every older checkpoint as it was.
+ * config.json, tokenizer.json, metrics.jsonl and the latest model.safetensors) that appears all at once (`whole-folder.ts`):
+ * it is written as `checkpoint-STEP.tmp`, made durable, and renamed. A kill at any moment leaves every older checkpoint as it was.
  * What the files mean (weights, optimiser, random state) is the trainer's affair.
  */
-import { createReadStream } from "node:fs";
-import { link, mkdir, readFile, rename, rm, stat } from "node:fs/promises";
-import { join } from "node:path";
-import { crc32 } from "node:zlib";
 import { NablaError } from "../core/errors.ts";
-import {
-  type Chunks,
-  cleanStaleTemporaries,
-  FileError,
-  fileError,
-  listFolder,
-  syncFolder,
-  writeDurably,
-  writeFileAtomic,
-} from "../data/files.ts";
+import { type Chunks, cleanStaleTemporaries, FileError, fileError, listFolder } from "../data/files.ts";
+import { join } from "../data/path.ts";
+import { openSource, readBytes } from "../data/source.ts";
+import { crc32 } from "./checksum.ts";
+import { discard, exists, isUnfinished, publish as publishFile, remove, writeWholeFolder } from "./whole-folder.ts";
 
 /** Checkpoints of which none is whole. */
 export class CheckpointError extends NablaError {
@@ -58,20 +49,43 @@ interface Candidate {
 }
 
 /** The checkpoint folders of a run, newest first. */
-function candidates(folder: string): Candidate[] {
-  return listFolder(folder)
-    .flatMap((name) => {
-      const match = folderName.exec(name);
-      return match === null ? [] : [{ step: Number(match[1]), old: match[2] !== undefined, name }];
-    })
-    .sort((a, b) => b.step - a.step || Number(a.old) - Number(b.old));
+async function candidates(folder: string): Promise<Candidate[]> {
+  const found: Candidate[] = [];
+  for (const name of await listFolder(folder)) {
+    const match = folderName.exec(name);
+    if (match !== null && !(await isUnfinished(join(folder, name), manifestName)))
+      found.push({ step: Number(match[1]), old: match[2] !== undefined, name });
+  }
+  return found.sort((a, b) => b.step - a.step || Number(a.old) - Number(b.old));
+}
+
+/** Whether a name in a run folder is of a checkpoint that a kill left half-written. */
+const isLeftover = async (folder: string, name: string): Promise<boolean> =>
+  leftover.test(name) || (folderName.test(name) && (await isUnfinished(join(folder, name), manifestName)));
+
+/** The size of a file and its sum. */
+async function measure(file: string): Promise<{ readonly size: number; readonly sum: number }> {
+  const reader = await openSource(file);
+  const piece = new Uint8Array(1 << 20);
+  let size = 0;
+  let sum = 0;
+  try {
+    for (;;) {
+      const read = await reader.fill(piece);
+      sum = crc32(piece.subarray(0, read), sum);
+      size += read;
+      if (read < piece.length) return { size, sum };
+    }
+  } finally {
+    await reader.close();
+  }
 }
 
 /** Why a checkpoint's folder is not whole; undefined if it is. Reads every file. */
 async function damage(path: string, step: number): Promise<string | undefined> {
   let manifest: Manifest;
   try {
-    manifest = JSON.parse(await readFile(join(path, manifestName), "utf8"));
+    manifest = JSON.parse(new TextDecoder().decode(await readBytes(join(path, manifestName))));
     if (manifest.step !== step || typeof manifest.files !== "object") return `${manifestName} is of another checkpoint`;
   } catch (error) {
     return `${manifestName} can't be read (${(error as Error).message})`;
@@ -79,10 +93,8 @@ async function damage(path: string, step: number): Promise<string | undefined> {
   for (const [name, expected] of Object.entries(manifest.files)) {
     const file = join(path, name);
     try {
-      const { size } = await stat(file);
+      const { size, sum } = await measure(file);
       if (size !== expected.bytes) return `${name} has ${size} bytes instead of ${expected.bytes}`;
-      let sum = 0;
-      for await (const piece of createReadStream(file, { highWaterMark: 1 << 20 })) sum = crc32(piece as Buffer, sum);
       if (sum !== expected.crc32) return `${name} has other content than was written (its checksum differs)`;
     } catch (error) {
       return `${name} can't be read (${(error as Error).message})`;
@@ -97,7 +109,7 @@ async function damage(path: string, step: number): Promise<string | undefined> {
  */
 export async function latestCheckpoint(runFolder: string): Promise<Checkpoint | null> {
   const damaged: string[] = [];
-  for (const { step, name } of candidates(runFolder)) {
+  for (const { step, name } of await candidates(runFolder)) {
     const path = join(runFolder, name);
     const reason = await damage(path, step);
     if (reason === undefined) return { step, path, damaged };
@@ -107,26 +119,6 @@ export async function latestCheckpoint(runFolder: string): Promise<Checkpoint | 
   throw new CheckpointError(
     `${runFolder}: no checkpoint is whole: ${damaged.join("; ")}; remove these folders to start the run again`,
   );
-}
-
-/** A folder that is going away: first out of its name, so that a kill in the middle leaves no half checkpoint. */
-async function discard(path: string): Promise<void> {
-  await rename(path, `${path}.tmp`);
-  await rm(`${path}.tmp`, { recursive: true, force: true });
-}
-
-/** Shows a checkpoint's file in the run folder: as a second name of the same bytes, or a copy where that can't be. */
-async function publishFile(runFolder: string, from: string, name: string): Promise<void> {
-  const temporary = join(runFolder, `${name}.tmp`);
-  await rm(temporary, { force: true });
-  try {
-    await link(from, temporary);
-    await rename(temporary, join(runFolder, name));
-    // Renaming one name of a file onto another of the same file leaves both.
-    await rm(temporary, { force: true });
-  } catch {
-    await writeFileAtomic(join(runFolder, name), createReadStream(from));
-  }
 }
 
 /**
@@ -150,40 +142,31 @@ export async function writeCheckpoint(
       );
 
   const path = join(runFolder, `checkpoint-${step}`);
-  const temporary = `${path}.tmp`;
   try {
-    for (const name of listFolder(runFolder))
-      if (leftover.test(name)) await rm(join(runFolder, name), { recursive: true, force: true });
-    await mkdir(temporary);
-    const manifest: { step: number; files: Record<string, { bytes: number; crc32: number }> } = { step, files: {} };
-    for (const [name, chunks] of Object.entries(files)) {
-      let sum = 0;
-      const bytes = await writeDurably(join(temporary, name), chunks, (piece) => {
-        sum = crc32(piece, sum);
-      });
-      manifest.files[name] = { bytes, crc32: sum };
-    }
-    await writeDurably(join(temporary, manifestName), `${JSON.stringify(manifest, null, 2)}\n`);
-    syncFolder(temporary);
-    const old = `${path}.old`;
-    if (await exists(path)) {
-      if (await exists(old)) await discard(old);
-      await rename(path, old);
-    }
-    await rename(temporary, path);
-    syncFolder(runFolder);
+    await removeLeftovers(runFolder);
+    await writeWholeFolder(runFolder, path, manifestName, async (add) => {
+      const manifest: { step: number; files: Record<string, { bytes: number; crc32: number }> } = { step, files: {} };
+      for (const [name, chunks] of Object.entries(files)) {
+        let sum = 0;
+        const bytes = await add(name, chunks, (piece) => {
+          sum = crc32(piece, sum);
+        });
+        manifest.files[name] = { bytes, crc32: sum };
+      }
+      await add(manifestName, `${JSON.stringify(manifest, null, 2)}\n`);
+    });
   } catch (error) {
-    await rm(temporary, { recursive: true, force: true }).catch(() => {});
     const wrapped = fileError(`write the checkpoint of step ${step},`, path, error);
     if (wrapped instanceof FileError)
       throw new FileError(`${wrapped.message}; earlier checkpoints are as they were`, wrapped.code, path, error);
     throw wrapped;
   }
-  for (const name of publish) if (files[name] !== undefined) await publishFile(runFolder, join(path, name), name);
+  for (const name of publish) if (files[name] !== undefined) await show(runFolder, path, name);
   // Checkpoints of later steps are of a future that this run has left by going back; they must not be found as the latest.
-  const kept = [...new Set(candidates(runFolder).map((c) => c.step))].filter((s) => s <= step).slice(0, keep);
-  for (const { name, step: s, old } of candidates(runFolder))
-    if (!kept.includes(s) || (s === step && old)) await discard(join(runFolder, name));
+  const found = await candidates(runFolder);
+  const kept = [...new Set(found.map((c) => c.step))].filter((s) => s <= step).slice(0, keep);
+  for (const { name, step: s, old } of found)
+    if (!kept.includes(s) || (s === step && old)) await discard(join(runFolder, name), manifestName);
   return { step, path, damaged: [] };
 }
 
@@ -197,19 +180,20 @@ export async function resumeRunFolder(
   options: Pick<CheckpointOptions, "publish"> = {},
 ): Promise<Checkpoint | null> {
   const { publish = ["model.safetensors"] } = options;
-  for (const name of listFolder(runFolder))
-    if (leftover.test(name) || publish.some((p) => name === `${p}.tmp`))
-      await rm(join(runFolder, name), { recursive: true, force: true });
+  await removeLeftovers(runFolder);
+  for (const name of publish) await remove(join(runFolder, `${name}.tmp`));
   await cleanStaleTemporaries(runFolder);
   const latest = await latestCheckpoint(runFolder);
   if (latest !== null)
-    for (const name of publish)
-      if (await exists(join(latest.path, name))) await publishFile(runFolder, join(latest.path, name), name);
+    for (const name of publish) if (await exists(join(latest.path, name))) await show(runFolder, latest.path, name);
   return latest;
 }
 
-const exists = (path: string) =>
-  stat(path).then(
-    () => true,
-    () => false,
-  );
+async function removeLeftovers(runFolder: string): Promise<void> {
+  for (const name of await listFolder(runFolder))
+    if (await isLeftover(runFolder, name)) await remove(join(runFolder, name));
+}
+
+/** Shows a checkpoint's file in the run folder. */
+const show = (runFolder: string, checkpoint: string, name: string): Promise<void> =>
+  publishFile(join(checkpoint, name), join(runFolder, name), join(runFolder, `${name}.tmp`));

@@ -3,10 +3,10 @@
  * had not yet done. A run that goes on from a checkpoint cuts the log back to it first: however often a run is killed,
  * its log holds each step once.
  */
-import { closeSync, fstatSync, fsyncSync, ftruncateSync, openSync, readFileSync, statSync } from "node:fs";
-import { join } from "node:path";
 import { NablaError } from "../core/errors.ts";
-import { fileError, writeAllSync } from "../data/files.ts";
+import { fileError, type GrowingFile, isFolder, openGrowing } from "../data/files.ts";
+import { join } from "../data/path.ts";
+import { readBytes } from "../data/source.ts";
 
 /** A log that is damaged in its middle, or steps that do not rise. */
 export class RunLogError extends NablaError {
@@ -89,30 +89,24 @@ function parseLog(bytes: Uint8Array, path: string): Line[] {
 }
 
 /** Reads a log (given itself or by its run folder); a torn last line is left out. Throws FileError or RunLogError. */
-export function readRunLog(path: string): LogEntry[] {
-  try {
-    const file = statSync(path).isDirectory() ? join(path, runLogName) : path;
-    return parseLog(readFileSync(file), file).map(({ entry }) => entry);
-  } catch (error) {
-    throw fileError("read the log", path, error);
-  }
+export async function readRunLog(path: string): Promise<LogEntry[]> {
+  const file = (await isFolder(path)) ? join(path, runLogName) : path;
+  return parseLog(await readBytes(file), file).map(({ entry }) => entry);
 }
 
 export class RunLog {
   readonly path: string;
-  readonly #fd: number;
-  #size: number;
+  readonly #file: GrowingFile;
   #last: number;
 
-  private constructor(path: string, fd: number, size: number, last: number) {
+  private constructor(path: string, file: GrowingFile, last: number) {
     this.path = path;
-    this.#fd = fd;
-    this.#size = size;
+    this.#file = file;
     this.#last = last;
   }
 
   /** The log of a new run. Throws RunLogError if the folder already holds a log with steps, FileError if it can't be made. */
-  static create(folder: string): RunLog {
+  static create(folder: string): Promise<RunLog> {
     return RunLog.#open(folder, (lines, path) => {
       if (lines.length > 0)
         throw new RunLogError(
@@ -123,7 +117,7 @@ export class RunLog {
   }
 
   /** The log of a run that goes on after `step` (0: from its start): later steps, and a torn last line, are cut off. */
-  static resume(folder: string, step: number): RunLog {
+  static async resume(folder: string, step: number): Promise<RunLog> {
     if (!isStep(step)) throw new RunLogError(`a step must be a whole number ≥ 0, got ${step}`);
     return RunLog.#open(folder, (lines) => {
       const after = lines.findIndex(({ entry }) => entry.step > step);
@@ -131,21 +125,17 @@ export class RunLog {
     });
   }
 
-  static #open(folder: string, keep: (lines: readonly Line[], path: string) => number): RunLog {
+  static async #open(folder: string, keep: (lines: readonly Line[], path: string) => number): Promise<RunLog> {
     const path = join(folder, runLogName);
-    let fd = -1;
+    let file: GrowingFile | undefined;
     try {
-      fd = openSync(path, "a+");
-      const lines = parseLog(readFileSync(path), path);
+      file = await openGrowing(path);
+      const lines = parseLog(file.bytes, path);
       const kept = lines[keep(lines, path) - 1];
-      const size = kept?.end ?? 0;
-      if (fstatSync(fd).size !== size) {
-        ftruncateSync(fd, size);
-        fsyncSync(fd);
-      }
-      return new RunLog(path, fd, size, kept?.entry.step ?? -1);
+      await file.truncate(kept?.end ?? 0);
+      return new RunLog(path, file, kept?.entry.step ?? -1);
     } catch (error) {
-      if (fd >= 0) closeSync(fd);
+      await file?.close();
       throw fileError("open the log", path, error);
     }
   }
@@ -156,33 +146,35 @@ export class RunLog {
   }
 
   /**
-   * Appends a step. It is with the system when this returns: a kill of this process does not lose it (a power cut may,
-   * see `sync`). Throws RunLogError unless the step is larger than the last, FileError if it can't be written; the log
-   * is then as before.
+   * Appends a step. In Node it is with the system when this returns: a kill of this process does not lose it (a power cut may,
+   * see `sync`). In a browser it is then on its way, and before a checkpoint of `saveCheckpoints` is written it is there. Throws
+   * RunLogError unless the step is larger than the last, FileError if it can't be written; the log is then as before. (In a browser
+   * that shows at the next `append`, `sync` or `close`.)
    */
   append(entry: LogEntry): void {
     if (!isStep(entry.step) || entry.step <= this.#last)
       throw new RunLogError(
         `${this.path}: step ${entry.step} can't follow step ${this.#last}; each step is logged once, in order`,
       );
-    const bytes = new TextEncoder().encode(formatLine(entry));
     try {
-      writeAllSync(this.#fd, bytes);
+      this.#file.append(new TextEncoder().encode(formatLine(entry)));
     } catch (error) {
-      ftruncateSync(this.#fd, this.#size); // half a line must not meet the next one
       throw fileError("append to", this.path, error);
     }
-    this.#size += bytes.length;
     this.#last = entry.step;
   }
 
-  /** Makes the log survive a power cut as well; worth its time beside a checkpoint. */
-  sync(): void {
-    fsyncSync(this.#fd);
+  /** Makes the log survive a power cut as well; worth its time beside a checkpoint. Throws FileError. */
+  async sync(): Promise<void> {
+    await this.#file.sync().catch((error) => {
+      throw fileError("write", this.path, error);
+    });
   }
 
-  close(): void {
-    fsyncSync(this.#fd);
-    closeSync(this.#fd);
+  /** Writes what is left to write, and closes. Throws FileError. */
+  async close(): Promise<void> {
+    await this.#file.close().catch((error) => {
+      throw fileError("write", this.path, error);
+    });
   }
 }

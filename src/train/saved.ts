@@ -2,9 +2,8 @@
  * What a checkpoint of `fit` holds, as files: model.safetensors (the weights, as any other program reads them), state.json and
  * state.safetensors (all else that the next step depends on). Writing them durably is `checkpoint-folder.ts`.
  */
-import { readFile } from "node:fs/promises";
-import { join } from "node:path";
-import { fileError } from "../formats/atomic.ts";
+import { join } from "../data/path.ts";
+import { readBytes } from "../data/source.ts";
 import { safetensorsChunks } from "../formats/safetensors.ts";
 import { load, tensorEntries } from "../formats/tensors.ts";
 import type { GeneratorState } from "../tensor/random.ts";
@@ -54,11 +53,11 @@ export async function readCheckpoint(
   const path = join(folder, "state.json");
   let json: Record<string, unknown>;
   try {
-    json = JSON.parse(await readFile(path, "utf8"));
+    json = JSON.parse(new TextDecoder().decode(await readBytes(path)));
   } catch (error) {
     if (error instanceof SyntaxError)
       throw new StateError(`${path}: not valid JSON (${error.message}); the checkpoint is damaged`);
-    throw fileError("read", path, error);
+    throw error;
   }
   if (json["format"] !== format)
     throw new StateError(`${path}: a checkpoint of format ${json["format"]}, this version reads format ${format}`);

@@ -3,6 +3,7 @@
  * numbers as people read them. The loss curve is in `loss-chart.ts`. Nothing here computes anything.
  */
 import type { ConfusionMatrix } from "./metrics.ts";
+import { environment, screen } from "./screen.ts";
 
 export { type ChartOptions, lossChart, type Point, type Series } from "./loss-chart.ts";
 
@@ -66,7 +67,7 @@ export interface Screen {
 type Environment = Readonly<Record<string, string | undefined>>;
 
 /** Whether to colour what goes there: only on a terminal, and not with NO_COLOR (no-color.org) or TERM=dumb. */
-export function usesColor(screen: Screen, env: Environment = process.env): boolean {
+export function usesColor(screen: Screen, env: Environment = environment()): boolean {
   return screen.isTTY === true && !env["NO_COLOR"] && env["TERM"] !== "dumb";
 }
 
@@ -116,8 +117,8 @@ export class LiveLine {
 
   constructor(options: LiveLineOptions = {}) {
     this.#options = options;
-    this.#screen = options.screen ?? process.stdout;
-    const env = options.env ?? process.env;
+    this.#screen = options.screen ?? screen();
+    const env = options.env ?? environment();
     this.#live = this.#screen.isTTY === true && env["TERM"] !== "dumb";
     this.#color = usesColor(this.#screen, env);
     this.#clock = options.clock ?? (() => performance.now());

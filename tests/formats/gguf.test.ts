@@ -3,6 +3,7 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, test } from "node:test";
+import { pathToFileURL } from "node:url";
 import fc from "fast-check";
 import { toBfloat16Bits, toFloat16Bits } from "../../src/core/dtype.ts";
 import { DTypeError, ShapeError } from "../../src/core/errors.ts";
@@ -111,7 +112,7 @@ describe("gguf", () => {
       assert.deepEqual(Buffer.from(formatGguf({ metadata: read.metadata, tensors })), Buffer.from(bytesOf(file)));
     });
 
-  test("a path, a blob, bytes and one's own random access give the same; of a large file only what is asked for is read", async () => {
+  test("a path, an address, a blob, bytes and one's own random access give the same; of a large file only what is asked for is read", async () => {
     const folder = await mkdtemp(join(tmpdir(), "nabla-gguf-"));
     try {
       const path = join(folder, "x.gguf");
@@ -123,7 +124,16 @@ describe("gguf", () => {
       const bytes = new Uint8Array(await readFile(path));
       assert.deepEqual(Buffer.from(bytes), Buffer.from(formatGguf(large)));
       const access = counted(bytes);
-      for (const source of [path, bytes, Buffer.concat([bytes]), new Blob([bytes]), access]) {
+      const address = `data:application/octet-stream;base64,${Buffer.from(bytes).toString("base64")}`;
+      for (const source of [
+        path,
+        pathToFileURL(path),
+        bytes,
+        Buffer.concat([bytes]),
+        new Blob([bytes]),
+        access,
+        address,
+      ]) {
         const { tensors } = await readGguf(source);
         assert.deepEqual([...(await tensors.get("a")!.float32())], [1, 2, 3, 4, 5, 6]);
         assert.deepEqual([...(await tensors.get("b")!.float32())], [1, 2, 3, 4]);

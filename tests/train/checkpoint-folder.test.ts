@@ -168,7 +168,7 @@ describe("checkpoints", () => {
           shown === undefined || earlier.some((step) => shown.equals(weights(step))),
           "the shown model is whole",
         );
-        const steps = readRunLog(run).map(({ step }) => step);
+        const steps = (await readRunLog(run)).map(({ step }) => step);
         assert.deepEqual(
           steps,
           Array.from({ length: steps.length }, (_, i) => i + 1),

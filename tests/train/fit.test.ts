@@ -175,7 +175,7 @@ for (const [stop, device] of [
     });
     assert.equal(result.step, 20);
     assert.deepEqual(await weights(second.model), await weights(whole.model));
-    assert.deepEqual(readRunLog(dir), readRunLog(wholeDir));
+    assert.deepEqual(await readRunLog(dir), await readRunLog(wholeDir));
   });
 
 test("accumulation over batches of equal size gives the step of the batch they make together", async () => {

@@ -24,16 +24,16 @@ describe("the run log", () => {
 
   test("holds what was appended, also NaN and infinities, and can be read while it is written", async () => {
     const run = await fresh();
-    const log = RunLog.create(run);
+    const log = await RunLog.create(run);
     log.append({ step: 0, validationLoss: 4.2 });
     log.append({ step: 1, loss: Number.NaN, scale: Number.POSITIVE_INFINITY, note: "first", done: false });
     const expected = [
       { step: 0, validationLoss: 4.2 },
       { step: 1, loss: Number.NaN, scale: Number.POSITIVE_INFINITY, note: "first", done: false },
     ];
-    assert.deepEqual(readRunLog(run), expected);
-    log.close();
-    assert.deepEqual(readRunLog(file(run)), expected);
+    assert.deepEqual(await readRunLog(run), expected);
+    await log.close();
+    assert.deepEqual(await readRunLog(file(run)), expected);
     for (const line of readFileSync(file(run), "utf8").trimEnd().split("\n")) JSON.parse(line);
   });
 
@@ -45,19 +45,19 @@ describe("the run log", () => {
         fc.integer({ min: 0, max: 60 }),
         async (steps, resumeAt, cut) => {
           const run = await fresh();
-          const log = RunLog.create(run);
+          const log = await RunLog.create(run);
           for (let step = 1; step <= steps; step++) log.append({ step, loss: 1 / step });
-          log.close();
+          await log.close();
           const whole = readFileSync(file(run));
           writeFileSync(file(run), whole.subarray(0, Math.max(0, whole.length - cut))); // torn anywhere
-          const left = readRunLog(run).length;
-          const again = RunLog.resume(run, resumeAt);
+          const left = (await readRunLog(run)).length;
+          const again = await RunLog.resume(run, resumeAt);
           const last = again.lastStep;
           assert.equal(Math.max(0, last), Math.min(left, resumeAt));
           for (let step = Math.max(0, last) + 1; step <= 15; step++) again.append({ step, loss: 2 });
-          again.close();
+          await again.close();
           assert.deepEqual(
-            readRunLog(run).map(({ step }) => step),
+            (await readRunLog(run)).map(({ step }) => step),
             Array.from({ length: 15 }, (_, i) => i + 1),
           );
         },
@@ -68,49 +68,49 @@ describe("the run log", () => {
 
   test("a torn last line is left out by the reader and repaired by the next writer", async () => {
     const run = await fresh();
-    const log = RunLog.create(run);
+    const log = await RunLog.create(run);
     log.append({ step: 1, loss: 1 });
-    log.close();
+    await log.close();
     appendFileSync(file(run), '{"step":2,"lo');
-    assert.deepEqual(readRunLog(run), [{ step: 1, loss: 1 }]);
-    RunLog.resume(run, 1).close();
+    assert.deepEqual(await readRunLog(run), [{ step: 1, loss: 1 }]);
+    await (await RunLog.resume(run, 1)).close();
     assert.equal(readFileSync(file(run), "utf8"), '{"step":1,"loss":1}\n');
   });
 
   test("a step twice, or out of order, is refused; so is a new log over an old one", async () => {
     const run = await fresh();
-    const log = RunLog.create(run);
+    const log = await RunLog.create(run);
     log.append({ step: 3 });
     for (const step of [3, 2, -1, 4.5]) assert.throws(() => log.append({ step }), RunLogError);
-    log.close();
-    assert.throws(() => RunLog.create(run), /already holds steps up to 3; resume that run/);
+    await log.close();
+    await assert.rejects(RunLog.create(run), /already holds steps up to 3; resume that run/);
   });
 
   test("damage in the middle is an error that names the line", async () => {
     const run = await fresh();
     writeFileSync(file(run), '{"step":1}\nxx\n{"step":3}\n');
-    assert.throws(() => readRunLog(run), /metrics\.jsonl: line 2 is damaged/);
+    await assert.rejects(readRunLog(run), /metrics\.jsonl: line 2 is damaged/);
     writeFileSync(file(run), '{"step":1}\n{"step":1}\n');
-    assert.throws(() => readRunLog(run), /line 2 is of step 1, but the line before it of step 1/);
-    assert.throws(() => readRunLog(join(run, "none")), /can't read the log .*no such file/);
+    await assert.rejects(readRunLog(run), /line 2 is of step 1, but the line before it of step 1/);
+    await assert.rejects(readRunLog(join(run, "none")), /can't read .*no such file/);
   });
 
   test("a full disk is a clear error, and leaves no half line", async () => {
     const run = await fresh();
     const script = `
       import { RunLog } from ${JSON.stringify(new URL("../../src/train/run-log.ts", import.meta.url).href)};
-      const log = RunLog.create(process.argv[1]);
+      const log = await RunLog.create(process.argv[1]);
       try { for (let step = 1; ; step++) log.append({ step }); } catch (e) { console.log(e.code, e.message); }
       delete process.env.NABLA_TEST_ENOSPC;
       log.append({ step: log.lastStep + 1 });
-      log.close();`;
+      await log.close();`;
     const { stdout } = spawnSync(process.execPath, ["--import", "tsx", "--input-type=module", "-e", script, run], {
       encoding: "utf8",
       env: { ...process.env, NABLA_TEST_ENOSPC: "50" },
     });
     assert.match(stdout, /^ENOSPC can't append to .*the disk is full/);
     assert.deepEqual(
-      readRunLog(run).map(({ step }) => step),
+      (await readRunLog(run)).map(({ step }) => step),
       [1, 2, 3, 4, 5],
     );
     assert.equal(readFileSync(file(run), "utf8").split("\n").length, 6);

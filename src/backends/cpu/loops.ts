@@ -4,7 +4,7 @@
  * capture of its own (assemble.ts), and the table's loops are table.ts's.
  */
 
-import { bodyCapture } from "../../compiler/loop.ts";
+import { bodyCapture, liveOutputs } from "../../compiler/loop.ts";
 import type { GNode, Lowered } from "../../compiler/lower.ts";
 import { type Buffer, planMemory, schedule, type Unit } from "../../compiler/schedule.ts";
 import { type Strided, strided } from "../../compiler/views.ts";
@@ -35,18 +35,6 @@ export function takesView(n: GNode, operand: number, inMemory: (n: GNode) => boo
   return contiguousStrides(shape).every(
     (stride, i) => shape[i] === 1 || look.strides[i] === stride || (i === 0 && isSequence),
   );
-}
-
-/** The numbers of the outputs that something reads. */
-export function liveOutputs(n: GNode, { nodes, roots, assigns }: Lowered): Set<number> {
-  const live = new Set<number>();
-  const read = (x: GNode): void => {
-    if (x === n) live.add(0);
-    else if (x.op === "output" && x.inputs[0] === n) live.add(x.attrs["index"] as number);
-  };
-  for (const x of nodes) if (x.op !== "output") x.inputs.forEach(read);
-  for (const x of [...roots, ...assigns.map((a) => a.value)]) read(x);
-  return live;
 }
 
 /** A loop's body as a program of its own, and which of its results lie where. */

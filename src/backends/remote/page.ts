@@ -3,39 +3,24 @@
  * backend is opened in a dedicated worker. In a worker of the user's own there is no need for a second one.
  */
 import { BackendError } from "../../core/errors.ts";
+import { type ModuleWorker, startModule, type WorkerClass } from "../../core/module-worker.ts";
 import type { Backend } from "../backend.ts";
 import { openRemoteBackend, type Port } from "./client.ts";
 import type { Answer, Request } from "./wire.ts";
 
-/** What of the page is used (TypeScript's library for browsers is not among ours). */
-interface BrowserWorker {
-  postMessage(request: Request, transfer: ArrayBuffer[]): void;
-  addEventListener(type: "message", listener: (event: { readonly data: Answer }) => void): void;
-  addEventListener(
-    type: "error",
-    listener: (event: { readonly message?: string; preventDefault(): void }) => void,
-  ): void;
-  addEventListener(type: "messageerror", listener: () => void): void;
-  terminate(): void;
-}
-declare const Worker: new (
-  url: URL | string,
-  options: { readonly type: "module"; readonly name: string },
-) => BrowserWorker;
+declare const Worker: WorkerClass<Request, Answer>;
 
-function start(name: string): BrowserWorker {
-  const options = { type: "module", name: `nabla ${name}` } as const;
-  const url = new URL("./worker.js", import.meta.url);
-  if (url.origin === (globalThis as { origin?: string }).origin)
-    return new Worker(new URL("./worker.js", import.meta.url), options);
-  // a browser starts no script of another origin as a worker, but a text of ours may import it
-  const text = new Blob([`import ${JSON.stringify(url.href)};`], { type: "text/javascript" });
-  return new Worker(URL.createObjectURL(text), options);
-}
+const start = (): ModuleWorker<Request, Answer> =>
+  startModule(
+    "./worker.js",
+    import.meta.url,
+    () => new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "nabla" }),
+    "nabla",
+  );
 
 /** Opens the backend `name` in a worker. Rejects with BackendError, saying why, where it does not open there. */
 export async function openInWorker(name: string): Promise<Backend> {
-  const worker = start(name);
+  const worker = start();
   const port: Port = {
     send: (request, transfer) => worker.postMessage(request, transfer),
     listen: (answer, lost) => {

@@ -8,7 +8,7 @@ import { Fuser, type Group, type GroupKernel } from "../../compiler/fuse.ts";
 import { Hosts } from "../../compiler/hosts.ts";
 import { partDType, showKernel } from "../../compiler/kernel.ts";
 import { type GNode, type Lowered, lower, showNode } from "../../compiler/lower.ts";
-import { orderStates, Placement, type Target, valueKey } from "../../compiler/place.ts";
+import { opaqueChecks, orderStates, Placement, type Target, valueKey } from "../../compiler/place.ts";
 import { type Buffer, planMemory, schedule, showPhases, type Unit } from "../../compiler/schedule.ts";
 import type { DType } from "../../core/dtype.ts";
 import { DTypeError } from "../../core/errors.ts";
@@ -18,16 +18,18 @@ import type { Capture, ProgramStats } from "../backend.ts";
 import type { Device } from "./device.ts";
 import { canFollow, renderEpilogue } from "./epilogue.ts";
 import { perWord, storageBytes } from "./layout.ts";
+import { type LoopBody, loopBody, loopBuffers, loopStep } from "./loops.ts";
 import { ALIGNMENT } from "./memory.ts";
 import { type Check, type RenderedWgsl, renderWgsl } from "./render.ts";
 import { type Dispatch, Shader, sameMemory } from "./shader.ts";
 import {
+  canBeFollowed,
   dispatchProduct,
   elementOf,
   hasTemplate,
   ignores,
-  isInParts,
   isOpaque,
+  isProduct,
   needsFinish,
   type Place,
   productOf,
@@ -37,9 +39,16 @@ import {
 } from "./templates.ts";
 
 interface Work extends Unit {
-  readonly dispatch: Dispatch;
+  readonly dispatch: Dispatch | LoopWork;
   readonly after: Work[];
   readonly flops: number;
+}
+
+/** A loop in the place of a dispatch. */
+interface LoopWork {
+  readonly body: LoopBody;
+  readonly operand: (i: number) => Buffer;
+  readonly output: (k: number) => Buffer;
 }
 
 /** A failure's meaning: what check failed as number n. */
@@ -62,8 +71,28 @@ export interface Step {
   readonly memory: readonly Location[];
 }
 
+/** A copy of whole words; `read` and `write` are how many bytes its ends move on with every iteration. */
+export interface Move {
+  readonly from: Location;
+  readonly to: Location;
+  readonly bytes: number;
+  readonly read: number;
+  readonly write: number;
+}
+
+/** Steps that are repeated, with the copies before the first iteration, around each, and behind the last. */
+export interface LoopStep {
+  readonly label: string;
+  readonly count: number;
+  readonly first: readonly Move[];
+  readonly taken: readonly Move[];
+  readonly steps: readonly (Step | LoopStep)[];
+  readonly given: readonly Move[];
+  readonly last: readonly Move[];
+}
+
 export interface Parts {
-  readonly steps: readonly Step[];
+  readonly steps: readonly (Step | LoopStep)[];
   /** Bytes of each segment of temporaries. */
   readonly segments: readonly number[];
   readonly failures: readonly Failure[];
@@ -72,6 +101,10 @@ export interface Parts {
   readonly stats: ProgramStats;
   readonly texts: { readonly graph: string; readonly kernels: string; readonly memory: string };
 }
+
+/** All dispatches, those of loops once. */
+export const dispatchesOf = (steps: readonly (Step | LoopStep)[]): Step[] =>
+  steps.flatMap((s) => ("count" in s ? dispatchesOf(s.steps) : [s]));
 
 const plural = (n: number, what: string): string => `${n} ${what}${n === 1 ? "" : "s"}`;
 
@@ -94,7 +127,8 @@ export class Assembler {
   private readonly buffers = new Map<string, Buffer>();
   /** The storages, then the outputs. */
   private readonly slots: Buffer[];
-  private readonly failures: Failure[] = [];
+  private readonly failures: Failure[];
+  private readonly bodies = new Map<GNode, LoopBody>();
   private readonly works: Work[] = [];
   private readonly workOf = new Map<Group, Work>();
   /** Groups whose kernels go on with the sums of a product. */
@@ -102,8 +136,10 @@ export class Assembler {
   private readonly kernelTexts: string[] = [];
   private bytes = 0;
 
-  constructor(device: Device, capture: Capture, fuse: boolean) {
+  /** `failures`: those of the program in which this one is the body of a loop. */
+  constructor(device: Device, capture: Capture, fuse: boolean, failures: Failure[] = []) {
     checkTypes(capture);
+    this.failures = failures;
     this.device = device;
     this.capture = capture;
     this.fuse = fuse;
@@ -122,22 +158,38 @@ export class Assembler {
       ...storages.map((s, i) => slot(s.dtype, s.length, i, `state ${i}`)),
       ...roots.map((r, i) => slot(r.dtype, sizeOf(r.shape), storages.length + i, `output ${i}`)),
     ];
+    for (const n of this.lowered.nodes)
+      if (n.op === "loop")
+        this.bodies.set(
+          n,
+          loopBody(n, this.lowered, (body) => this.assembleBody(body)),
+        );
+  }
+
+  private assembleBody(capture: Capture): Pick<LoopBody, "parts" | "canFail"> {
+    const before = this.failures.length;
+    const parts = new Assembler(this.device, capture, this.fuse, this.failures).run();
+    return { parts, canFail: this.failures.length > before };
   }
 
   run(): Parts {
     const { fuser } = this;
     fuser.run();
-    if (this.fuse) for (const g of fuser.groups) if (g.opaque?.op === "contract") this.attach(g);
+    if (this.fuse) for (const g of fuser.groups) if (g.opaque && isProduct(g.opaque.op)) this.attach(g);
     if (this.fuse) for (const g of fuser.groups) if (!g.opaque && !this.hosts.isGuest(g)) fuser.chooseSplit(g);
     const stored = fuser.storedMembers();
     const kernels = new Map<Group, GroupKernel>();
     for (const g of fuser.groups) if (!g.opaque) kernels.set(g, fuser.kernelOf(g, stored));
-    const { copies, inPlace, targets } = new Placement(fuser, this.lowered, kernels, { hostOf: this.hosts.hostOf });
+    const { copies, inPlace, targets } = new Placement(fuser, this.lowered, kernels, {
+      hostOf: this.hosts.hostOf,
+      checksOf: (n) => (this.bodies.get(n)?.canFail ? [`loop %${n.id}`] : opaqueChecks(n)),
+    });
     for (const [key, target] of targets) this.buffers.set(key, this.target(target));
     for (const g of fuser.groups)
       if (g.opaque) {
         const guest = this.hosts.guestOf(g);
-        if (guest) this.productWith(g, guest, kernels.get(guest) as GroupKernel, inPlace.has(guest));
+        if (g.opaque.op === "loop") this.loop(g, g.opaque);
+        else if (guest) this.productWith(g, guest, kernels.get(guest) as GroupKernel, inPlace.has(guest));
         else this.template(g, g.opaque);
       } else if (!this.hosts.isGuest(g)) this.kernel(g, kernels.get(g) as GroupKernel, inPlace.has(g));
     const filled = copies.filter((c) => sizeOf(c.from.shape) > 0);
@@ -187,11 +239,11 @@ export class Assembler {
   private attach(product: Group): void {
     const { fuser } = this;
     const n = product.opaque as GNode;
-    const [M, N] = n.shape.slice(-2);
-    if (n.dtype !== "float32" || isInParts(n)) return;
+    if (!canBeFollowed(n, this.device.lanes)) return;
+    const N = n.shape[n.shape.length - 1];
     for (const g of this.hosts.candidates(product)) {
       const { built } = g;
-      if (fuser.rebuild(g, (sizeOf(n.shape) / (M * N)) * M, N) && fuser.readsAtOwnPosition(g, n) && this.fits(n, g)) {
+      if (fuser.rebuild(g, sizeOf(n.shape) / N, N) && fuser.readsAtOwnPosition(g, n) && this.fits(n, g)) {
         this.hosts.attach(product, g);
         return;
       }
@@ -212,7 +264,8 @@ export class Assembler {
     if (sizeOf(n.shape) === 0) return;
     const { kernel, reads, writes } = made;
     const s = new Shader();
-    const bare = productOf(n, this.place(n), s, "");
+    const place = this.place(n);
+    const bare = productOf(n, place, s, "");
     const own = this.hosts.isOnlyReader(guest, n) ? [] : [this.buffer(n)];
     const store = own.map((b) => `${s.bind(b, "f32")}[z * ${bare.M * bare.N} + row * ${bare.N} + column] = x;`).join();
     const buffers = [...reads, ...writes.map((w) => w.node)].map((x) => this.buffer(x));
@@ -224,15 +277,18 @@ export class Assembler {
     );
     const finish = `  ${store}\n  let r = z * ${bare.M} + row;\n  let c = column;\n${text}`;
     const firstCheck = this.failAs("indexing", checks);
-    const dispatch = dispatchProduct({ ...bare, finish }, 1, s, { firstCheck, scalars: made.scalars });
+    const dispatch = dispatchProduct(n, { ...bare, finish }, s, place, {
+      firstCheck,
+      scalars: made.scalars,
+    });
     this.kernelTexts.push(`after the product %${n.id}; ${showKernel(kernel)}`);
     const operands = this.fuser.members.operandSources(n).map((x) => this.buffer(x));
     const work = this.work(
-      `contract %${n.id} and kernel ${writes.map((w) => `%${w.node.id}`).join(" ")}`,
+      `${n.op} %${n.id} and kernel ${writes.map((w) => `%${w.node.id}`).join(" ")}`,
       [...operands, ...buffers.filter((_, i) => i < reads.length && reads[i] !== n)],
       [...own, ...buffers.slice(reads.length)],
       dispatch,
-      templates["contract"].flops(n) + kernel.flops,
+      templates[n.op].flops(n) + kernel.flops,
     );
     this.workOf.set(host, work);
     this.workOf.set(guest, work);
@@ -244,7 +300,7 @@ export class Assembler {
     label: string,
     reads: readonly Buffer[],
     writes: readonly Buffer[],
-    dispatch: Dispatch,
+    dispatch: Work["dispatch"],
     flops: number,
   ): Work {
     const work: Work = { label, reads, writes, after: [], lead: [], dispatch, flops };
@@ -289,6 +345,7 @@ export class Assembler {
     const options = {
       f16: this.device.f16,
       subgroups: this.device.subgroups,
+      lanes: this.device.lanes,
       maxStorageBuffers: this.device.limits.storageBuffers,
       writesState,
       sharedWith: outer.map((b, i) => outer.findIndex((x, j) => j <= i && sameMemory(x, b))),
@@ -326,6 +383,7 @@ export class Assembler {
     const looks = n.inputs.map((_, i) => this.fuser.members.look(n, i));
     return {
       looks,
+      lanes: this.device.lanes,
       operand: (i) => this.buffer(looks[i].source),
       output: (k = 0) => this.output(n, k),
       temporary: (count) => this.temporary(4 * count, `for %${n.id}`),
@@ -351,6 +409,19 @@ export class Assembler {
     if (before) this.workOf.set(group, before);
   }
 
+  private loop(group: Group, n: GNode): void {
+    if (n.outputs?.every((o) => sizeOf(o.shape) === 0)) return;
+    const body = this.bodies.get(n) as LoopBody;
+    const operand = (i: number): Buffer => this.buffer(this.fuser.members.look(n, i).source);
+    const output = (k: number): Buffer => this.output(n, k);
+    const { reads, writes } = loopBuffers(n, body, operand, output);
+    const { flops, bytes } = body.parts.stats;
+    const work = this.work(`loop %${n.id}`, reads, writes, { body, operand, output }, flops * body.attrs.count);
+    this.workOf.set(group, work);
+    this.bytes += bytes * body.attrs.count;
+    this.kernelTexts.push(`loop %${n.id}, ${body.attrs.count} times:\n${body.parts.texts.kernels}`);
+  }
+
   private copy(n: GNode, source: Buffer, target: Buffer, writesState: boolean): Work {
     const s = new Shader();
     const [a, b] = [s.bind(source, "u32"), s.bind(target, "u32")];
@@ -372,22 +443,32 @@ export class Assembler {
       if (slot < length) return { kind: "storage", index: slot, offset: 0, bytes };
       return { kind: "output", index: slot - length, offset: 0, bytes };
     };
-    const steps = phases.flat().flatMap(({ label, dispatch }): Step[] => {
+    const sizes = [...segments.sizes];
+    // loops follow one another: they share what they work in
+    const grow = (i: number, bytes: number): void => {
+      sizes[i] = Math.max(sizes[i] ?? 0, bytes);
+    };
+    const steps = phases.flat().flatMap(({ label, dispatch }): (Step | LoopStep)[] => {
+      if ("body" in dispatch) {
+        const { body, operand, output } = dispatch;
+        const around = { operand: (i: number) => locate(operand(i)), output: (k: number) => locate(output(k)) };
+        return [loopStep(label, body, { ...around, base: segments.sizes.length, grow })];
+      }
       const { x, y, z } = dispatch.groups;
       return x * y * z > 0 ? [{ label, dispatch, memory: dispatch.buffers.map(locate) }] : [];
     });
     const flops = this.works.reduce((n, w) => n + w.flops, 0);
-    const arenaBytes = segments.sizes.reduce((n, s) => n + s, 0);
+    const arenaBytes = sizes.reduce((n, s) => n + s, 0);
     return {
       steps,
-      segments: segments.sizes,
+      segments: sizes,
       failures: this.failures,
       canFail: this.failures.length > 0,
-      stats: { kernels: steps.length, flops, bytes: this.bytes, arenaBytes },
+      stats: { kernels: dispatchesOf(steps).length, flops, bytes: this.bytes, arenaBytes },
       texts: {
         graph: this.lowered.nodes.map(showNode).join("\n"),
         kernels: this.kernelTexts.join("\n\n"),
-        memory: `${plural(segments.sizes.length, "segment")} of ${segments.sizes.join(", ")} bytes\n${showPhases(phases)}`,
+        memory: `${plural(sizes.length, "segment")} of ${sizes.join(", ")} bytes\n${showPhases(phases)}`,
       },
     };
   }

@@ -35,10 +35,10 @@ export const WIDEST = 128;
 /** Rows of a tile in workgroup memory: two of them, of both widths, in less than 16 KiB. */
 const tileOf = ({ D, Dv }: Attention): number => (D + Dv > WIDEST ? 8 : 16);
 /** Below every score; what is not seen weighs 0 whatever it is. */
-const LOW = "-3.0e38f";
+export const LOW = "-3.0e38f";
 
 /** One look's text: where row (b, h, t) begins, and four of its numbers from there. */
-class Rows {
+export class Rows {
   private readonly name: string;
   private readonly look: Heads;
   readonly quads: number;
@@ -51,10 +51,13 @@ class Rows {
     const [sb, sh, st] = this.look.strides;
     return `${this.look.offset} + ${b} * ${sb} + ${h} * ${sh} + ${t} * ${st}`;
   }
-  quad(at: string, d: string): string {
+  /** Number d of the row that begins at `at`. */
+  one(at: string, d: string): string {
     const step = this.look.strides[3];
-    const one = (i: number): string => `${this.name}[${at} + (${d} * 4 + ${i}) * ${step}]`;
-    return `vec4<f32>(${[0, 1, 2, 3].map(one).join(", ")})`;
+    return `${this.name}[${at} + ${step === 1 ? d : `(${d}) * ${step}`}]`;
+  }
+  quad(at: string, d: string): string {
+    return `vec4<f32>(${[0, 1, 2, 3].map((i) => this.one(at, `${d} * 4 + ${i}`)).join(", ")})`;
   }
   /** Statements that store a row of vectors, each times `factor`. */
   store(at: string, vectors: string, factor: string): string {
@@ -158,7 +161,7 @@ export function attentionBackward(a: Attention, g: AttentionGradient): Dispatch[
   return [innerProducts(a, g), queryGradient(a, g), keyGradient(a, g)];
 }
 
-function innerProducts({ B, H, Tq, Dv }: Attention, { o, gradient, inner }: AttentionGradient): Dispatch {
+export function innerProducts({ B, H, Tq, Dv }: Attention, { o, gradient, inner }: AttentionGradient): Dispatch {
   const s = new Shader();
   const [out, d] = [new Rows(s, o, Dv), new Rows(s, gradient, Dv)];
   const to = s.bind(inner, "f32");

@@ -64,11 +64,18 @@ async function gpu(): Promise<GPU> {
 
 const mebibytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(bytes < 2 ** 20 ? 3 : 0)} MiB`;
 
-/** Bytes asked for in vain, as words. */
-export function outOfMemory(what: string, bytes: number, held: number): BackendError {
+/** Bytes asked for in vain, as words. What an adapter has left WebGPU does not tell: only what is held of it. */
+export function outOfMemory(what: string, bytes: number, held: number, largest: number): BackendError {
   return new BackendError(
-    `webgpu: out of memory: ${mebibytes(bytes)} for ${what} were asked for, beside ${mebibytes(held)} already held; use a smaller batch or model`,
+    `webgpu: out of memory: ${mebibytes(bytes)} for ${what} were asked for, beside ${mebibytes(held)} already held (this adapter's largest buffer: ${mebibytes(largest)}); use a smaller batch or model`,
   );
+}
+
+/** See Device.lanes. */
+function vectorLanes(info: GPUAdapterInfo): number {
+  const { subgroupMinSize: least = 0, subgroupMaxSize: most = 1, isFallbackAdapter, architecture, description } = info;
+  const isSoftware = isFallbackAdapter || /swiftshader|llvmpipe|lavapipe/i.test(`${architecture} ${description}`);
+  return isSoftware && least === most && least <= 16 ? least : 0;
 }
 
 export class Device {
@@ -76,6 +83,11 @@ export class Device {
   readonly limits: Limits;
   readonly f16: boolean;
   readonly subgroups: boolean;
+  /**
+   * The lanes of a subgroup that are one vector of a processor, on a software adapter whose subgroups are all of one
+   * size; 0 on any other.
+   */
+  readonly lanes: number;
   /** The adapter's name, as it gives it. */
   readonly description: string;
   /** What has gone wrong since it was opened and nobody has been told. */
@@ -98,6 +110,7 @@ export class Device {
       ...options.limits,
     };
     const { vendor, architecture, device: chip, description } = adapter.info;
+    this.lanes = this.subgroups ? vectorLanes(adapter.info) : 0;
     this.description = description || [vendor, architecture, chip].filter(Boolean).join(" ") || "an unnamed adapter";
     void device.lost.then(({ reason, message }) => {
       this.lost = new BackendError(

@@ -16,6 +16,8 @@ export interface WgslOptions {
   readonly f16: boolean;
   /** Whether the device has the feature subgroups: long trees then end in shuffles. The bits are the same. */
   readonly subgroups: boolean;
+  /** Device.lanes: above 0, a subgroup is a vector of a processor; the bits of sums are those of that size. */
+  readonly lanes?: number;
   /** For each buffer of the kernel, the first buffer that is the same memory (a state written in place); default: none is. */
   readonly sharedWith?: readonly number[];
   /** Whether the kernel writes state, and so does nothing once the failure word is set. */
@@ -43,7 +45,7 @@ export class Emitter extends Emission<string> {
   constructor(k: Kernel, options: WgslOptions) {
     super(k);
     this.options = options;
-    this.plan = planKernel(k, (dtype) => this.isNarrow(dtype));
+    this.plan = planKernel(k, (dtype) => this.isNarrow(dtype), options.lanes);
     for (const dtype of [...k.buffers.map((b) => b.dtype), ...k.scalars]) laneOf(dtype);
     this.findUses();
   }

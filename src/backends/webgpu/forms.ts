@@ -1,7 +1,8 @@
 /**
  * How a kernel's rows and columns are spread over invocations: which axis a workgroup's lanes walk along, how many rows
  * share a workgroup, and in how many blocks a reduction over rows leaves its parts. Fixed by the kernel's shape alone, so
- * that sums have the same bits everywhere. No text here: render.ts.
+ * that sums have the same bits on every GPU; where a subgroup is a processor's vector (Device.lanes), workgroups that have
+ * sums to share are one subgroup, as barriers cost much there. No text here: render.ts.
  *
  *   flat     nothing is reduced: one invocation an element (or a word of narrow elements);
  *   columns  a row to `lanes` invocations side by side along c; short rows share a workgroup;
@@ -37,6 +38,8 @@ const WORKGROUP = 64;
 const LARGEST_WORKGROUP = 256;
 /** Invocations that keep a GPU busy. */
 const ENOUGH = 1 << 16;
+/** Workgroups that keep a processor's cores busy. */
+const ENOUGH_VECTORS = 32;
 /** WebGPU's least limit of workgroups along one axis; what lies beyond is reached by strides. */
 export const MAX_GROUPS = 65535;
 
@@ -78,8 +81,12 @@ const split = (rows: number, blocks: number): { blocks: number; rowsPerBlock: nu
   return { blocks: Math.max(1, Math.ceil(rows / Math.max(1, rowsPerBlock))), rowsPerBlock };
 };
 
-/** `isNarrow` tells which dtypes share words with their neighbours. */
-export function planKernel(k: Kernel, isNarrow: (dtype: DType) => boolean = (dtype) => perWord(dtype) > 1): Plan {
+/** `isNarrow` tells which dtypes share words with their neighbours; `vector` is Device.lanes. */
+export function planKernel(
+  k: Kernel,
+  isNarrow: (dtype: DType) => boolean = (dtype) => perWord(dtype) > 1,
+  vector = 0,
+): Plan {
   const { rows, columns } = k;
   const reduces = k.stages.some((s) => s.reductions.length > 0 || s.rowStores.length > 0);
   const partial = k.stages.some((s) => s.columns.length > 0);
@@ -90,6 +97,7 @@ export function planKernel(k: Kernel, isNarrow: (dtype: DType) => boolean = (dty
     const granule = granuleOf(k, isNarrow, (index) => offsetAlong(index, k, inner));
     return { form: "flat", outer, inner, lanes: WORKGROUP, slots: 1, granule, ...whole };
   }
+  if (vector > 0) return planVectors(k, isNarrow, vector);
   if (!reduces) {
     const slots = within(powerAbove(columns), 1, WORKGROUP);
     const lanes = within(powerAbove(rows / 8), 1, LARGEST_WORKGROUP / slots);
@@ -109,6 +117,28 @@ export function planKernel(k: Kernel, isNarrow: (dtype: DType) => boolean = (dty
   const lanes = within(powerAbove(columns / Math.max(each, granule)), 1, LARGEST_WORKGROUP);
   const slots = Math.max(1, within(WORKGROUP / lanes, 1, powerAbove(rows)));
   const blocks = partial ? split(rows, within(Math.ceil(rows / (4 * slots)), 1, 256)) : whole;
+  return { form: "columns", outer: "r", inner: "c", lanes, slots, granule, ...blocks };
+}
+
+/** A kernel that reduces, for workgroups of one subgroup: lanes beside one another, few blocks. */
+function planVectors(k: Kernel, isNarrow: (dtype: DType) => boolean, vector: number): Plan {
+  const { rows, columns } = k;
+  const partial = k.stages.some((s) => s.columns.length > 0);
+  const blocksOf = (least: number, others: number) =>
+    split(rows, within(Math.ceil(ENOUGH_VECTORS / others), 1, Math.ceil(rows / least)));
+  if (!k.stages.some((s) => s.reductions.length > 0 || s.rowStores.length > 0)) {
+    const slots = within(powerAbove(columns), 1, vector);
+    const lanes = vector / slots;
+    const blocks = blocksOf(8 * lanes, Math.ceil(columns / slots));
+    return { form: "sums", outer: "c", inner: "r", lanes, slots, granule: 1, ...blocks };
+  }
+  const whole = { blocks: 1, rowsPerBlock: rows };
+  if (!partial && rows >= vector && contiguousAlongRows(k))
+    return { form: "rows", outer: "r", inner: "c", lanes: 1, slots: vector, granule: 1, ...whole };
+  const granule = partial ? 1 : granuleOf(k, isNarrow, (index) => rowAligned(index, columns));
+  const lanes = within(powerAbove(columns / granule), 1, vector);
+  const slots = within(vector / lanes, 1, powerAbove(rows));
+  const blocks = partial ? blocksOf(4 * slots, 1) : whole;
   return { form: "columns", outer: "r", inner: "c", lanes, slots, granule, ...blocks };
 }
 

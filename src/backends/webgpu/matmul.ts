@@ -11,6 +11,8 @@ export interface Matrix {
   readonly name: string;
   readonly offset: number;
   readonly strides: readonly number[];
+  /** A function of the text that reads element (row or column, depth), where strides can't tell. */
+  readonly read?: string;
 }
 
 export interface Sizes {
@@ -42,7 +44,7 @@ const LEAST_PART = 256;
 /** Up to so many rows or columns, tiles would be mostly empty. */
 const SKINNY = 4;
 
-const product = (list: readonly number[]): number => list.reduce((n, x) => n * x, 1);
+export const product = (list: readonly number[]): number => list.reduce((n, x) => n * x, 1);
 
 interface Tile {
   /** Rows and columns of a workgroup's tile, of an invocation's part of it, and the depth that is loaded at once. */
@@ -72,7 +74,7 @@ export function partsOf(p: Sizes): number {
 }
 
 /** The offset of batch `z` in a matrix, as text. */
-function batchOffset(batch: readonly number[], m: Matrix): string {
+export function batchOffset(batch: readonly number[], m: Matrix): string {
   const terms: string[] = [String(m.offset)];
   let below = 1;
   for (let i = batch.length - 1; i >= 0; i--) {
@@ -105,6 +107,7 @@ function loadText(p: Product, t: Tile, what: "a" | "b"): string {
   const whole = p.K % t.depth === 0;
   const element = (i: number): string => {
     const at = extent % length === 0 ? `first + ${i}` : `min(first + ${i}, ${extent - 1})`;
+    if (m.read) return `${m.read}(${at}, kk)`;
     return `${m.name}[${what}0 + ${times(`(${at})`, own)} + ${times("kk", deep)}]`;
   };
   const zero = `vec4<${p.element}>()`;
@@ -178,7 +181,7 @@ ${results}
 }
 
 /** What is done with a sum; positions outside of the matrix are none. */
-const finishText = (p: Product): string => `fn finish(row: i32, column: i32, z: i32, x: ${p.element}) {
+export const finishText = (p: Product): string => `fn finish(row: i32, column: i32, z: i32, x: ${p.element}) {
   if (row >= ${p.M} || column >= ${p.N}) { return; }
   ${p.finish}
 }`;
@@ -198,7 +201,7 @@ function skinny(p: Product): ProductText {
   const [R, L] = swapped ? [p.N, p.M] : [p.M, p.N];
   const most = long.strides[n - 2] === 1 && long.strides[n - 1] !== 1 ? 8 : 64;
   const lanesL = Math.min(most, 2 ** Math.ceil(Math.log2(L)));
-  const lanesK = Math.min(256 / lanesL, 2 ** Math.ceil(Math.log2(p.K)));
+  const lanesK = Math.min(256 / lanesL, 2 ** Math.ceil(Math.log2(Math.max(1, p.K))));
   const size = lanesL * lanesK;
   const blocks = Math.ceil(L / lanesL);
   const total = product(p.batch) * blocks;
@@ -220,6 +223,10 @@ function skinny(p: Product): ProductText {
     workgroupBarrier();`,
     )
     .join("\n");
+  const fewAt = (r: number): string =>
+    few.read
+      ? `${few.read}(${r}, k)`
+      : `${few.name}[f0 + ${r * few.strides[n - 2]} + ${times("k", few.strides[n - 1])}]`;
   const body = `  ${place}
   for (var block = i32(group.x); block < ${total}; block += i32(groups.x)) {
     let z = block / ${blocks};
@@ -229,8 +236,8 @@ function skinny(p: Product): ProductText {
     let l0 = ${batchOffset(p.batch, long)} + ${times("inside", long.strides[n - 1])};
 ${rows.map((r) => `    var s${r} = ${p.element}(0);`).join("\n")}
     for (var k = lk; k < ${p.K}; k += ${lanesK}) {
-      let w = ${long.name}[l0 + ${times("k", long.strides[n - 2])}];
-${rows.map((r) => `      s${r} += ${few.name}[f0 + ${r * few.strides[n - 2]} + ${times("k", few.strides[n - 1])}] * w;`).join("\n")}
+      let w = ${long.read ? `${long.read}(inside, k)` : `${long.name}[l0 + ${times("k", long.strides[n - 2])}]`};
+${rows.map((r) => `      s${r} += ${fewAt(r)} * w;`).join("\n")}
     }
 ${tree}
   }`;

@@ -90,7 +90,7 @@ export class Allocator {
     this.held += size;
     if (watched)
       void gpu.popErrorScope().then(
-        (error) => error && this.device.blame(outOfMemory(what, size, held)),
+        (error) => error && this.device.blame(outOfMemory(what, size, held, limits.bufferBytes)),
         () => {},
       );
     return buffer;

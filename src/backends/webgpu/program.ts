@@ -5,7 +5,7 @@
  */
 import { BackendError, IndexError } from "../../core/errors.ts";
 import type { Program, ProgramStats, Run } from "../backend.ts";
-import type { Location, Parts, Step } from "./assemble.ts";
+import { dispatchesOf, type Location, type LoopStep, type Move, type Parts, type Step } from "./assemble.ts";
 import { type Device, type Pipeline, usage } from "./device.ts";
 import { FAILURE_BYTES } from "./layout.ts";
 import { ALIGNMENT, type Allocator, type Arena, type Memory } from "./memory.ts";
@@ -28,17 +28,16 @@ export interface Shared {
 export async function linkProgram(shared: Shared, parts: Parts): Promise<WebGpuProgram> {
   const { device } = shared;
   const { limits } = device;
-  for (const { label, memory } of parts.steps)
+  const steps = dispatchesOf(parts.steps);
+  for (const { label, memory } of steps)
     for (const { bytes } of memory)
       if (bytes > limits.bindingBytes)
         throw new BackendError(
           `webgpu: ${label} binds ${bytes} bytes at once; this adapter binds at most ${limits.bindingBytes}. Split the tensor`,
         );
-  const pipelines = await Promise.all(
-    parts.steps.map(({ dispatch }) => device.pipeline(dispatch.source, dispatch.kinds)),
-  );
+  const pipelines = await Promise.all(steps.map(({ dispatch }) => device.pipeline(dispatch.source, dispatch.kinds)));
   device.check();
-  return new WebGpuProgram(shared, parts, pipelines);
+  return new WebGpuProgram(shared, parts, steps, pipelines);
 }
 
 interface Bound {
@@ -54,6 +53,7 @@ class WebGpuProgram implements Program {
   private readonly shared: Shared;
   private readonly parts: Parts;
   private readonly steps: readonly Bound[];
+  private readonly numbers: ReadonlyMap<Step, number>;
   private readonly words: Uint32Array<ArrayBuffer>;
   private readonly uniforms: GPUBuffer | null;
   private readonly hasFailure: boolean;
@@ -64,25 +64,24 @@ class WebGpuProgram implements Program {
   private outputs: readonly unknown[] = [];
   private scalars: Float64Array | null = null;
 
-  constructor(shared: Shared, parts: Parts, pipelines: readonly Pipeline[]) {
+  constructor(shared: Shared, parts: Parts, steps: readonly Step[], pipelines: readonly Pipeline[]) {
     this.shared = shared;
     this.parts = parts;
     this.stats = parts.stats;
-    const none = new Float64Array(
-      parts.steps.reduce((n, s) => Math.max(n, ...s.dispatch.scalars.map((i) => i + 1)), 0),
-    );
-    const words = parts.steps.map(({ dispatch }) => dispatch.uniforms(dispatch.scalars.map(() => 0)).length);
+    const none = new Float64Array(steps.reduce((n, s) => Math.max(n, ...s.dispatch.scalars.map((i) => i + 1)), 0));
+    const words = steps.map(({ dispatch }) => dispatch.uniforms(dispatch.scalars.map(() => 0)).length);
     let end = 0;
-    this.steps = parts.steps.map((step, i) => {
+    this.steps = steps.map((step, i) => {
       const at = end;
       end += Math.ceil((4 * words[i]) / ALIGNMENT) * ALIGNMENT;
       return { step, pipeline: pipelines[i], at, group: null };
     });
+    this.numbers = new Map(steps.map((step, i) => [step, i]));
     this.words = new Uint32Array(end / 4);
     this.uniforms =
       end > 0 ? shared.device.gpu.createBuffer({ size: end, usage: usage.uniform | usage.copyTarget }) : null;
-    this.hasFailure = parts.steps.some((s) => s.dispatch.kinds.includes("failure"));
-    const labels = parts.steps.map((s) => s.label);
+    this.hasFailure = steps.some((s) => s.dispatch.kinds.includes("failure"));
+    const labels = steps.map((s) => s.label);
     this.profile = Profile.of(shared.device, shared.allocator, labels);
     this.fill(none, () => true);
     this.send();
@@ -112,7 +111,7 @@ class WebGpuProgram implements Program {
     const encoder = device.gpu.createCommandEncoder();
     if (this.hasFailure) encoder.clearBuffer(shared.failure, 0, FAILURE_BYTES);
     this.bind(run, segments);
-    this.encode(encoder);
+    this.encode(encoder, run, segments);
     const times = this.profile?.look(encoder);
     const look = parts.canFail ? shared.allocator.lookAt(encoder, shared.failure, 0, FAILURE_BYTES) : null;
     device.gpu.queue.submit([encoder.finish()]);
@@ -123,20 +122,55 @@ class WebGpuProgram implements Program {
     return device.gpu.queue.onSubmittedWorkDone().then(() => device.check());
   }
 
-  private encode(encoder: GPUCommandEncoder): void {
+  private encode(encoder: GPUCommandEncoder, run: Run, segments: readonly GPUBuffer[]): void {
     const { profile } = this;
     let pass: GPUComputePassEncoder | null = null;
-    this.steps.forEach(({ step, pipeline, group }, i) => {
+    const end = (): void => {
+      pass?.end();
+      pass = null;
+    };
+    const dispatch = (step: Step): void => {
+      const i = this.numbers.get(step) as number;
+      const { pipeline, group } = this.steps[i];
       const { x, y, z } = step.dispatch.groups;
       pass ??= encoder.beginComputePass(profile ? { timestampWrites: profile.writes(i) } : {});
       pass.setPipeline(pipeline.pipeline);
       pass.setBindGroup(0, group);
       pass.dispatchWorkgroups(x, y, z);
-      if (!profile) return;
-      pass.end();
-      pass = null;
-    });
-    (pass as GPUComputePassEncoder | null)?.end();
+      if (profile) end();
+    };
+    const move = (moves: readonly Move[], iteration = 0): void => {
+      end();
+      for (const m of moves) {
+        if (m.bytes === 0) continue;
+        const [from, to] = [place(m.from, run, segments), place(m.to, run, segments)];
+        const [read, write] = [from.offset as number, to.offset as number];
+        encoder.copyBufferToBuffer(
+          from.buffer,
+          read + iteration * m.read,
+          to.buffer,
+          write + iteration * m.write,
+          m.bytes,
+        );
+      }
+    };
+    const walk = (steps: readonly (Step | LoopStep)[]): void => {
+      for (const step of steps) {
+        if (!("count" in step)) {
+          dispatch(step);
+          continue;
+        }
+        move(step.first);
+        for (let i = 0; i < step.count; i++) {
+          move(step.taken, i);
+          walk(step.steps);
+          move(step.given, i);
+        }
+        move(step.last);
+      }
+    };
+    walk(this.parts.steps);
+    end();
   }
 
   private async finish(look: () => Promise<ArrayBuffer>): Promise<void> {
@@ -200,7 +234,7 @@ class WebGpuProgram implements Program {
   }
 
   describe(stage: "graph" | "kernels" | "memory" | "source"): string {
-    if (stage === "source") return this.parts.steps.map((s) => `// ${s.label}\n${s.dispatch.source}`).join("\n\n");
+    if (stage === "source") return this.steps.map(({ step: s }) => `// ${s.label}\n${s.dispatch.source}`).join("\n\n");
     return this.parts.texts[stage];
   }
 }
@@ -211,5 +245,5 @@ const uniformWords = ({ dispatch }: Step): number => Math.ceil((4 + dispatch.sca
 function place(m: Location, run: Run, segments: readonly GPUBuffer[]): GPUBufferBinding {
   if (m.kind === "temporary") return { buffer: segments[m.index], offset: m.offset, size: m.bytes };
   const memory = (m.kind === "storage" ? run.buffers : run.outputs)[m.index] as Memory;
-  return { buffer: memory.place.buffer, offset: memory.place.offset, size: Math.max(4, m.bytes) };
+  return { buffer: memory.place.buffer, offset: memory.place.offset + m.offset, size: Math.max(4, m.bytes) };
 }

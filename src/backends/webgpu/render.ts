@@ -405,6 +405,10 @@ class Renderer extends Emitter {
       return;
     }
     const near = form === "columns";
+    if (this.options.subgroups && near && lanes === this.options.lanes) {
+      this.shuffle(trees);
+      return;
+    }
     for (let from = 0; from < trees.length; from += TREES) {
       const some = trees.slice(from, from + TREES);
       const memory = some.map((t, i) => {
@@ -444,6 +448,19 @@ class Renderer extends Emitter {
         this.line(`y${t.to} = ${combine(t.op, t.dtype, `y${t.to}`, `subgroupShuffleXor(y${t.to}, u32(step))`)};`);
       this.close();
       for (const t of some) this.line(`let ${t.to} = ${finished(`y${t.to}`, t.dtype)};`);
+    }
+  }
+
+  /** The same where the lanes of a position are a whole subgroup. */
+  private shuffle(trees: readonly Tree[]): void {
+    for (const t of trees) {
+      let sum = t.from;
+      for (let step = this.plan.lanes / 2; step >= 1; step /= 2) {
+        const both = this.fresh("both");
+        this.line(`let ${both} = ${combine(t.op, t.dtype, sum, `subgroupShuffleXor(${sum}, ${step}u)`)};`);
+        sum = both;
+      }
+      this.line(`let ${t.to} = ${finished(sum, t.dtype)};`);
     }
   }
 

@@ -69,7 +69,9 @@ export class Shader {
   build(body: string, size: number, groups: Groups, { firstCheck = 0, scalars = [] }: Numbers = {}): Dispatch {
     const own = this.functions.join("\n");
     const fails = /\bfail(ure)?\b/.test(body + own);
+    const subgroups = /\bsubgroup[A-Z]/.test(body + own);
     const source = [
+      ...(subgroups ? ["enable subgroups;"] : []),
       ...(fails ? ["struct Failure { operation: atomic<u32>, index: atomic<u32> }"] : []),
       `@group(0) @binding(0) var<uniform> p: array<vec4<u32>, ${Math.ceil((UNIFORM_HEAD + scalars.length) / 4)}>;`,
       ...this.bound.map(
@@ -80,7 +82,7 @@ export class Shader {
       libraryFor(body + own),
       own,
       `@compute @workgroup_size(${size})`,
-      "fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {",
+      `fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32${subgroups ? ", @builtin(subgroup_invocation_id) subgroupLane: u32" : ""}) {`,
       // a text need not use all of these
       "  _ = p[0]; _ = group; _ = groups; _ = local;",
       body,

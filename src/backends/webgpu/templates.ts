@@ -1,7 +1,7 @@
 /**
  * The operations that are texts of their own rather than kernels of the compiler: one row each, from a node to
- * dispatches. Everything else is decomposed into primitives, which become kernels. The texts are in matmul.ts,
- * attention.ts and indexed.ts, memory and order in assemble.ts.
+ * dispatches. Everything else is decomposed into primitives, which become kernels. The texts are in matmul.ts, conv.ts,
+ * attention.ts and indexed.ts and the forms for software adapters beside them, memory and order in assemble.ts.
  */
 import { partDType } from "../../compiler/kernel.ts";
 import { collapse, extentOf, isZero } from "../../compiler/lines.ts";
@@ -12,15 +12,29 @@ import type { DType } from "../../core/dtype.ts";
 import { BackendError } from "../../core/errors.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
 import type { Node } from "../../graph/node.ts";
-import { type Attention, attention, attentionBackward, type Heads, WIDEST } from "./attention.ts";
+import {
+  type Attention,
+  type AttentionGradient,
+  attention,
+  attentionBackward,
+  type Heads,
+  WIDEST,
+} from "./attention.ts";
+import { fitsLanes, laneAttention, laneAttentionBackward } from "./attention-lanes.ts";
+import { convReads, convSizes, convStore, geometryOf, isConv, plainConv } from "./conv.ts";
+import { laneConv, laneConvParts, laneConvWeight } from "./conv-lanes.ts";
 import { argsort, type Lines, type PrefixOp, prefix, scatter } from "./indexed.ts";
 import { laneOf, typeOf } from "./layout.ts";
-import { type Product, partsOf, productText, type Sizes } from "./matmul.ts";
+import { canRepeat } from "./loops.ts";
+import { type Product, type ProductText, partsOf, productText, type Sizes } from "./matmul.ts";
+import { lanePartsOf, laneProductText } from "./matmul-lanes.ts";
 import { type Dispatch, type Element, type Numbers, Shader } from "./shader.ts";
 
 /** What a template is given to write its dispatches with. */
 export interface Place {
   readonly looks: readonly Strided[];
+  /** See Device.lanes. */
+  readonly lanes: number;
   /** The memory of operand i, and of output k. */
   readonly operand: (i: number) => Buffer;
   readonly output: (k?: number) => Buffer;
@@ -76,39 +90,77 @@ function sizesOf(n: GNode): Sizes {
   };
 }
 
-/** Whether a product is computed in parts that are added afterwards. */
-export const isInParts = (n: GNode): boolean => partsOf(sizesOf(n)) > 1;
+/** Operations that are products of two matrices, however these are read. */
+export const isProduct = (op: string): boolean => op === "contract" || isConv(op);
+
+/** A product of either kind: its sizes, rows counted over all that lies before the last axis. */
+const productSizes = (n: GNode): Sizes => (isConv(n.op) ? convSizes(geometryOf(n)) : sizesOf(n));
+
+function partsFor(n: GNode, lanes: number): number {
+  if (lanes === 0) return partsOf(productSizes(n));
+  if (!isConv(n.op)) return lanePartsOf(sizesOf(n), lanes);
+  return n.op === "convWeightGradient" ? laneConvParts(geometryOf(n), lanes) : 1;
+}
+
+/** Whether a kernel may go on with a product's finished sums: they come whole, and in the order of memory. */
+export const canBeFollowed = (n: GNode, lanes: number): boolean =>
+  isProduct(n.op) &&
+  n.dtype === "float32" &&
+  n.op !== "convWeightGradient" &&
+  sizeOf(n.shape) > 0 &&
+  partsFor(n, lanes) === 1;
 
 /** A product's description, its operands bound in a shader. */
 export function productOf(n: GNode, place: Place, s: Shader, finish: string): Product {
   const element = elementOf(n.dtype) as "f32" | "i32";
-  const matrix = (i: number) => ({ ...place.looks[i], name: s.bind(place.operand(i), element) });
+  const order = n.op === "convWeightGradient" ? [1, 0] : [0, 1]; // its rows are the gradient's channels
+  const [a, b] = order.map((i) => ({ ...place.looks[i], name: s.bind(place.operand(i), element) }));
+  if (!isConv(n.op)) return { ...sizesOf(n), a, b, element, finish };
+  const g = geometryOf(n);
+  // strides tell here only what is contiguous: depth of the first operand, or rows and columns of both
+  const [deep, own] = g.kind === "convWeightGradient" ? [g.Cout, 1] : [1, g.Cout];
   return {
-    ...sizesOf(n),
-    a: matrix(0),
-    b: matrix(1),
+    ...convSizes(g),
+    a: { name: a.name, offset: 0, strides: [own, deep], read: "read_a" },
+    b: { name: b.name, offset: 0, strides: [g.Cin, 1], read: "read_b" },
     element,
     finish,
   };
 }
 
 /** A product as one dispatch, whose text does `finish` with every sum. */
-export function dispatchProduct(p: Product, parts: number, s: Shader, numbers: Numbers = {}): Dispatch {
-  const text = productText(p, parts);
-  for (const w of text.workgroup) s.workgroup(w);
-  for (const f of text.functions) s.define(f);
-  return s.build(text.body, text.size, text.groups, numbers);
+export function dispatchProduct(
+  n: GNode,
+  p: Product,
+  s: Shader,
+  { lanes, looks }: Pick<Place, "lanes" | "looks">,
+  numbers: Numbers = {},
+): Dispatch {
+  const parts = partsFor(n, lanes);
+  const text = (): ProductText => {
+    if (!isConv(n.op)) return lanes > 0 ? laneProductText(p, parts, lanes) : productText(p, parts);
+    const g = geometryOf(n);
+    if (lanes > 0)
+      return n.op === "convWeightGradient" ? laneConvWeight(g, p, parts, lanes) : laneConv(g, p, looks[1], lanes);
+    for (const f of convReads(g, p.a.name, p.b.name, looks[1])) s.define(f);
+    return productText(p, parts);
+  };
+  const { workgroup, functions, body, size, groups } = text();
+  for (const w of workgroup) s.workgroup(w);
+  for (const f of functions) s.define(f);
+  return s.build(body, size, groups, numbers);
 }
 
-function contract(n: GNode, place: Place): Dispatch[] {
+function planProduct(n: GNode, place: Place): Dispatch[] {
   const s = new Shader();
   const bare = productOf(n, place, s, "");
-  const parts = partsOf(bare);
-  const size = bare.M * bare.N;
+  const parts = partsFor(n, place.lanes);
   const total = sizeOf(n.shape);
   const into = parts === 1 ? place.output() : place.temporary(parts * total);
-  const store = `${s.bind(into, bare.element)}[z * ${size} + row * ${bare.N} + column] = x;`;
-  const main = dispatchProduct({ ...bare, finish: store }, parts, s);
+  const size = bare.M * bare.N;
+  const at = isConv(n.op) ? convStore(geometryOf(n)) : `row * ${bare.N} + column`;
+  const store = `${s.bind(into, bare.element)}[z * ${size} + ${at}] = x;`;
+  const main = dispatchProduct(n, { ...bare, finish: store }, s, place);
   if (parts === 1) return [main];
   const f = new Shader();
   const [from, to] = [f.bind(into, bare.element), f.bind(place.output(), bare.element)];
@@ -120,6 +172,19 @@ function contract(n: GNode, place: Place): Dispatch[] {
   );
   return [main, add];
 }
+
+/** Multiplications and additions of a product. */
+const productFlops = (n: GNode): number => {
+  const { batch, M, N, K } = productSizes(n);
+  return 2 * sizeOf(batch) * M * N * K;
+};
+
+const convolution: Template = {
+  fits: plainConv,
+  strided: (n, i) => i === 1 && n.op !== "convWeightGradient", // the weight
+  plan: planProduct,
+  flops: productFlops,
+};
 
 const plainAttention = (n: Node, inputs: number): boolean => {
   const width = (i: number): number => n.inputs[i].shape[3];
@@ -160,7 +225,11 @@ export const templates: Readonly<Record<string, Template>> = {
   attention: {
     fits: (n) => plainAttention(n, 3),
     strided: () => true,
-    plan: (n, place) => attention(attentionOf(n, place), outputHeads(n, place, 0), place.output(1)),
+    plan: (n, place) => {
+      const a = attentionOf(n, place);
+      const [o, lse] = [outputHeads(n, place, 0), place.output(1)];
+      return fitsLanes(a, place.lanes) ? laneAttention(a, place.lanes, o, lse) : attention(a, o, lse);
+    },
     flops: (n) => attentionFlops(n, 2),
   },
   attentionBackward: {
@@ -169,7 +238,7 @@ export const templates: Readonly<Record<string, Template>> = {
     plan: (n, place) => {
       const a = attentionOf(n, place);
       const { looks, operand, temporary } = place;
-      return attentionBackward(a, {
+      const gradient: AttentionGradient = {
         o: headsOf(operand(3), looks[3], true),
         lse: operand(4),
         gradient: headsOf(operand(5), looks[5], true),
@@ -177,15 +246,16 @@ export const templates: Readonly<Record<string, Template>> = {
         dk: outputHeads(n, place, 1),
         dv: outputHeads(n, place, 2),
         inner: temporary(a.B * a.H * a.Tq),
-      });
+      };
+      const { lanes } = place;
+      return fitsLanes(a, lanes) ? laneAttentionBackward(a, lanes, gradient) : attentionBackward(a, gradient);
     },
     flops: (n) => attentionFlops(n, 5),
   },
-  contract: {
-    strided: () => true,
-    plan: contract,
-    flops: (n) => 2 * sizeOf(n.shape) * n.inputs[0].shape[n.shape.length - 1],
-  },
+  contract: { strided: () => true, plan: planProduct, flops: productFlops },
+  conv: convolution,
+  convInputGradient: convolution,
+  convWeightGradient: convolution,
   scatter: {
     strided: (n, i, look) => i > 0 && collapse(n.inputs[i].shape, look.strides, axisOf(n)) !== null,
     ignores: (n, i) => i === 0 && isZero(n.inputs[0]),
@@ -228,11 +298,12 @@ export const templates: Readonly<Record<string, Template>> = {
 };
 
 export const hasTemplate = (name: string, node: Node): boolean =>
-  Object.hasOwn(templates, name) && (templates[name].fits?.(node) ?? false);
+  name === "loop" ? canRepeat(node) : Object.hasOwn(templates, name) && (templates[name].fits?.(node) ?? false);
 
-export const isOpaque = (n: GNode): boolean => Object.hasOwn(templates, n.op);
+export const isOpaque = (n: GNode): boolean => n.op === "loop" || Object.hasOwn(templates, n.op);
 
 export function takesStrided(n: GNode, operand: number, inMemory: (n: GNode) => boolean): boolean {
+  if (n.op === "loop") return false; // its operands are copied, as they lie
   const look = strided(n.inputs[operand], inMemory);
   return look !== null && templates[n.op].strided(n, operand, look);
 }

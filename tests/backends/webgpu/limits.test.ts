@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Program } from "../../../src/backends/backend.ts";
-import { Assembler } from "../../../src/backends/webgpu/assemble.ts";
+import { Assembler, dispatchesOf } from "../../../src/backends/webgpu/assemble.ts";
 import { openWebGpuBackend, type WebGpuBackend } from "../../../src/backends/webgpu/index.ts";
 import { registerBackend, setDevice } from "../../../src/execution/index.ts";
 import { ConvNet, GPT2 } from "../../../src/models/index.ts";
@@ -24,7 +24,9 @@ registerBackend("assembled only", () => ({
   ...backend,
   compile: (capture): Program => {
     const { steps, stats } = new Assembler(backend.device, capture, true).run();
-    const counts = steps.map(({ dispatch }) => dispatch.kinds.filter((kind) => kind !== "uniform").length);
+    const counts = dispatchesOf(steps).map(
+      ({ dispatch }) => dispatch.kinds.filter((kind) => kind !== "uniform").length,
+    );
     made.push({ most: Math.max(...counts), steps: steps.length });
     return { stats, run: () => {}, describe: () => "" };
   },
