@@ -25,7 +25,7 @@ export interface CursorPlace {
   readonly inside?: string;
 }
 
-const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+let utf8: TextDecoder | undefined; // made when it is needed: bundlers keep what is made at the start
 
 export class Cursor {
   at = 0;
@@ -99,6 +99,7 @@ export class Cursor {
     const start = this.at;
     const bytes = this.take(length, what);
     try {
+      utf8 ??= new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
       return utf8.decode(bytes);
     } catch {
       throw this.error(`${what} is not valid UTF-8`, start);

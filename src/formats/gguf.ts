@@ -120,9 +120,8 @@ export const largestDepth = 16;
 const mostNames = 1 << 22; // of tensors, and of metadata: thousands are usual
 const mostItems = 1 << 25; // of an array of texts, bools or arrays
 
-const typesByCode = new Map<number, GgufType>(
-  Object.entries(blockTypes).map(([name, { code }]) => [code, name as GgufType]),
-);
+const typeOf = (code: number): GgufType | undefined =>
+  (Object.keys(blockTypes) as GgufType[]).find((name) => blockTypes[name].code === code);
 
 function readString(cursor: Cursor, what: string): string {
   return cursor.text(cursor.count(`the length of ${what}`, 1), what);
@@ -228,7 +227,7 @@ function readDescription(cursor: Cursor, alignment: number): Described {
   const { shape, dimsAt } = readShape(cursor, where);
   const typeAt = cursor.at;
   const code = cursor.u32(`the type of ${where}`);
-  const type = typesByCode.get(code);
+  const type = typeOf(code);
   if (type === undefined) {
     const known = Object.keys(blockTypes).join(" ");
     throw cursor.error(

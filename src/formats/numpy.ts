@@ -32,7 +32,7 @@ const kinds: Readonly<Record<string, StoredDType>> = {
   u8: "uint64",
   f8: "float64",
 };
-const kindOf = new Map(Object.entries(kinds).map(([kind, dtype]) => [dtype, kind]));
+const kindOf = (dtype: StoredDType): string | undefined => Object.keys(kinds).find((kind) => kinds[kind] === dtype);
 const magic = [0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59]; // "\x93NUMPY"
 const largestHeader = 10_000; // NumPy's own limit of what it reads without being told to
 const largestDims = 64;
@@ -228,10 +228,10 @@ export interface NpyInput {
 
 /** The two pieces of a .npy file. */
 function npyPieces(what: string, { dtype, shape, bytes }: NpyInput): [header: Uint8Array, data: Uint8Array] {
-  const kind = kindOf.get(dtype);
+  const kind = kindOf(dtype);
   if (kind === undefined)
     throw new DTypeError(
-      `${what}: NumPy has no ${String(dtype)}; convert it to one of ${[...kindOf.keys()].join(" ")}`,
+      `${what}: NumPy has no ${String(dtype)}; convert it to one of ${Object.values(kinds).join(" ")}`,
     );
   if (shape.length > largestDims || !shape.every((d) => Number.isSafeInteger(d) && d >= 0))
     throw new ShapeError(`${what}: shape must be at most ${largestDims} whole numbers ≥ 0, got [${shape.join(", ")}]`);

@@ -12,6 +12,9 @@ import { DTypeError } from "../core/errors.ts";
 /** The types that are read; `encode` is there for those that are written. */
 export type GgufType = "f32" | "f16" | "bf16" | "q4_0" | "q4_1" | "q5_0" | "q8_0" | "q4_k" | "q5_k" | "q6_k";
 
+/** Decodes one block, of which it is told the first byte and the first element; `half` is halfTable(). */
+type BlockDecoder = (bytes: Uint8Array, at: number, out: Float32Array, o: number, half: Float32Array) => void;
+
 export interface BlockType {
   /** The number in files (ggml_type). */
   readonly code: number;
@@ -19,8 +22,9 @@ export interface BlockType {
   readonly elements: number;
   /** Bytes of a block. */
   readonly bytes: number;
-  /** All of a tensor's blocks as float32; `out` has as many elements as the blocks. */
-  readonly decode: (bytes: Uint8Array, out: Float32Array) => void;
+  /** Of the types without blocks: all elements. */
+  readonly decodeAll?: (bytes: Uint8Array, out: Float32Array) => void;
+  readonly decodeBlock?: BlockDecoder;
   /** The reverse; `out` has as many blocks as there are elements for. Infinity and NaN only in the types without scale. */
   readonly encode?: (values: Float32Array, out: Uint8Array) => void;
 }
@@ -72,18 +76,6 @@ function setU16(bytes: Uint8Array, at: number, value: number): void {
   bytes[at + 1] = value >>> 8;
 }
 
-/** A decoder from what one block does: its first byte, and its first element. */
-const eachBlock =
-  (
-    elements: number,
-    size: number,
-    block: (bytes: Uint8Array, at: number, out: Float32Array, o: number, half: Float32Array) => void,
-  ): BlockType["decode"] =>
-  (bytes, out) => {
-    const half = halfTable();
-    for (let at = 0, o = 0; o < out.length; at += size, o += elements) block(bytes, at, out, o, half);
-  };
-
 /** The largest magnitude among 32 values from `i`, with its sign; the first where several are as large. */
 function extreme(values: Float32Array, i: number): number {
   let largest = 0;
@@ -127,22 +119,22 @@ function encodeQ4_0(values: Float32Array, out: Uint8Array): void {
   }
 }
 
-const decodeQ8_0 = eachBlock(32, 34, (bytes, at, out, o, half) => {
+const decodeQ8_0: BlockDecoder = (bytes, at, out, o, half) => {
   const d = half[u16At(bytes, at)];
   for (let j = 0; j < 32; j++) out[o + j] = d * ((bytes[at + 2 + j] << 24) >> 24);
-});
+};
 
 // the low nibbles are the first 16 elements, the high ones the other 16
-const decodeQ4_0 = eachBlock(32, 18, (bytes, at, out, o, half) => {
+const decodeQ4_0: BlockDecoder = (bytes, at, out, o, half) => {
   const d = half[u16At(bytes, at)];
   for (let j = 0; j < 16; j++) {
     const q = bytes[at + 2 + j];
     out[o + j] = d * ((q & 15) - 8);
     out[o + j + 16] = d * ((q >>> 4) - 8);
   }
-});
+};
 
-const decodeQ4_1 = eachBlock(32, 20, (bytes, at, out, o, half) => {
+const decodeQ4_1: BlockDecoder = (bytes, at, out, o, half) => {
   const d = half[u16At(bytes, at)];
   const m = half[u16At(bytes, at + 2)];
   for (let j = 0; j < 16; j++) {
@@ -150,10 +142,10 @@ const decodeQ4_1 = eachBlock(32, 20, (bytes, at, out, o, half) => {
     out[o + j] = fround(d * (q & 15)) + m;
     out[o + j + 16] = fround(d * (q >>> 4)) + m;
   }
-});
+};
 
 // the fifth bits of the 32 elements are a word of their own
-const decodeQ5_0 = eachBlock(32, 22, (bytes, at, out, o, half) => {
+const decodeQ5_0: BlockDecoder = (bytes, at, out, o, half) => {
   const d = half[u16At(bytes, at)];
   const high = u16At(bytes, at + 2) | (u16At(bytes, at + 4) << 16);
   for (let j = 0; j < 16; j++) {
@@ -161,7 +153,7 @@ const decodeQ5_0 = eachBlock(32, 22, (bytes, at, out, o, half) => {
     out[o + j] = d * (((q & 15) | (((high >>> j) & 1) << 4)) - 16);
     out[o + j + 16] = d * (((q >>> 4) | (((high >>> (j + 16)) & 1) << 4)) - 16);
   }
-});
+};
 
 /** The scale (part < 8) or minimum (part + 8) of 6 bits, of the 12 bytes in which the 8 of each of a K block lie. */
 function sixBits(bytes: Uint8Array, at: number, part: number, minimum: boolean): number {
@@ -172,27 +164,28 @@ function sixBits(bytes: Uint8Array, at: number, part: number, minimum: boolean):
 }
 
 /** q4_k and q5_k: x = d·scale·q - dmin·minimum, in 8 parts of 32; q5_k has the fifth bits in 32 bytes before the nibbles. */
-const decodeK = (size: number, fifth: boolean): BlockType["decode"] =>
-  eachBlock(256, size, (bytes, at, out, o, half) => {
-    const d = half[u16At(bytes, at)];
-    const dmin = half[u16At(bytes, at + 2)];
-    const high = at + 16;
-    const nibbles = fifth ? high + 32 : high;
-    for (let part = 0; part < 8; part++) {
-      const scale = fround(d * sixBits(bytes, at + 4, part, false));
-      const minimum = fround(dmin * sixBits(bytes, at + 4, part, true));
-      const from = nibbles + 32 * (part >> 1);
-      const shift = part & 1 ? 4 : 0;
-      for (let j = 0; j < 32; j++) {
-        let q = (bytes[from + j] >>> shift) & 15;
-        if (fifth) q |= ((bytes[high + j] >>> part) & 1) << 4;
-        out[o + 32 * part + j] = fround(scale * q) - minimum;
-      }
+function decodeK(fifth: boolean, ...[bytes, at, out, o, half]: Parameters<BlockDecoder>): void {
+  const d = half[u16At(bytes, at)];
+  const dmin = half[u16At(bytes, at + 2)];
+  const high = at + 16;
+  const nibbles = fifth ? high + 32 : high;
+  for (let part = 0; part < 8; part++) {
+    const scale = fround(d * sixBits(bytes, at + 4, part, false));
+    const minimum = fround(dmin * sixBits(bytes, at + 4, part, true));
+    const from = nibbles + 32 * (part >> 1);
+    const shift = part & 1 ? 4 : 0;
+    for (let j = 0; j < 32; j++) {
+      let q = (bytes[from + j] >>> shift) & 15;
+      if (fifth) q |= ((bytes[high + j] >>> part) & 1) << 4;
+      out[o + 32 * part + j] = fround(scale * q) - minimum;
     }
-  });
+  }
+}
+const decodeQ4K: BlockDecoder = (...block) => decodeK(false, ...block);
+const decodeQ5K: BlockDecoder = (...block) => decodeK(true, ...block);
 
 // x = d·scale·(q - 32): 128 bytes of low nibbles, 64 of pairs of high bits, 16 scales of 8 bits for 16 elements each, and d
-const decodeQ6K = eachBlock(256, 210, (bytes, at, out, o, half) => {
+const decodeQ6K: BlockDecoder = (bytes, at, out, o, half) => {
   const d = half[u16At(bytes, at + 208)];
   for (let part = 0; part < 8; part++) {
     const low = at + 64 * (part >> 2) + 32 * (part & 1);
@@ -205,7 +198,7 @@ const decodeQ6K = eachBlock(256, 210, (bytes, at, out, o, half) => {
       out[o + 32 * part + j] = scale * (q - 32);
     }
   }
-});
+};
 
 function decodeF32(bytes: Uint8Array, out: Float32Array): void {
   new Uint8Array(out.buffer, out.byteOffset, out.byteLength).set(bytes);
@@ -233,16 +226,16 @@ function encodeBF16(values: Float32Array, out: Uint8Array): void {
 }
 
 export const blockTypes: Readonly<Record<GgufType, BlockType>> = {
-  f32: { code: 0, elements: 1, bytes: 4, decode: decodeF32, encode: encodeF32 },
-  f16: { code: 1, elements: 1, bytes: 2, decode: decodeF16, encode: encodeF16 },
-  q4_0: { code: 2, elements: 32, bytes: 18, decode: decodeQ4_0, encode: encodeQ4_0 },
-  q4_1: { code: 3, elements: 32, bytes: 20, decode: decodeQ4_1 },
-  q5_0: { code: 6, elements: 32, bytes: 22, decode: decodeQ5_0 },
-  q8_0: { code: 8, elements: 32, bytes: 34, decode: decodeQ8_0, encode: encodeQ8_0 },
-  q4_k: { code: 12, elements: 256, bytes: 144, decode: decodeK(144, false) },
-  q5_k: { code: 13, elements: 256, bytes: 176, decode: decodeK(176, true) },
-  q6_k: { code: 14, elements: 256, bytes: 210, decode: decodeQ6K },
-  bf16: { code: 30, elements: 1, bytes: 2, decode: decodeBF16, encode: encodeBF16 },
+  f32: { code: 0, elements: 1, bytes: 4, decodeAll: decodeF32, encode: encodeF32 },
+  f16: { code: 1, elements: 1, bytes: 2, decodeAll: decodeF16, encode: encodeF16 },
+  q4_0: { code: 2, elements: 32, bytes: 18, decodeBlock: decodeQ4_0, encode: encodeQ4_0 },
+  q4_1: { code: 3, elements: 32, bytes: 20, decodeBlock: decodeQ4_1 },
+  q5_0: { code: 6, elements: 32, bytes: 22, decodeBlock: decodeQ5_0 },
+  q8_0: { code: 8, elements: 32, bytes: 34, decodeBlock: decodeQ8_0, encode: encodeQ8_0 },
+  q4_k: { code: 12, elements: 256, bytes: 144, decodeBlock: decodeQ4K },
+  q5_k: { code: 13, elements: 256, bytes: 176, decodeBlock: decodeQ5K },
+  q6_k: { code: 14, elements: 256, bytes: 210, decodeBlock: decodeQ6K },
+  bf16: { code: 30, elements: 1, bytes: 2, decodeAll: decodeBF16, encode: encodeBF16 },
 };
 
 /** Types that files may hold and that are not read here, for messages (ggml.h). */
@@ -274,7 +267,10 @@ export const otherTypes: Readonly<Record<number, string>> = {
 /** Blocks as float32. `bytes` must be whole blocks, as many as `elements` fill. */
 export function dequantize(type: GgufType, bytes: Uint8Array, elements: number): Float32Array<ArrayBuffer> {
   const out = new Float32Array(elements);
-  blockTypes[type].decode(bytes, out);
+  const { elements: each, bytes: size, decodeAll, decodeBlock } = blockTypes[type];
+  decodeAll?.(bytes, out);
+  const half = halfTable();
+  if (decodeBlock) for (let at = 0, o = 0; o < elements; at += size, o += each) decodeBlock(bytes, at, out, o, half);
   return out;
 }
 

@@ -136,27 +136,29 @@ const dtypeNames = ["uint16", "uint32", "uint64"] as const; // the dtypes withou
 const call = (f: (args: List, fail: Fail, at: number) => Value): Entry => ({ kind: "call", call: f });
 
 /** All that a pickle may name, as "module name". */
-const globals = new Map<string, Entry>([
-  ["collections OrderedDict", call(makeOrderedDict)],
-  ["torch._utils _rebuild_tensor", call((args, fail, at) => makeTensor(args.slice(0, 4), null, fail, at))],
-  ["torch._utils _rebuild_tensor_v2", call((args, fail, at) => makeTensor(args, null, fail, at))],
-  [
-    "torch._utils _rebuild_tensor_v3",
-    call((args, fail, at) => {
-      const dtype = args[6];
-      if (!(dtype instanceof Global) || dtype.entry.kind !== "dtype") return fail("a tensor's dtype is not a dtype");
-      return makeTensor(args.slice(0, 6), dtype.entry.dtype, fail, at);
-    }),
-  ],
-  ["torch._utils _rebuild_parameter", call(makeParameter)],
-  ["_codecs encode", call(makeBytes)],
-  ["__builtin__ bytes", call(noBytes)],
-  ["builtins bytes", call(noBytes)],
-  ["torch.storage UntypedStorage", { kind: "storage", dtype: null }],
-  ["torch UntypedStorage", { kind: "storage", dtype: null }],
-  ...Object.entries(storageTypes).map(([name, dtype]) => [`torch ${name}`, { kind: "storage", dtype }] as const),
-  ...dtypeNames.map((dtype) => [`torch ${dtype}`, { kind: "dtype", dtype }] as const),
-]);
+const makeGlobals = () =>
+  new Map<string, Entry>([
+    ["collections OrderedDict", call(makeOrderedDict)],
+    ["torch._utils _rebuild_tensor", call((args, fail, at) => makeTensor(args.slice(0, 4), null, fail, at))],
+    ["torch._utils _rebuild_tensor_v2", call((args, fail, at) => makeTensor(args, null, fail, at))],
+    [
+      "torch._utils _rebuild_tensor_v3",
+      call((args, fail, at) => {
+        const dtype = args[6];
+        if (!(dtype instanceof Global) || dtype.entry.kind !== "dtype") return fail("a tensor's dtype is not a dtype");
+        return makeTensor(args.slice(0, 6), dtype.entry.dtype, fail, at);
+      }),
+    ],
+    ["torch._utils _rebuild_parameter", call(makeParameter)],
+    ["_codecs encode", call(makeBytes)],
+    ["__builtin__ bytes", call(noBytes)],
+    ["builtins bytes", call(noBytes)],
+    ["torch.storage UntypedStorage", { kind: "storage", dtype: null }],
+    ["torch UntypedStorage", { kind: "storage", dtype: null }],
+    ...Object.entries(storageTypes).map(([name, dtype]) => [`torch ${name}`, { kind: "storage", dtype }] as const),
+    ...dtypeNames.map((dtype) => [`torch ${dtype}`, { kind: "dtype", dtype }] as const),
+  ]);
+let globals: ReadonlyMap<string, Entry> | undefined; // made when it is needed: bundlers keep what is made at the start
 
 function setItem(map: Map<unknown, Value>, key: Value | undefined, value: Value | undefined, fail: Fail): void {
   if (key !== null && !["boolean", "number", "bigint", "string"].includes(typeof key))
@@ -279,6 +281,7 @@ class Machine {
 
   global(module: Value, name: Value): void {
     const full = `${String(module)} ${String(name)}`;
+    globals ??= makeGlobals();
     const entry = globals.get(full);
     if (typeof module !== "string" || typeof name !== "string" || entry === undefined)
       throw this.error(
@@ -437,7 +440,9 @@ const opcodeList: readonly (readonly [code: number, name: string, carryOut: ((m:
   [0x97, "NEXT_BUFFER", null],
   [0x98, "READONLY_BUFFER", null],
 ];
-const opcodes = new Map(opcodeList.map(([code, name, carryOut]) => [code, { name, carryOut }]));
+type Opcode = (typeof opcodeList)[number];
+let opcodes: ReadonlyMap<number, Opcode> | undefined;
+
 const stop = 0x2e;
 
 const deepest = 100;
@@ -476,6 +481,7 @@ function checkTree(root: Value, cursor: Cursor, at: number): void {
 export function readPickle(cursor: Cursor, storages: Map<string, StorageRef>): Plain<TensorRef> {
   const machine = new Machine(cursor, storages);
   const start = cursor.at;
+  opcodes ??= new Map(opcodeList.map((opcode) => [opcode[0], opcode]));
   for (;;) {
     machine.at = cursor.at;
     const opcode = cursor.u8("the pickle");
@@ -483,11 +489,12 @@ export function readPickle(cursor: Cursor, storages: Map<string, StorageRef>): P
     const known = opcodes.get(opcode);
     if (known === undefined)
       throw machine.error(`0x${opcode.toString(16)} is no opcode of a pickle; the file is damaged, or no pickle`);
-    if (known.carryOut === null)
+    const [, name, carryOut] = known;
+    if (carryOut === null)
       throw machine.error(
-        `the pickle's opcode ${known.name} is not read here; only tensors, parameters, OrderedDict and plain containers are`,
+        `the pickle's opcode ${name} is not read here; only tensors, parameters, OrderedDict and plain containers are`,
       );
-    known.carryOut(machine);
+    carryOut(machine);
   }
   if (machine.marks.length > 0 || machine.stack.length !== 1) machine.fail("the pickle ends, but not with one value");
   const value = machine.pop();
