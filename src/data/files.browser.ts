@@ -129,13 +129,18 @@ export async function ensureFolder(path: string): Promise<void> {
   }
 }
 
-/** Opens a file to read it in order. Throws FileError. */
-export async function openPath(path: string): Promise<Reader> {
+/** A file's bytes as they are now, to read parts of them. Throws FileError. */
+export async function blobAt(path: string): Promise<Blob> {
   try {
-    return blobReader(await (await fileAt(path)).getFile(), path);
+    return await (await fileAt(path)).getFile();
   } catch (error) {
     throw fileError("read", path, error);
   }
+}
+
+/** Opens a file to read it in order. Throws FileError. */
+export async function openPath(path: string): Promise<Reader> {
+  return blobReader(await blobAt(path), path);
 }
 
 async function* pieces(chunks: Chunks): AsyncGenerator<Uint8Array> {
