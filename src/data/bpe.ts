@@ -13,6 +13,7 @@ import {
   type TokenizerJson,
   tokenizerJson,
   tokensById,
+  vocabEntries,
 } from "./tokenizer-json.ts";
 
 // Unicode's White_Space, which is what \s means in the regular expressions of Python and Rust (JavaScript's lacks
@@ -27,7 +28,11 @@ const byteCharacters: readonly string[] = (() => {
     (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174 ? String.fromCharCode(b) : String.fromCharCode(next++),
   );
 })();
-const characterBytes = new Map(byteCharacters.map((c, b) => [c, b]));
+/** The byte of each such character, by its code; −1 for the codes in between. */
+const characterBytes = new Int16Array(0x200).fill(-1);
+byteCharacters.forEach((c, b) => {
+  characterBytes[c.charCodeAt(0)] = b;
+});
 
 const utf8 = new TextEncoder();
 
@@ -48,7 +53,25 @@ interface BpeParts {
   readonly addPrefixSpace: boolean;
 }
 
+/** What a tokenizer is made of, in a few flat pieces: so it travels between threads, and is put together without being checked again. */
+export interface BpePieces {
+  /** The tokens by id, one after the other, and the length of each. */
+  readonly text: string;
+  readonly lengths: Int32Array;
+  /** The two ids of each merge, by rank, and that of their union. */
+  readonly merges: Int32Array;
+  readonly results: Int32Array;
+  readonly added: readonly AddedToken[];
+  readonly addPrefixSpace: boolean;
+}
+
 const maxCachedWords = 1 << 18;
+
+/** The two sides of a text's only space (split is slower, and there may be 100,000 merges). */
+function halves(text: string): readonly string[] {
+  const at = text.indexOf(" ");
+  return at < 0 || text.includes(" ", at + 1) ? [] : [text.slice(0, at), text.slice(at + 1)];
+}
 
 export class ByteLevelBpe implements Tokenizer {
   readonly kind = "byte-level-bpe";
@@ -62,7 +85,8 @@ export class ByteLevelBpe implements Tokenizer {
   readonly #pattern = new RegExp(gpt2Pattern, "gu"); // its lastIndex is set before each use
   readonly #special: RegExp | null;
 
-  private constructor(parts: BpeParts, file: string) {
+  /** `results`: the ids of the merges' unions, by rank, where they are known. */
+  private constructor(parts: BpeParts, file: string, results?: Int32Array) {
     const { tokens, merges, added } = parts;
     this.#parts = parts;
     this.#ids = new Map(tokens.map((token, id) => [token, id]));
@@ -77,27 +101,57 @@ export class ByteLevelBpe implements Tokenizer {
     }
     this.#bytes = tokens.map((token) => {
       if (special.has(token)) return utf8.encode(token);
-      return Uint8Array.from(token, (c) => {
-        const b = characterBytes.get(c);
-        if (b === undefined)
-          throw new TokenizerError(`${file}: token ${JSON.stringify(token)} is not in byte-level spelling`);
-        return b;
-      });
+      const bytes = new Uint8Array(token.length);
+      for (let i = 0; i < token.length; i++) {
+        const b = characterBytes[token.charCodeAt(i)] ?? -1;
+        if (b < 0) throw new TokenizerError(`${file}: token ${JSON.stringify(token)} is not in byte-level spelling`);
+        bytes[i] = b;
+      }
+      return bytes;
     });
-    this.#results = Int32Array.from(merges, ([a, b], rank) => {
-      const id = this.#ids.get(tokens[a] + tokens[b]);
-      if (id === undefined)
-        throw new TokenizerError(
-          `${file}: merge ${rank} makes ${JSON.stringify(tokens[a] + tokens[b])}, which is not in the vocabulary`,
-        );
+    this.#results = results ?? this.#unions(file);
+    merges.forEach(([a, b], rank) => {
       this.#ranks.set(pairKey(a, b), rank);
-      return id;
     });
     // The longest first: of two special tokens at one place the longer wins.
     const escaped = [...special]
       .sort((a, b) => b.length - a.length)
       .map((t) => t.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&"));
     this.#special = escaped.length === 0 ? null : new RegExp(escaped.join("|"), "gu");
+  }
+
+  #unions(file: string): Int32Array {
+    const { tokens, merges } = this.#parts;
+    return Int32Array.from(merges, ([a, b], rank) => {
+      const id = this.#ids.get(tokens[a] + tokens[b]);
+      if (id === undefined)
+        throw new TokenizerError(
+          `${file}: merge ${rank} makes ${JSON.stringify(tokens[a] + tokens[b])}, which is not in the vocabulary`,
+        );
+      return id;
+    });
+  }
+
+  /** For another thread, whose `fromPieces` gives this tokenizer again. */
+  pieces(): BpePieces {
+    const { tokens, merges, added, addPrefixSpace } = this.#parts;
+    const lengths = Int32Array.from(tokens, (token) => token.length);
+    const pairs = new Int32Array(2 * merges.length);
+    merges.forEach((pair, rank) => {
+      pairs.set(pair, 2 * rank);
+    });
+    return { text: tokens.join(""), lengths, merges: pairs, results: this.#results.slice(), added, addPrefixSpace };
+  }
+
+  static fromPieces({ text, lengths, merges: pairs, results, added, addPrefixSpace }: BpePieces): ByteLevelBpe {
+    const tokens: string[] = [];
+    let at = 0;
+    for (const length of lengths) {
+      tokens.push(text.slice(at, at + length));
+      at += length;
+    }
+    const merges = Array.from(results, (_, rank): [number, number] => [pairs[2 * rank], pairs[2 * rank + 1]]);
+    return new ByteLevelBpe({ tokens, merges, added, addPrefixSpace }, "tokenizer", results);
   }
 
   /** Trains on texts. Ties are broken by id, so that the same texts give the same tokenizer. Throws TokenizerError. */
@@ -168,18 +222,20 @@ export class ByteLevelBpe implements Tokenizer {
     for (const [has, what] of refused)
       if (has) throw new TokenizerError(`${file}: a byte-level BPE with ${what} is not supported`);
 
-    const vocab: Record<string, number> = Object.assign(Object.create(null), model.vocab);
+    const entries = vocabEntries(model.vocab, file);
+    const ids = new Map(entries);
     for (const { content, id } of json.added_tokens ?? []) {
-      if (vocab[content] !== undefined && vocab[content] !== id)
-        throw new TokenizerError(
-          `${file}: the added token ${JSON.stringify(content)} has two ids, ${vocab[content]} and ${id}`,
-        );
-      vocab[content] = id;
+      const known = ids.get(content);
+      if (known !== undefined && known !== id)
+        throw new TokenizerError(`${file}: the added token ${JSON.stringify(content)} has two ids, ${known} and ${id}`);
+      if (known === undefined) entries.push([content, id]);
+      ids.set(content, id);
     }
-    const tokens = tokensById(vocab, file);
+    const tokens = tokensById(entries, file);
     const merges = (model.merges ?? []).map((merge, rank): [number, number] => {
-      const pair = typeof merge === "string" ? merge.split(" ") : merge;
-      const [a, b] = pair.map((token) => vocab[token]);
+      const pair = typeof merge === "string" ? halves(merge) : merge;
+      const a = ids.get(pair[0]);
+      const b = ids.get(pair[1]);
       if (pair.length !== 2 || a === undefined || b === undefined)
         throw new TokenizerError(
           `${file}: merge ${rank}, ${JSON.stringify(merge)}, is not a pair of tokens of the vocabulary`,

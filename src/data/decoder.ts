@@ -5,8 +5,8 @@
 import { loadIdxClassification, readIdx } from "./idx.ts";
 import type { ReadOptions, Source } from "./source.ts";
 import { readSplitText, type TextCorpusOptions } from "./text.ts";
-import { encodeWith, type TokenizerKind, trainedJSON } from "./tokenize.ts";
-import type { TokenizerJson } from "./tokenizer.ts";
+import { encodeWith, type TokenizerKind, trainOn } from "./tokenize.ts";
+import { loadTokenizer, type SentTokenizer, sent } from "./tokenizer.ts";
 
 export interface Request {
   readonly id: number;
@@ -37,8 +37,9 @@ const tasks: Readonly<Record<string, (options: ReadOptions, ...values: never[]) 
   loadIdxClassification: (options, from: string | readonly Source[]) => loadIdxClassification(from, options),
   readSplitText: (options, sources: readonly Source[], how: TextCorpusOptions) =>
     readSplitText(sources, { ...how, ...options }),
-  encodeWith: (_, json: TokenizerJson, text: string) => encodeWith(json, text),
-  trainedJSON: (_, text: string, how: TokenizerKind) => trainedJSON(text, how),
+  sentTokenizer: async (options, source: Source) => sent(await loadTokenizer(source, options)),
+  encodeWith: (_, tokenizer: SentTokenizer, text: string) => encodeWith(tokenizer, text),
+  trainOn: (_, text: string, how: TokenizerKind) => trainOn(text, how),
 };
 
 /** The memory of a result's arrays, which moves instead of being copied. */

@@ -56,6 +56,7 @@ const explanations: Readonly<Record<string, readonly [code: string, what: string
   SecurityError: ["EACCES", "the browser allows no files here", "leave private mode, or the sandboxed frame"],
   NotAllowedError: ["EACCES", "the browser allows no files here", "leave private mode, or the sandboxed frame"],
   NotReadableError: ["EIO", "the file can't be read, or has changed since it was chosen", "choose it again"],
+  AbortError: ["EIO", "the browser has given the writing up", "check that there is room on the disk, and try again"],
   InvalidStateError: ["EIO", "the file has changed or gone meanwhile", "try again"],
 };
 
@@ -128,13 +129,18 @@ export async function ensureFolder(path: string): Promise<void> {
   }
 }
 
-/** Opens a file to read it in order. Throws FileError. */
-export async function openPath(path: string): Promise<Reader> {
+/** A file's bytes as they are now, to read parts of them. Throws FileError. */
+export async function blobAt(path: string): Promise<Blob> {
   try {
-    return blobReader(await (await fileAt(path)).getFile(), path);
+    return await (await fileAt(path)).getFile();
   } catch (error) {
     throw fileError("read", path, error);
   }
+}
+
+/** Opens a file to read it in order. Throws FileError. */
+export async function openPath(path: string): Promise<Reader> {
+  return blobReader(await blobAt(path), path);
 }
 
 async function* pieces(chunks: Chunks): AsyncGenerator<Uint8Array> {
@@ -144,7 +150,9 @@ async function* pieces(chunks: Chunks): AsyncGenerator<Uint8Array> {
   else for await (const chunk of chunks) yield typeof chunk === "string" ? encoder.encode(chunk) : chunk;
 }
 
-const pieceBytes = 4 << 20; // so that a page's other work has its turn between two
+// A page's other work has its turn between two pieces. When the quota is used up Chromium says so of pieces of up to a MiB; of larger
+// ones, and of blobs, at times only that a pipe broke (an AbortError).
+const pieceBytes = 1 << 20;
 
 /** What is wrong with the quota, in numbers. */
 async function quotaError(path: string, asked: number, error: unknown): Promise<FileError> {

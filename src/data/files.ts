@@ -105,15 +105,7 @@ export async function openPath(path: string): Promise<Reader> {
     name: path,
     size,
     expected: size,
-    fill: async (out) => {
-      let at = 0;
-      while (at < out.length) {
-        const { bytesRead } = await handle.read(out, at, Math.min(out.length - at, 1 << 30), null);
-        if (bytesRead === 0) break;
-        at += bytesRead;
-      }
-      return at;
-    },
+    read: async (out) => (await handle.read(out, 0, Math.min(out.length, 1 << 30), null)).bytesRead,
     close: () => handle.close(),
   };
 }

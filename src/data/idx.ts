@@ -208,7 +208,7 @@ function checked({ file, array: images }: NamedArray, { file: where, array: labe
 }
 
 /** IDX in memory, of the array's own type: for making test files and for sharing a set with other tools. */
-export function formatIdx({ dtype, shape, data }: IdxArray): Uint8Array {
+export function formatIdx({ dtype, shape, data }: IdxArray): Uint8Array<ArrayBuffer> {
   const entry = Object.entries(types).find(([, type]) => type.dtype === dtype);
   if (entry === undefined) throw new IdxError(`IDX has no type ${dtype}`);
   const [code, { bytes }] = entry;

@@ -15,8 +15,11 @@ export const basename = (path: string): string => path.replace(/\/+$/, "").split
 export function dirname(path: string): string {
   const trimmed = path.replace(/\/+$/, "");
   const at = trimmed.lastIndexOf("/");
-  return at > 0 ? trimmed.slice(0, at) : at === 0 ? "/" : ".";
+  return at > 0 ? trimmed.slice(0, at) : path.startsWith("/") ? "/" : ".";
 }
 
 /** The ending with its dot; "" for none, and for names that begin with their only dot. */
-export const extname = (path: string): string => /[^/](\.[^./]*)$/.exec(basename(path))?.[1] ?? "";
+export function extname(path: string): string {
+  const name = basename(path);
+  return name === ".." ? "" : (/[^/](\.[^./]*)$/.exec(name)?.[1] ?? "");
+}

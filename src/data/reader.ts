@@ -10,8 +10,8 @@ export interface Reader {
   readonly size: number | null;
   /** What a progress is measured against: the size, or what a server claims of it. */
   readonly expected: number | null;
-  /** Reads on until `out` is full or there is no more; gives how many bytes were read. */
-  fill(out: Uint8Array): Promise<number>;
+  /** Reads on into `out`, at least a byte of it; gives how many bytes were read, 0 at the end. */
+  read(out: Uint8Array): Promise<number>;
   close(): Promise<void>;
 }
 
@@ -22,7 +22,7 @@ export function bytesReader(bytes: Uint8Array, name: string): Reader {
     name,
     size: bytes.length,
     expected: bytes.length,
-    fill: async (out) => {
+    read: async (out) => {
       const part = bytes.subarray(at, at + out.length);
       out.set(part);
       at += part.length;
@@ -39,7 +39,7 @@ export function blobReader(blob: Blob, name: string): Reader {
     name,
     size: blob.size,
     expected: blob.size,
-    fill: async (out) => {
+    read: async (out) => {
       const part = new Uint8Array(await blob.slice(at, at + out.length).arrayBuffer());
       out.set(part);
       at += part.length;

@@ -84,35 +84,30 @@ async function openAddress(address: string, signal: AbortSignal | undefined): Pr
   const claimed = response.headers.get("content-encoding") ? null : response.headers.get("content-length");
   const expected = claimed === null ? null : Number(claimed);
   const body = response.body?.getReader();
-  let rest = new Uint8Array(0);
+  let rest: Uint8Array = new Uint8Array(0);
   let loaded = 0;
   return {
     name,
     size: null,
     expected,
-    fill: async (out) => {
-      let at = 0;
-      while (at < out.length) {
-        if (rest.length === 0) {
-          let next: { done: boolean; value?: Uint8Array } | undefined;
-          try {
-            next = await body?.read();
-          } catch (error) {
-            signal?.throwIfAborted();
-            const of = expected === null ? "" : ` of ${expected}`;
-            throw networkError(name, `the connection ended after ${loaded}${of} bytes`, error);
-          }
-          if (next === undefined || next.done || next.value === undefined) break;
-          rest = next.value as Uint8Array<ArrayBuffer>;
-          loaded += rest.length;
-          continue;
+    read: async (out) => {
+      while (rest.length === 0) {
+        let next: { done: boolean; value?: Uint8Array } | undefined;
+        try {
+          next = await body?.read();
+        } catch (error) {
+          signal?.throwIfAborted();
+          const of = expected === null ? "" : ` of ${expected}`;
+          throw networkError(name, `the connection ended after ${loaded}${of} bytes`, error);
         }
-        const part = rest.subarray(0, out.length - at);
-        out.set(part, at);
-        at += part.length;
-        rest = rest.subarray(part.length);
+        if (next?.value === undefined) return 0;
+        rest = next.value;
+        loaded += rest.length;
       }
-      return at;
+      const part = rest.subarray(0, out.length);
+      out.set(part);
+      rest = rest.subarray(part.length);
+      return part.length;
     },
     close: async () => {
       await body?.cancel().catch(() => {});
@@ -120,39 +115,37 @@ async function openAddress(address: string, signal: AbortSignal | undefined): Pr
   };
 }
 
-/** Tells of progress and looks at the signal, piece by piece; makes errors ours. */
-function watched(reader: Reader, path: string | null, { onProgress, signal }: ReadOptions): Reader {
+/** An open source. */
+export interface OpenSource extends Omit<Reader, "read"> {
+  /** Reads on until `out` is full or there is no more; gives how many bytes were read. */
+  fill(out: Uint8Array): Promise<number>;
+}
+
+/** Reads until it has what it wants; tells of progress and looks at the signal in between; makes errors ours. */
+function watched(reader: Reader, path: string | null, { onProgress, signal }: ReadOptions): OpenSource {
+  const { name, size, expected } = reader;
   let loaded = 0;
-  const tell = (): void => {
-    const { expected } = reader;
-    onProgress?.(loaded, expected !== null && loaded <= expected ? expected : null);
-  };
+  const tell = (): void => onProgress?.(loaded, expected !== null && loaded <= expected ? expected : null);
   tell();
-  return {
-    ...reader,
-    fill: async (out) => {
-      // a few bytes more often than a large file's pieces, so that progress is seen on slow lines
-      const piece = reader.size === null ? 64 << 10 : pieceBytes;
-      for (let at = 0; at < out.length; ) {
-        signal?.throwIfAborted();
-        let read: number;
-        try {
-          read = await reader.fill(out.subarray(at, at + piece));
-        } catch (error) {
-          throw path === null ? error : fileError("read", path, error);
-        }
-        at += read;
-        loaded += read;
-        if (read > 0) tell();
-        if (read < Math.min(piece, out.length - at + read)) return at;
-      }
-      return out.length;
-    },
+  const fill = async (out: Uint8Array): Promise<number> => {
+    let at = 0;
+    while (at < out.length) {
+      signal?.throwIfAborted();
+      const read = await reader.read(out.subarray(at, at + pieceBytes)).catch((error) => {
+        throw path === null ? error : fileError("read", path, error);
+      });
+      if (read === 0) break;
+      at += read;
+      loaded += read;
+      tell();
+    }
+    return at;
   };
+  return { name, size, expected, fill, close: () => reader.close() };
 }
 
 /** Opens a source to read it in order; whoever opens it closes it. Throws FileError, or the signal's reason. */
-export async function openSource(source: Source, options: ReadOptions = {}): Promise<Reader> {
+export async function openSource(source: Source, options: ReadOptions = {}): Promise<OpenSource> {
   options.signal?.throwIfAborted();
   if (source instanceof Uint8Array) return watched(bytesReader(source, sourceName(source)), null, options);
   if (source instanceof Blob) {
@@ -165,14 +158,14 @@ export async function openSource(source: Source, options: ReadOptions = {}): Pro
 }
 
 /** `length` bytes of a reader; fewer where it ends. */
-export async function take(reader: Reader, length: number): Promise<Uint8Array<ArrayBuffer>> {
+export async function take(reader: OpenSource, length: number): Promise<Uint8Array<ArrayBuffer>> {
   const out = new Uint8Array(length);
   const read = await reader.fill(out);
   return read === length ? out : out.slice(0, read);
 }
 
 /** All that a reader has left; `expected` bytes, it seems. */
-async function takeAll(reader: Reader): Promise<Uint8Array> {
+async function takeAll(reader: OpenSource): Promise<Uint8Array> {
   let out = new Uint8Array(Math.max(reader.expected ?? 0, 0));
   let at = await reader.fill(out);
   if (reader.size !== null && at < out.length) return out.slice(0, at);

@@ -4,7 +4,7 @@
  */
 import { type BpeTrainingOptions, ByteLevelBpe } from "./bpe.ts";
 import { elsewhere } from "./elsewhere.ts";
-import { CharTokenizer, type Tokenizer, type TokenizerJson, tokenizerFromJSON } from "./tokenizer.ts";
+import { CharTokenizer, received, type SentTokenizer, sent, type Tokenizer } from "./tokenizer.ts";
 
 /** The ids of a large text, as `tokenizer.encode(text)` gives them. Throws TokenizerError, or the signal's reason. */
 export async function encodeText(
@@ -12,13 +12,13 @@ export async function encodeText(
   text: string,
   options: { readonly signal?: AbortSignal } = {},
 ): Promise<Int32Array> {
-  if (elsewhere) return elsewhere("encodeWith", [tokenizer.toJSON(), text], options);
+  if (elsewhere) return elsewhere("encodeWith", [sent(tokenizer), text], options);
   options.signal?.throwIfAborted();
   return tokenizer.encode(text);
 }
 
 /** What `encodeText` asks of the worker. */
-export const encodeWith = (json: TokenizerJson, text: string): Int32Array => tokenizerFromJSON(json).encode(text);
+export const encodeWith = (tokenizer: SentTokenizer, text: string): Int32Array => received(tokenizer).encode(text);
 
 export type TokenizerKind =
   | { readonly kind: "characters"; readonly unk?: string }
@@ -30,11 +30,11 @@ export async function trainTokenizer(
   how: TokenizerKind,
   options: { readonly signal?: AbortSignal } = {},
 ): Promise<Tokenizer> {
-  if (elsewhere) return tokenizerFromJSON(await elsewhere("trainedJSON", [text, how], options));
+  if (elsewhere) return received(await elsewhere("trainOn", [text, how], options));
   options.signal?.throwIfAborted();
   return how.kind === "characters" ? CharTokenizer.fromText(text, how) : ByteLevelBpe.train(text, how);
 }
 
 /** What `trainTokenizer` asks of the worker. */
-export const trainedJSON = async (text: string, how: TokenizerKind): Promise<TokenizerJson> =>
-  (await trainTokenizer(text, how)).toJSON();
+export const trainOn = async (text: string, how: TokenizerKind): Promise<SentTokenizer> =>
+  sent(await trainTokenizer(text, how));

@@ -95,10 +95,14 @@ export function tokenizerJson(parts: {
   };
 }
 
-/** The tokens of a vocabulary by id. Throws TokenizerError unless the ids are 0 … n − 1, each once. */
-export function tokensById(vocab: unknown, file: string): string[] {
+/** Tokens and their ids, as the file has them. Throws TokenizerError where there are none. */
+export function vocabEntries(vocab: unknown, file: string): [token: string, id: number][] {
   if (typeof vocab !== "object" || vocab === null) throw new TokenizerError(`${file}: model.vocab is missing`);
-  const entries = Object.entries(vocab);
+  return Object.entries(vocab);
+}
+
+/** The tokens of a vocabulary by id. Throws TokenizerError unless the ids are 0 … n − 1, each once. */
+export function tokensById(entries: readonly (readonly [token: string, id: number])[], file: string): string[] {
   const tokens = new Array<string | undefined>(entries.length);
   for (const [token, id] of entries) {
     if (!Number.isInteger(id) || id < 0 || id >= entries.length || tokens[id] !== undefined)

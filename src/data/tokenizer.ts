@@ -2,7 +2,8 @@
  * The tokenizers' front door: the character tokenizer, and loading of whichever tokenizer a `tokenizer.json` holds.
  * The byte-level BPE is in `bpe.ts`.
  */
-import { ByteLevelBpe } from "./bpe.ts";
+import { type BpePieces, ByteLevelBpe } from "./bpe.ts";
+import { elsewhere } from "./elsewhere.ts";
 import { isFolder } from "./files.ts";
 import { join } from "./path.ts";
 import { pathOf, type ReadOptions, readBytes, type Source, sourceName } from "./source.ts";
@@ -13,6 +14,7 @@ import {
   type TokenizerJson,
   tokenizerJson,
   tokensById,
+  vocabEntries,
 } from "./tokenizer-json.ts";
 
 export { type BpeTrainingOptions, ByteLevelBpe } from "./bpe.ts";
@@ -69,7 +71,7 @@ export class CharTokenizer implements Tokenizer {
       throw new TokenizerError(
         `${file}: a character tokenizer with a normalizer, added tokens, byte fallback or fused unknowns is not supported`,
       );
-    return new CharTokenizer(tokensById(json.model.vocab, file), json.model.unk_token ?? null);
+    return new CharTokenizer(tokensById(vocabEntries(json.model.vocab, file), file), json.model.unk_token ?? null);
   }
 
   get vocabSize(): number {
@@ -135,11 +137,21 @@ const kinds: readonly {
   fromJSON(json: TokenizerJson, file: string): Tokenizer;
 }[] = [CharTokenizer, ByteLevelBpe];
 
+/** A tokenizer on its way between threads. */
+export type SentTokenizer = { readonly pieces: BpePieces } | { readonly json: TokenizerJson };
+
+export const sent = (tokenizer: Tokenizer): SentTokenizer =>
+  tokenizer instanceof ByteLevelBpe ? { pieces: tokenizer.pieces() } : { json: tokenizer.toJSON() };
+
+export const received = (from: SentTokenizer): Tokenizer =>
+  "pieces" in from ? ByteLevelBpe.fromPieces(from.pieces) : tokenizerFromJSON(from.json);
+
 /**
- * Loads a `tokenizer.json`, given itself or by its folder. Throws FileError, or TokenizerError if it is damaged or of a
+ * Loads a `tokenizer.json`, given itself or by its folder; on a page a worker reads and checks it. Throws FileError, or TokenizerError if it is damaged or of a
  * kind that is not supported (anything but byte-level BPE with GPT-2's splitting, and characters).
  */
 export async function loadTokenizer(source: Source, options: ReadOptions = {}): Promise<Tokenizer> {
+  if (elsewhere) return received(await elsewhere("sentTokenizer", [source], options));
   const path = pathOf(source);
   const place = path !== null && (await isFolder(path)) ? join(path, "tokenizer.json") : source;
   const file = sourceName(place);

@@ -281,7 +281,10 @@ export function safetensorsChunks(
 }
 
 /** Safetensors in memory. Throws SafetensorsError where dtype, shape and bytes do not fit together. */
-export function formatSafetensors(tensors: SafetensorsInput, metadata?: Readonly<Record<string, string>>): Uint8Array {
+export function formatSafetensors(
+  tensors: SafetensorsInput,
+  metadata?: Readonly<Record<string, string>>,
+): Uint8Array<ArrayBuffer> {
   const chunks = layOut(tensors, metadata, "safetensors");
   const out = new Uint8Array(chunks.reduce((n, c) => n + c.length, 0));
   let at = 0;

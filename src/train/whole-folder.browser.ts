@@ -12,7 +12,7 @@ import {
   writeFileAtomic,
 } from "../data/files.browser.ts";
 import { join } from "../data/path.browser.ts";
-import { take } from "../data/source.ts";
+import { openSource, take } from "../data/source.ts";
 import type { AddFile } from "./whole-folder.ts";
 
 const namesIn = (path: string): Promise<string[]> => listFolder(path).catch(() => []);
@@ -35,9 +35,9 @@ export async function discard(path: string, mark: string): Promise<void> {
 }
 
 async function* contents(path: string): AsyncGenerator<Uint8Array> {
-  const reader = await openPath(path);
+  const source = await openSource(path);
   for (;;) {
-    const piece = await take(reader, 4 << 20);
+    const piece = await take(source, 4 << 20);
     if (piece.length === 0) return;
     yield piece;
   }

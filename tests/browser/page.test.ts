@@ -3,7 +3,7 @@
  * with threads and without, and on WebGPU.
  */
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -92,4 +92,28 @@ test("a page trains on WebGPU what Node trains on wasm, up to rounding", { skip 
   assert.deepEqual(there.keys, here.keys);
   for (const [i, loss] of here.losses.entries())
     assert.ok(Math.abs(there.losses[i] - loss) < 1e-4, `${there.losses} ${here.losses}`);
+});
+
+test("the guide's program runs on a page", { skip }, async () => {
+  const guide = readFileSync(new URL("../../docs/guide-browser.md", import.meta.url), "utf8");
+  const [, program] = /```ts\n([\s\S]*?)```/.exec(guide) as RegExpExecArray;
+  const content = program.replaceAll('"nabla"', '"/index.js"').replace('setDevice("webgpu")', 'setDevice("wasm")');
+  const { server, address } = await serveFolder(room);
+  const browser = await launchChromium();
+  try {
+    const page = await browser.newPage();
+    await page.goto(address);
+    const said = page.waitForEvent("console");
+    const failed = page.waitForEvent("pageerror").then((error) => Promise.reject(error));
+    await page.addScriptTag({ type: "module", content });
+    const [device, values] = await Promise.all(
+      (await Promise.race([said, failed])).args().map((arg) => arg.jsonValue()),
+    );
+    assert.equal(device, "wasm");
+    const wrong = (values as number[][]).filter(([y], i) => Math.abs(y - [0, 1, 1, 0][i]) > 0.3);
+    assert.deepEqual(wrong, [], JSON.stringify(values));
+  } finally {
+    await browser.close();
+    server.close();
+  }
 });

@@ -169,6 +169,21 @@ describe("tokenizers", () => {
       assert.equal(a.tokenId(" three"), a.encode(" three")[0]);
     });
 
+    test("what travels between threads is put together to the same tokenizer", () => {
+      const again = ByteLevelBpe.fromPieces(structuredClone(hf.pieces()));
+      assert.equal(JSON.stringify(again), JSON.stringify(hf));
+      for (const { text, ids } of parity.cases) assert.deepEqual([...again.encode(text)], ids);
+    });
+
+    test("a merge that is not two tokens is refused", () => {
+      const { model, ...rest } = hf.toJSON();
+      for (const merge of ["ab", "a b c", "a\u0000 b", ["a"], ["a", "b", "c"]])
+        assert.throws(
+          () => ByteLevelBpe.fromJSON({ ...rest, model: { ...model, merges: [merge as string] } }),
+          /merge 0, .* is not a pair of tokens of the vocabulary/,
+        );
+    });
+
     test("special tokens are one id and never merged into", () => {
       const id = hf.tokenId("<|endoftext|>")!;
       assert.deepEqual([...hf.encode("<|endoftext|>a<|endoftext|>")], [id, ...hf.encode("a"), id]);
