@@ -1,6 +1,6 @@
 /**
  * Models from checkpoints in Hugging Face's layout: a folder with `config.json` and `model.safetensors`, or shards with
- * `model.safetensors.index.json`. `config.json` names the architecture, the tasks' tables say how it is built; every tensor of the
+ * `model.safetensors.index.json`; or from GGUF files (gguf.ts). `config.json` names the architecture, the tasks' tables say how it is built; every tensor of the
  * model must be in the checkpoint and every tensor of the checkpoint in the model.
  */
 import type { DType } from "../core/dtype.ts";
@@ -12,11 +12,12 @@ import { load } from "../formats/index.ts";
 import { type FactoryOptions, type Module, type StateDict, withDeferredInit } from "../nn/index.ts";
 import { type Architecture, architectures, type BuildOptions, type Task, type Tasks } from "./architectures.ts";
 import { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
+import { readGgufModel } from "./gguf.ts";
 
 export interface PretrainedOptions<T extends Task = "generation"> extends ReadOptions {
   /** Default: "generation". */
   readonly task?: T;
-  /** Of the parameters. Default: that of the checkpoint's first floating tensor. */
+  /** Of the parameters. Default: that of the checkpoint's largest floating tensor. */
   readonly dtype?: DType;
   /** Default: the default device. */
   readonly device?: string;
@@ -120,6 +121,12 @@ function architectureOf(config: ConfigReader, task: Task): Architecture<Module> 
   );
 }
 
+/** The dtype of the largest floating tensor: norms may be stored more precisely than matrices. */
+function storedDType(tensors: Readonly<StateDict>): DType {
+  const floating = Object.values(tensors).filter((x) => isFloat(x.dtype));
+  return floating.length ? floating.reduce((a, b) => (b.size > a.size ? b : a)).dtype : "float32";
+}
+
 /**
  * A model from a parsed configuration and its tensors, which it takes over. For checkpoints that come from elsewhere than a folder; see
  * `fromPretrained` for the rest.
@@ -133,8 +140,7 @@ export function modelFrom<T extends Task = "generation">(
   const { task = "generation", device, numLabels } = options;
   const architecture = architectureOf(reader, task);
   const adapted = architecture.adapt(tensors, reader);
-  const stored = Object.values(adapted).find((x) => isFloat(x.dtype))?.dtype;
-  const dtype = options.dtype ?? stored ?? "float32";
+  const dtype = options.dtype ?? storedDType(adapted);
   if (!isFloat(dtype)) throw new PretrainedError(`${reader.source}: a model's dtype must be floating, not ${dtype}`);
   const where: FactoryOptions = { dtype, ...(device === undefined ? {} : { device }) };
   const build: BuildOptions = { numLabels: numLabels ?? reader.labels(), has: (key) => key in adapted };
@@ -180,21 +186,22 @@ function fill(
 }
 
 /**
- * Loads a model from a folder in Hugging Face's layout, in evaluation mode. Throws FileError where a file can't be read,
- * SafetensorsError where one is damaged, and PretrainedError where the architecture is unknown or configuration and tensors
- * do not fit, naming them.
+ * Loads a model from a folder in Hugging Face's layout, or a decoder from a GGUF file (a path that ends so), in evaluation mode. Throws
+ * FileError where a file can't be read, SafetensorsError or FormatError where one is damaged, and PretrainedError where the
+ * architecture is unknown or configuration and tensors do not fit, naming them.
  */
 export async function fromPretrained<T extends Task = "generation">(
-  folder: string,
+  path: string,
   options: PretrainedOptions<T> = {},
 ): Promise<Tasks[T]> {
   const { onProgress, signal, ...rest } = options;
-  const config = await readConfig(folder);
+  const device = options.device === undefined ? {} : { device: options.device };
+  if (/\.gguf$/i.test(path)) {
+    const { config, tensors, source } = await readGgufModel(path, device);
+    return modelFrom(new ConfigReader(config, source), tensors, rest);
+  }
+  const config = await readConfig(path);
   architectureOf(config, options.task ?? "generation"); // before gigabytes are read
-  const tensors = await readCheckpoint(folder, {
-    ...(onProgress ? { onProgress } : {}),
-    ...(signal ? { signal } : {}),
-    ...(options.device === undefined ? {} : { device: options.device }),
-  });
-  return modelFrom(config, tensors, rest);
+  const reading = { ...(onProgress ? { onProgress } : {}), ...(signal ? { signal } : {}) };
+  return modelFrom(config, await readCheckpoint(path, { ...reading, ...device }), rest);
 }

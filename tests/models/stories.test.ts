@@ -1,4 +1,4 @@
-/** A real pretrained model, Karpathy's stories260K (grouped-query attention, tied embeddings), from llama2.c's own file. */
+/** A real pretrained model, Karpathy's stories260K (grouped-query attention, tied embeddings), from llama2.c's own file and from GGUF. */
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { setDevice } from "../../src/execution/index.ts";
 import { generate } from "../../src/generate/index.ts";
-import { modelFrom } from "../../src/models/index.ts";
+import { modelFrom, readGgufModel } from "../../src/models/index.ts";
 import type { StateDict } from "../../src/nn/index.ts";
 import { noGrad, type Tensor, tensor } from "../../src/tensor/index.ts";
 import { assertClose } from "../support/fixtures.ts";
@@ -60,15 +60,19 @@ function readLlama2c(path: string) {
   return { config, tensors: out };
 }
 
-test("stories260K gives the 200 greedy tokens that llama2.c gives", {
-  skip: !existsSync(folder) && "no test data here (NABLA_TEST_DATA)",
-}, async () => {
-  setDevice("cpu");
-  const expected = JSON.parse(readFileSync(join(folder, "greedy_ids_200.json"), "utf8"));
-  const { config, tensors } = readLlama2c(join(folder, "stories260K.bin"));
-  const model = modelFrom(config, tensors);
-  const logits = await noGrad(() => model.forward(tensor([[1]], { dtype: "int32" }))).data();
-  assertClose("the first logits", logits.slice(0, 8), expected.first_step_logits_first8, { rtol: 1e-4, atol: 1e-5 });
-  const beginning = 1;
-  assert.deepEqual(await generate(model, [beginning], { maxNewTokens: 200, temperature: 0 }), expected.ids);
-});
+for (const [name, read] of [
+  ["llama2.c's file", async () => readLlama2c(join(folder, "stories260K.bin"))],
+  ["GGUF", () => readGgufModel(join(folder, "stories260K.gguf"))],
+] as const)
+  test(`stories260K from ${name} gives the 200 greedy tokens that llama2.c gives`, {
+    skip: !existsSync(folder) && "no test data here (NABLA_TEST_DATA)",
+  }, async () => {
+    setDevice("cpu");
+    const expected = JSON.parse(readFileSync(join(folder, "greedy_ids_200.json"), "utf8"));
+    const { config, tensors } = await read();
+    const model = modelFrom(config, tensors);
+    const logits = await noGrad(() => model.forward(tensor([[1]], { dtype: "int32" }))).data();
+    assertClose("the first logits", logits.slice(0, 8), expected.first_step_logits_first8, { rtol: 1e-4, atol: 1e-5 });
+    const beginning = 1;
+    assert.deepEqual(await generate(model, [beginning], { maxNewTokens: 200, temperature: 0 }), expected.ids);
+  });
