@@ -64,6 +64,16 @@ for (const backend of await backendsUnderTest()) {
         assert.deepEqual(tokens, expected.greedy.slice(0, count));
       });
 
+    for (const name of ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3"])
+      test(`${name} from GGUF has the logits of what is in it`, async (t) => {
+        if (brief) return t.skip("more under NABLA_LONG=1");
+        setDevice(backend.name);
+        const { ids, logits } = JSON.parse(readFileSync(join(root, "gguf", `${name}.json`), "utf8")) as Run;
+        const model = await fromPretrained(join(root, "gguf", `${name}.gguf`), { dtype });
+        const got = await noGrad(() => model.forward(integers(ids))).data();
+        assertClose("logits", got, valuesOf(logits), tolerance);
+      });
+
     test("llama's kinds of rope scaling have transformers' logits", async (t) => {
       if (brief) return t.skip("more under NABLA_LONG=1");
       setDevice(backend.name);

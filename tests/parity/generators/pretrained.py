@@ -2,7 +2,7 @@
 
 A folder of fixtures/pretrained/ is what `save_pretrained` writes (config.json, model.safetensors, shards with an index), and
 expected.json: token ids, logits, 64 greedy tokens. Weights are stored in 16 bits where a whole checkpoint would be large, and
-computed with in float32. Needs transformers beside PyTorch.
+computed with in float32. Needs transformers and gguf beside PyTorch.
 """
 
 import json
@@ -156,6 +156,22 @@ def variant(folder, name, setting):
     return {"name": name, "config": fields, "runs": out}
 
 
+# Also as GGUF: interleaved heads, biases, normalised queries, norms with the 1 included, joined projections. What such a file
+# does not say is as in the real models.
+LOCAL = {"rope_type": "default", "rope_theta": 10000.0}
+GGUFS = {
+    "llama": {},
+    "qwen2": {"use_sliding_window": False, "sliding_window": None, "layer_types": ["full_attention"] * 2},
+    "qwen3": {},
+    "gemma2": {"query_pre_attn_scalar": 8},
+    "gemma3": {
+        "query_pre_attn_scalar": 8,
+        "layer_types": ["sliding_attention"] * 2,
+        "rope_parameters": {"sliding_attention": LOCAL, "full_attention": {**LOCAL, "rope_theta": 50000.0}},
+    },
+    "phi3": {},
+}
+
 TEXT = dict(vocab_size=VOCABULARY, max_position_embeddings=40, num_labels=3)
 BERT = dict(**TEXT, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4)
 
@@ -216,10 +232,69 @@ def image(root, name):
     size_of(folder)
 
 
+def gguf_file(root, name):
+    """The checkpoint `name` as llama.cpp's converter writes it, with the names of the gguf package, and the logits of what is in it."""
+    import gguf
+
+    config = AutoConfig.from_pretrained(root / name)
+    for field, value in GGUFS[name].items():
+        setattr(config, field, value)
+    model = AutoModelForCausalLM.from_pretrained(root / name, config=config, attn_implementation="eager", dtype=torch.float32).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(p.half().float())
+    arch = {"gemma3_text": "gemma3"}.get(config.model_type, config.model_type)
+    path = root / "gguf" / f"{name}.gguf"
+    path.parent.mkdir(exist_ok=True)
+    writer = gguf.GGUFWriter(path, arch)
+    metadata(writer, config, arch)
+    names = gguf.get_tensor_name_map(next(a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == arch), config.num_hidden_layers)
+    for key, x in model.state_dict().items():
+        if key == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        if arch == "llama" and (".q_proj." in key or ".k_proj." in key):
+            heads = config.num_attention_heads if ".q_proj." in key else config.num_key_value_heads
+            x = x.reshape(heads, 2, x.shape[0] // heads // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
+        if arch.startswith("gemma") and key.endswith("norm.weight"):
+            x = x + 1
+        writer.add_tensor(names.get_name(key, try_suffixes=(".weight", ".bias")), (x.half() if x.dim() > 1 else x).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    ids = torch.randint(0, VOCABULARY, (1, 20), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        save(path.with_suffix(".json"), {"ids": record(ids), "logits": record(model(ids, use_cache=False).logits)})
+    print(f"{path.name}: {path.stat().st_size / 1024:.0f} KiB")
+
+
+def metadata(writer, config, arch):
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    rope = config.rope_parameters
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+    writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
+    if arch.startswith("gemma") or arch == "phi3":
+        writer.add_sliding_window(config.sliding_window)
+    if arch == "gemma2":
+        writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)
+
+
 def write(folder):
     root = folder / "pretrained"
     for name in DECODERS:
         decoder(root, name)
+    for name in GGUFS:
+        gguf_file(root, name)
     for name in ENCODERS:
         encoder(root, name)
     for name in IMAGES:
