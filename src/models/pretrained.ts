@@ -1,6 +1,6 @@
 /**
  * Models from checkpoints in Hugging Face's layout: a folder with `config.json` and `model.safetensors`, or shards with
- * `model.safetensors.index.json`; or from GGUF files (gguf.ts). `config.json` names the architecture, the tasks' tables say how it is built; every tensor of the
+ * `model.safetensors.index.json` (older ones: `pytorch_model.bin`); or from GGUF files (gguf.ts). `config.json` names the architecture, the tasks' tables say how it is built; every tensor of the
  * model must be in the checkpoint and every tensor of the checkpoint in the model.
  */
 import type { DType } from "../core/dtype.ts";
@@ -8,7 +8,7 @@ import { isFloat } from "../core/dtype.ts";
 import { NablaError } from "../core/errors.ts";
 import { join } from "../data/path.ts";
 import { type ReadOptions, readBytes } from "../data/source.ts";
-import { load } from "../formats/index.ts";
+import { load, loadTorch } from "../formats/index.ts";
 import { type FactoryOptions, type Module, type StateDict, withDeferredInit } from "../nn/index.ts";
 import { type Architecture, architectures, type BuildOptions, type Task, type Tasks } from "./architectures.ts";
 import { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
@@ -50,20 +50,36 @@ export async function readConfig(folder: string): Promise<ConfigReader> {
   return new ConfigReader(raw, path);
 }
 
+type Reading = ReadOptions & { readonly device?: string };
+
+/** The kinds of files that hold a checkpoint's tensors, in the order in which they are looked for; each has an index where it is sharded. */
+const containers: readonly {
+  readonly file: string;
+  readonly read: (path: string, options: Reading) => Promise<StateDict>;
+}[] = [
+  { file: "model.safetensors", read: load },
+  // written by older versions; read without executing anything
+  {
+    file: "pytorch_model.bin",
+    read: (path, { device }) => loadTorch(path, device === undefined ? {} : { device }),
+  },
+];
+
 /** The shards of a checkpoint with an index, merged; each tensor must be where the index says. */
 async function loadShards(
   folder: string,
   index: unknown,
-  path: string,
-  options: ReadOptions & Device,
+  indexPath: string,
+  read: (path: string) => Promise<StateDict>,
 ): Promise<StateDict> {
   const map = isObject(index) ? index["weight_map"] : undefined;
   if (!isObject(map) || !Object.values(map).every((file) => typeof file === "string"))
-    throw new PretrainedError(`${path}: "weight_map" must say the file of each tensor`);
+    throw new PretrainedError(`${indexPath}: "weight_map" must say the file of each tensor`);
   const out: StateDict = {};
   for (const file of [...new Set(Object.values(map) as string[])].sort()) {
-    if (/[\\/]|^\.\.?$/.test(file)) throw new PretrainedError(`${path}: "${file}" must be a file beside the index`);
-    const tensors = await load(join(folder, file), options);
+    if (/[\\/]|^\.\.?$/.test(file))
+      throw new PretrainedError(`${indexPath}: "${file}" must be a file beside the index`);
+    const tensors = await read(join(folder, file));
     const wanted = Object.keys(map).filter((name) => map[name] === file);
     const missing = wanted.filter((name) => !(name in tensors));
     if (missing.length)
@@ -76,30 +92,28 @@ async function loadShards(
   return out;
 }
 
-interface Device {
-  readonly device?: string;
+/** What `read` gives, or null where there is no such file. */
+async function ifThere<T>(read: () => Promise<T>): Promise<T | null> {
+  try {
+    return await read();
+  } catch (error) {
+    if ((error as { code?: string }).code === "ENOENT") return null;
+    throw error;
+  }
 }
 
 /** The tensors of a checkpoint's folder by their names. */
-export async function readCheckpoint(folder: string, options: ReadOptions & Device = {}): Promise<StateDict> {
-  const single = join(folder, "model.safetensors");
-  const path = join(folder, "model.safetensors.index.json");
-  const isMissing = (error: unknown): boolean => (error as { code?: string }).code === "ENOENT";
-  try {
-    return await load(single, options);
-  } catch (error) {
-    if (!isMissing(error)) throw error;
+export async function readCheckpoint(folder: string, options: Reading = {}): Promise<StateDict> {
+  for (const { file, read } of containers) {
+    const single = await ifThere(() => read(join(folder, file), options));
+    if (single) return single;
+    const path = join(folder, `${file}.index.json`);
+    const index = await ifThere(() => readJson(path));
+    if (index !== null) return loadShards(folder, index, path, (shard) => read(shard, options));
   }
-  let index: unknown;
-  try {
-    index = await readJson(path);
-  } catch (error) {
-    if (!isMissing(error)) throw error;
-    throw new PretrainedError(
-      `${folder}: there is neither model.safetensors nor model.safetensors.index.json; the weights must be in safetensors files`,
-    );
-  }
-  return loadShards(folder, index, path, options);
+  throw new PretrainedError(
+    `${folder}: there are no weights; expected ${containers.map(({ file }) => `${file} (or ${file}.index.json)`).join(", or ")}`,
+  );
 }
 
 /** The table's row for a configuration and a task; the error lists what is known. */

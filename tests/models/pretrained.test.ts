@@ -122,7 +122,10 @@ test("shards are checked against their index", async (t) => {
   await writeFile(path, "{}");
   await refused(folder, /"weight_map" must say the file of each tensor/);
   await rm(path);
-  await refused(folder, /neither model\.safetensors nor model\.safetensors\.index\.json/);
+  await refused(
+    folder,
+    /there are no weights; expected model\.safetensors \(or model\.safetensors\.index\.json\), or pytorch_model\.bin/,
+  );
 });
 
 test("a folder that is not there says so", async () => {

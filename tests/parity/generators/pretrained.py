@@ -203,6 +203,10 @@ def encoder(root, name):
     extra = {"token_type_ids": (torch.arange(9) > 3).long().expand(3, 9)} if name == "bert" else {}
     folder = root / name
     checkpoint(folder, model, dtype)
+    if name == "roberta":  # as older versions wrote it
+        (folder / "model.safetensors").unlink()
+        torch.save(model.to(dtype).state_dict(), folder / "pytorch_model.bin")
+        model.float()
     with torch.no_grad():
         logits = model(ids, attention_mask=mask, **extra).logits
         bare = getattr(model, model.base_model_prefix)(ids, attention_mask=mask, **extra)
