@@ -9,6 +9,7 @@ import * as ops from "../graph/ops.ts";
 import { dropout } from "../nn/functional.ts";
 import { Tensor } from "../tensor/index.ts";
 import type { KeyValueCache } from "./cache.ts";
+import { type Packing, sameSegment } from "./packing.ts";
 import type { Rotary, Rotation } from "./rotary.ts";
 
 /** What all layers of one forward pass share: where the text stands, the angles of its positions, the cache. */
@@ -18,31 +19,44 @@ export class DecoderContext {
   readonly start: Node | number;
   /** One a layer. */
   readonly rotations: readonly (Rotation | null)[];
-  readonly #masks = new Map<number, Node>();
+  readonly #masks = new Map<number | null, Node | null>();
+  readonly #packing: Packing | null;
 
-  /** For states x [batch, time, width] of tokens behind those in the cache. */
-  constructor(x: Tensor, rotaries: readonly (Rotary | null)[], cache: KeyValueCache | null) {
+  /** For states x [batch, time, width] of tokens behind those in the cache, or of packed examples. */
+  constructor(x: Tensor, rotaries: readonly (Rotary | null)[], cache: KeyValueCache | null, packing?: Packing | null) {
     const time = x.shape[1];
     this.cache = cache;
+    this.#packing = packing ?? null;
     this.start = cache ? ops.scalar(cache.length, "int32") : 0;
     const end = (cache?.length ?? 0) + time;
+    const positions = packing
+      ? ops.reshape(packing.positions.node, [...packing.positions.shape, 1, 1])
+      : ops.add(ops.iota([time, 1, 1], 0), this.start);
     const made = new Map<Rotary, Rotation>();
     this.rotations = rotaries.map((rotary) => {
       if (!rotary) return null;
       let rotation = made.get(rotary);
-      if (!rotation) made.set(rotary, (rotation = rotary.rotation(this.start, time, end, x)));
+      if (!rotation) made.set(rotary, (rotation = rotary.rotation(positions, end, x)));
       return rotation;
     });
   }
 
-  /** Which of `keys` keys each of `queries` tokens sees through a window, bool [1, 1, queries, keys]; causality is extra. */
-  window(window: number, queries: number, keys: number): Node {
-    let mask = this.#masks.get(window);
-    if (!mask) {
-      const shape = [1, 1, queries, keys];
-      const first = ops.add(ops.add(ops.iota(shape, 2), this.start), 1 - window);
-      mask = ops.le(first, ops.iota(shape, 3));
-      this.#masks.set(window, mask);
+  /**
+   * Which of `keys` keys each of `queries` tokens sees, beside causality, through a window and within its example: bool [1 or batch, 1,
+   * queries, keys], or null where nothing is hidden.
+   */
+  mask(window: number | null, queries: number, keys: number): Node | null {
+    const narrow = window !== null && window < keys ? window : null;
+    let mask = this.#masks.get(narrow);
+    if (mask === undefined) {
+      mask = this.#packing ? sameSegment(this.#packing).node : null;
+      if (narrow !== null) {
+        const shape = [1, 1, queries, keys];
+        const first = ops.add(ops.add(ops.iota(shape, 2), this.start), 1 - narrow);
+        const inside = ops.le(first, ops.iota(shape, 3));
+        mask = mask ? ops.and(mask, ops.expandTo(inside, mask.shape)) : inside;
+      }
+      this.#masks.set(narrow, mask);
     }
     return mask;
   }
@@ -68,7 +82,7 @@ export function attend(q: Tensor, k: Tensor, v: Tensor, context: DecoderContext,
   const { scale, window, softcap, dropoutP } = options;
   const size = keys.shape[2];
   const length = cache ? ops.add(start as Node, time) : null;
-  const mask = window !== null && window < size ? context.window(window, time, size) : null;
+  const mask = context.mask(window, time, size);
   const queries = swapHeads(q.node);
   if (softcap === null && dropoutP === 0)
     return new Tensor(attention(queries, keys.node, values.node, { causal: true, scale, length, mask }).out);

@@ -15,6 +15,7 @@ import { type ActivationName, activations } from "./activations.ts";
 import { attend, DecoderContext } from "./attention.ts";
 import { KeyValueCache } from "./cache.ts";
 import { GemmaRMSNorm } from "./gemma-norm.ts";
+import type { Packing } from "./packing.ts";
 import { Rotary, type RotaryConfig, rotate } from "./rotary.ts";
 
 /** What distinguishes one layer from another. */
@@ -239,12 +240,12 @@ class Decoder extends Module {
     });
   }
   /** ids [batch, time] → the last block's normalised states [batch, time, hiddenSize]. */
-  forward(ids: Tensor, cache: KeyValueCache | null = null): Tensor {
+  forward(ids: Tensor, cache: KeyValueCache | null = null, packing: Packing | null = null): Tensor {
     const { embeddingScale } = this.config;
     let x = this.embed_tokens.forward(ids);
     // the scale is rounded to the weights' dtype, as it was in training
     if (embeddingScale !== 1) x = x.mul(new Tensor(scalar(embeddingScale, x.dtype)));
-    const context = new DecoderContext(x, this.rotaries, cache);
+    const context = new DecoderContext(x, this.rotaries, cache, packing);
     for (const block of this.layers) x = block.forward(x, context);
     return this.norm.forward(x);
   }
@@ -263,6 +264,13 @@ export class CausalLM extends Module {
     this.lm_head = config.tieEmbeddings ? null : project(config.hiddenSize, config.vocabSize, false, config, options);
   }
 
+  /** Tables that are read by more than their own forward: a head that is the token embedding. */
+  get tiedEmbeddings(): readonly string[] {
+    return this.lm_head ? [] : ["model.embed_tokens"];
+  }
+  /** Whether forward takes a `packing`. */
+  readonly supportsPacking = true;
+
   get contextLength(): number {
     return this.config.contextLength;
   }
@@ -275,13 +283,13 @@ export class CausalLM extends Module {
   }
 
   /** The last block's normalised states [batch, time, hiddenSize] of integer ids [batch, time]. */
-  hiddenStates(ids: Tensor): Tensor {
+  hiddenStates(ids: Tensor, packing?: Packing): Tensor {
     const { contextLength } = this.config;
     if (ids.ndim !== 2 || ids.shape[1] > contextLength || ids.shape[1] === 0)
       throw new ShapeError(
         `CausalLM: ids must be [batch, time] with 1 … ${contextLength} tokens, got ${showShape(ids.shape)}`,
       );
-    return this.model.forward(ids);
+    return this.model.forward(ids, null, packing ?? null);
   }
 
   /** States [rows…, hiddenSize] → logits [rows…, vocabSize]. */
@@ -293,13 +301,15 @@ export class CausalLM extends Module {
 
   /**
    * ids [batch, time] → logits [batch, time, vocabSize]; with targets [batch, time] (−100: does not count) the mean
-   * cross-entropy in nats, for which large logits never exist as a whole.
+   * cross-entropy in nats, for which large logits never exist as a whole. `packing` tells of several examples in a row.
    */
-  forward(ids: Tensor, targets?: Tensor): Tensor {
+  forward(ids: Tensor, targets?: Tensor, packing?: Packing): Tensor {
     const { vocabSize, logitSoftcap } = this.config;
-    const hidden = this.hiddenStates(ids);
+    const hidden = this.hiddenStates(ids, packing);
     if (targets === undefined) return this.#logits(hidden);
-    if (logitSoftcap === null && sizeOf(ids.shape) * vocabSize > mostLogits)
+    // an adapter may stand in the head's place: then it is asked, not its weight
+    const plain = logitSoftcap === null && (this.lm_head === null || this.lm_head instanceof Linear);
+    if (plain && sizeOf(ids.shape) * vocabSize > mostLogits)
       return F.linearCrossEntropy(hidden, this.headWeight, targets);
     return F.crossEntropy(this.#logits(hidden.flatten(0, 1)), targets.flatten());
   }

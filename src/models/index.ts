@@ -13,6 +13,7 @@ export { type Pooling, pool, type TextClassifier, type TextEncoder, type TextInp
 export { readGgufModel } from "./gguf.ts";
 export { adaptGPT2StateDict, GPT2, type GPT2Config, gpt2FlopsPerStep, gpt2ParameterCount } from "./gpt2.ts";
 export { MLP, type MlpActivation, type MlpConfig } from "./mlp.ts";
+export type { Packing } from "./packing.ts";
 export {
   fromPretrained,
   modelFrom,

@@ -4,6 +4,7 @@
  * them over more positions than a model was trained on. The halves of a head are paired, (x_i, x_{i + d/2}), as in
  * transformers' checkpoints.
  */
+import type { Node } from "../graph/node.ts";
 import * as ops from "../graph/ops.ts";
 import { cat, Tensor, tensor } from "../tensor/index.ts";
 import { type ConfigReader, PretrainedError } from "./config.ts";
@@ -171,7 +172,7 @@ export function contextStretch(config: ConfigReader): number {
   return kind === "dynamic" ? (scaling as ConfigReader).number("factor") : 1;
 }
 
-/** Cosine and sine of the angles of positions, each [time, 1, width / 2]: they grow over the heads of [batch, time, heads, width]. */
+/** Cosine and sine of the angles of positions, [time, 1, width / 2] or [batch, time, 1, width / 2]: they grow over heads. */
 export interface Rotation {
   readonly cos: Tensor;
   readonly sin: Tensor;
@@ -200,21 +201,20 @@ export class Rotary {
   }
 
   /**
-   * The rotation of the positions `start` … `start` + `time` − 1 (`start` is an int32 scalar of the graph, known at run time
-   * only), like `x` in dtype and device. `end` is the length of the sequence so far.
+   * The rotation of int32 positions [time, 1, 1] or [batch, time, 1, 1], like `x` in dtype and device. `end` is the length of the
+   * sequence so far.
    */
-  rotation(start: ops.Operand, time: number, end: number, x: Tensor): Rotation {
+  rotation(positions: Node, end: number, x: Tensor): Rotation {
     const { values, attentionFactor } = this.#at(end, x.device);
-    const positions = ops.cast(ops.add(ops.iota([time, 1, 1], 0), start), "float32");
-    const angles = new Tensor(positions).mul(values);
+    const angles = new Tensor(ops.cast(positions, "float32")).mul(values);
     const scaled = (y: Tensor): Tensor => (attentionFactor === 1 ? y : y.mul(attentionFactor)).to(x.dtype);
     return { cos: scaled(angles.cos()), sin: scaled(angles.sin()) };
   }
 }
 
-/** x [batch, time, heads, width], its first `2 · cos.width` features turned. */
+/** x [batch, time, heads, width], its first features turned, two for each angle. */
 export function rotate(x: Tensor, { cos, sin }: Rotation): Tensor {
-  const half = cos.shape[2];
+  const half = cos.shape[cos.ndim - 1];
   const width = x.shape[3];
   const a = x.narrow(3, 0, half);
   const b = x.narrow(3, half, half);

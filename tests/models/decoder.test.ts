@@ -129,6 +129,22 @@ test("beyond the context, tokens through a cache are those of the whole window",
   }
 });
 
+test("examples packed into a row do not see each other", async () => {
+  setDevice("cpu");
+  for (const change of [{}, { layers: configOf(2).layers }, { attentionSoftcap: 2 }]) {
+    const model = tinyModel(change).eval();
+    const [first, second] = [
+      [3, 9, 4, 1],
+      [7, 2, 8],
+    ];
+    const row = (numbers: readonly number[]) => tensor([[...numbers]], { dtype: "int32" });
+    const packing = { segments: row([1, 1, 1, 1, 2, 2, 2]), positions: row([0, 1, 2, 3, 0, 1, 2]) };
+    const both = await noGrad(() => model.forward(row([...first, ...second]), undefined, packing)).data();
+    const alone = [first, second].map((ids) => noGrad(() => model.forward(row(ids))).data());
+    assertClose("rows", both, [...(await alone[0]), ...(await alone[1])], { rtol: 1e-4, atol: 1e-5 });
+  }
+});
+
 test("a decoder learns, with dropped attention weights too", async () => {
   setDevice("cpu");
   const model = tinyModel({ attentionDropout: 0.1 });
