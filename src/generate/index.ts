@@ -4,6 +4,7 @@ export {
   type GenerateOptions,
   generate,
   type LanguageModel,
+  penalizeRepetition,
   type SamplingOptions,
   sampleLogits,
   type TokenCache,

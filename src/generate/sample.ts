@@ -36,10 +36,14 @@ export interface SamplingOptions {
   readonly topK?: number;
   /** Only the likeliest that together have this probability can be drawn (Holtzman et al. 2020). Default: 1. */
   readonly topP?: number;
+  /** Only what is at least this often as probable as the likeliest can be drawn (Nguyen et al. 2024, min-p). Default: 0. */
+  readonly minP?: number;
 }
 
 export interface GenerateOptions extends SamplingOptions {
   readonly maxNewTokens: number;
+  /** Above 1, tokens that the text already holds become less likely, prompt included (Keskar et al. 2019, CTRL). Default: 1. */
+  readonly repetitionPenalty?: number;
   /** The same seed gives the same text. Default: 0. */
   readonly seed?: number;
   /** Generation ends after one of these; it is the last token given. */
@@ -48,17 +52,31 @@ export interface GenerateOptions extends SamplingOptions {
   readonly onToken?: (token: number) => unknown;
 }
 
-function checkSampling({ temperature = 1, topK, topP = 1 }: SamplingOptions): void {
+function checkSampling({ temperature = 1, topK, topP = 1, minP = 0 }: SamplingOptions): void {
   if (!(temperature >= 0)) throw new NablaError(`generate: temperature must not be negative, got ${temperature}`);
   if (topK !== undefined && !(Number.isInteger(topK) && topK >= 1))
     throw new NablaError(`generate: topK must be a whole number ≥ 1, got ${topK}`);
   if (!(topP > 0 && topP <= 1)) throw new NablaError(`generate: topP must be above 0 and at most 1, got ${topP}`);
+  if (!(minP >= 0 && minP <= 1)) throw new NablaError(`generate: minP must be between 0 and 1, got ${minP}`);
+}
+
+/** Logits in which those of `seen` tokens are divided by the penalty where they are positive, else multiplied. */
+export function penalizeRepetition(
+  logits: ArrayLike<number>,
+  seen: Iterable<number>,
+  penalty: number,
+): ArrayLike<number> {
+  if (!(penalty > 0)) throw new NablaError(`generate: repetitionPenalty must be above 0, got ${penalty}`);
+  if (penalty === 1) return logits;
+  const out = Float64Array.from(logits);
+  for (const token of new Set(seen)) out[token] = out[token] > 0 ? out[token] / penalty : out[token] * penalty;
+  return out;
 }
 
 /** Draws a class from logits. Of equal logits the earlier one counts as likelier. */
 export function sampleLogits(logits: ArrayLike<number>, rng: Rng, options: SamplingOptions = {}): number {
   checkSampling(options);
-  const { temperature = 1, topK = logits.length, topP = 1 } = options;
+  const { temperature = 1, topK = logits.length, topP = 1, minP = 0 } = options;
   const order = Array.from({ length: logits.length }, (_, i) => i);
   for (const i of order)
     if (Number.isNaN(logits[i]))
@@ -76,6 +94,12 @@ export function sampleLogits(logits: ArrayLike<number>, rng: Rng, options: Sampl
     candidates = candidates.slice(0, count);
     weights = weights.slice(0, count);
     total = sum;
+  }
+  if (minP > 0) {
+    const count = weights.findLastIndex((w) => w >= minP * weights[0]) + 1; // they fall
+    candidates = candidates.slice(0, count);
+    weights = weights.slice(0, count);
+    total = weights.reduce((a, b) => a + b, 0);
   }
   let at = rng.uniform() * total;
   for (let i = 0; i < weights.length; i++) if ((at -= weights[i]) < 0) return candidates[i];
@@ -148,7 +172,7 @@ export async function generate(
   ids: readonly number[] | Int32Array,
   options: GenerateOptions,
 ): Promise<number[]> {
-  const { maxNewTokens, seed = 0, stopTokens = [], onToken } = options;
+  const { maxNewTokens, seed = 0, stopTokens = [], repetitionPenalty = 1, onToken } = options;
   checkSampling(options);
   if (ids.length === 0) throw new NablaError("generate: the prompt is empty; give at least one token");
   if (!(Number.isInteger(maxNewTokens) && maxNewTokens >= 0))
@@ -162,7 +186,7 @@ export async function generate(
     const read = hasCache(model) ? cacheReader(model, text.length + maxNewTokens) : windowReader(model);
     while (fresh.length < maxNewTokens) {
       const logits = noGrad(() => read(text));
-      const token = sampleLogits(await logits.data(), rng, options);
+      const token = sampleLogits(penalizeRepetition(await logits.data(), text, repetitionPenalty), rng, options);
       text.push(token);
       fresh.push(token);
       if (onToken?.(token) === false || stopTokens.includes(token)) break;

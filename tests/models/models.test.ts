@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { Rng } from "../../src/core/rng.ts";
 import { programCounts, setDevice } from "../../src/execution/index.ts";
-import { generate, sampleLogits } from "../../src/generate/index.ts";
+import { generate, penalizeRepetition, sampleLogits } from "../../src/generate/index.ts";
 import {
   adaptGPT2StateDict,
   ConvNet,
@@ -83,6 +83,11 @@ test("sampling: the likeliest, the k likeliest, the likeliest by mass, the seed"
   assert.deepEqual([...draw({ topK: 2 })].sort(), [1, 3]);
   assert.deepEqual([...draw({ topP: 0.5 })].sort(), [1, 3]);
   assert.deepEqual([...draw({ temperature: 3 })].sort(), [0, 1, 2, 3, 4]);
+  assert.deepEqual([...draw({ temperature: 3, minP: 0.5 })].sort(), [1, 2, 3]); // e^(−2/3) of the likeliest, and e^(−1)
+  assert.deepEqual([...draw({ minP: 1 })].sort(), [1, 3]);
+  assert.throws(() => sampleLogits(logits, new Rng(1), { minP: 2 }), /minP/);
+  assert.deepEqual(Array.from(penalizeRepetition(logits, [1, 4, 4], 2)), [0, 1.5, 1, 3, -4]);
+  assert.throws(() => penalizeRepetition(logits, [], 0), /repetitionPenalty/);
   assert.throws(() => sampleLogits([NaN, 1], new Rng(1)), /the model gave NaN for token 0/);
   assert.throws(() => sampleLogits(logits, new Rng(1), { temperature: -1 }), /temperature/);
   assert.throws(() => sampleLogits(logits, new Rng(1), { topK: 0 }), /topK/);
