@@ -1,11 +1,10 @@
 /** Generation: sampling from language models. */
+export { type BatchOptions, generateBatch } from "./batch.ts";
+export type { CachedLanguageModel, LanguageModel, TokenCache } from "./readers.ts";
 export {
-  type CachedLanguageModel,
   type GenerateOptions,
   generate,
-  type LanguageModel,
   penalizeRepetition,
   type SamplingOptions,
   sampleLogits,
-  type TokenCache,
 } from "./sample.ts";

@@ -6,28 +6,7 @@
 import { NablaError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
 import type { Module } from "../nn/index.ts";
-import { noGrad, type Tensor, tensor } from "../tensor/index.ts";
-
-/** A model that can be sampled from, as GPT2. */
-export interface LanguageModel extends Module {
-  readonly contextLength: number;
-  /** Logits [batch, vocabulary] after `position` of ids [batch, time]. */
-  logitsAt(ids: Tensor, position: number): Tensor;
-}
-
-/** What a model keeps of the tokens that it has seen. */
-export interface TokenCache {
-  readonly capacity: number;
-  readonly length: number;
-  truncate(length: number): void;
-}
-
-/** A language model that decodes through a cache, as CausalLM. */
-export interface CachedLanguageModel<C extends TokenCache = TokenCache> extends LanguageModel {
-  createCache(options: { readonly batchSize?: number; readonly capacity?: number }): C;
-  /** Appends the first `count` of ids [batch, time] to the cache; the logits [batch, vocabulary] after them. */
-  decode(ids: Tensor, cache: C, count?: number): Tensor;
-}
+import { cacheReader, hasCache, type LanguageModel, windowReader } from "./readers.ts";
 
 export interface SamplingOptions {
   /** Below 1 the likely become likelier; 0 takes the likeliest. Default: 1. */
@@ -52,7 +31,7 @@ export interface GenerateOptions extends SamplingOptions {
   readonly onToken?: (token: number) => unknown;
 }
 
-function checkSampling({ temperature = 1, topK, topP = 1, minP = 0 }: SamplingOptions): void {
+export function checkSampling({ temperature = 1, topK, topP = 1, minP = 0 }: SamplingOptions): void {
   if (!(temperature >= 0)) throw new NablaError(`generate: temperature must not be negative, got ${temperature}`);
   if (topK !== undefined && !(Number.isInteger(topK) && topK >= 1))
     throw new NablaError(`generate: topK must be a whole number ≥ 1, got ${topK}`);
@@ -106,62 +85,16 @@ export function sampleLogits(logits: ArrayLike<number>, rng: Rng, options: Sampl
   return candidates[candidates.length - 1];
 }
 
-/** Most tokens of a prompt that are read at once. */
-const longestPiece = 64;
-
-const idsTensor = (ids: Int32Array): Tensor => tensor(ids, { shape: [1, ids.length], dtype: "int32" });
-
-/** Gives the logits after a text that grows from call to call. */
-type Reader = (text: readonly number[]) => Tensor;
-
-/** The whole window each time; what follows the text in it is hidden by causality. */
-function windowReader(model: LanguageModel): Reader {
-  const { contextLength } = model;
-  return (text) => {
-    const seen = text.slice(-contextLength);
-    const window = new Int32Array(contextLength);
-    window.set(seen);
-    return model.logitsAt(idsTensor(window), seen.length - 1);
-  };
+/** Runs `fn` with the model in evaluation mode, and puts each of its modules back into the mode that it was in. */
+export async function inEvaluation<T>(model: Module, fn: () => Promise<T>): Promise<T> {
+  const modes = model.modules().map((module) => [module, module.training] as const);
+  model.eval();
+  try {
+    return await fn();
+  } finally {
+    for (const [module, training] of modes) module.training = training;
+  }
 }
-
-/** Room for `tokens`, in few different sizes, and for a last piece that is not full. */
-function capacityFor(tokens: number, contextLength: number, pieceLength: number): number {
-  let capacity = 256;
-  while (capacity < tokens) capacity *= 2;
-  return Math.min(capacity, Math.ceil(contextLength / pieceLength) * pieceLength);
-}
-
-/**
- * Only what is new is computed. Beyond the context the positions of all tokens move with each one, so that the window is read
- * again.
- */
-function cacheReader(model: CachedLanguageModel, tokens: number): Reader {
-  const { contextLength } = model;
-  const pieceLength = Math.min(longestPiece, contextLength);
-  const capacity = capacityFor(Math.min(tokens, contextLength), contextLength, pieceLength);
-  const cache = model.createCache({ capacity });
-  const readPieces = (fresh: readonly number[]): Tensor => {
-    let logits: Tensor | null = null;
-    for (let at = 0; at < fresh.length; at += pieceLength) {
-      const piece = new Int32Array(pieceLength);
-      const count = Math.min(pieceLength, fresh.length - at);
-      piece.set(fresh.slice(at, at + count));
-      logits = model.decode(idsTensor(piece), cache, count);
-    }
-    return logits as Tensor;
-  };
-  return (text) => {
-    if (text.length > contextLength) {
-      cache.truncate(0);
-      return readPieces(text.slice(-contextLength));
-    }
-    if (cache.length === 0) return readPieces(text);
-    return model.decode(idsTensor(Int32Array.from(text.slice(cache.length))), cache);
-  };
-}
-
-const hasCache = (model: LanguageModel): model is CachedLanguageModel => "createCache" in model && "decode" in model;
 
 /**
  * Continues `ids` by up to `maxNewTokens` tokens and gives the new ones. When the text outgrows the model's context, its last
@@ -180,19 +113,15 @@ export async function generate(
   const rng = new Rng(seed);
   const text = Array.from(ids);
   const fresh: number[] = [];
-  const modes = model.modules().map((module) => [module, module.training] as const);
-  model.eval();
-  try {
+  return inEvaluation(model, async () => {
     const read = hasCache(model) ? cacheReader(model, text.length + maxNewTokens) : windowReader(model);
     while (fresh.length < maxNewTokens) {
-      const logits = noGrad(() => read(text));
+      const logits = await read(text);
       const token = sampleLogits(penalizeRepetition(await logits.data(), text, repetitionPenalty), rng, options);
       text.push(token);
       fresh.push(token);
       if (onToken?.(token) === false || stopTokens.includes(token)) break;
     }
-  } finally {
-    for (const [module, training] of modes) module.training = training;
-  }
-  return fresh;
+    return fresh;
+  });
 }

@@ -19,6 +19,8 @@ export class DecoderContext {
   readonly start: Node | number;
   /** One a layer. */
   readonly rotations: readonly (Rotation | null)[];
+  /** The tokens' positions in their texts, int32 [time, 1, 1] or [batch, time, 1, 1]. */
+  readonly positions: Node;
   readonly #masks = new Map<number | null, Node | null>();
   readonly #packing: Packing | null;
 
@@ -29,16 +31,40 @@ export class DecoderContext {
     this.#packing = packing ?? null;
     this.start = cache ? ops.scalar(cache.length, "int32") : 0;
     const end = (cache?.length ?? 0) + time;
-    const positions = packing
-      ? ops.reshape(packing.positions.node, [...packing.positions.shape, 1, 1])
-      : ops.add(ops.iota([time, 1, 1], 0), this.start);
+    this.positions = this.#positionsOf(time);
     const made = new Map<Rotary, Rotation>();
     this.rotations = rotaries.map((rotary) => {
       if (!rotary) return null;
       let rotation = made.get(rotary);
-      if (!rotation) made.set(rotary, (rotation = rotary.rotation(positions, end, x)));
+      if (!rotation) made.set(rotary, (rotation = rotary.rotation(this.positions, end, x)));
       return rotation;
     });
+  }
+
+  /** Where each row of the cache begins, [batch, 1, 1, 1]; null where all begin at 0. */
+  get #begins(): Node | null {
+    const begins = this.cache?.begins?.node;
+    return begins ? ops.reshape(begins, [begins.shape[0], 1, 1, 1]) : null;
+  }
+
+  #positionsOf(time: number): Node {
+    const packed = this.#packing?.positions.node;
+    if (packed) return ops.reshape(packed, [...packed.shape, 1, 1]);
+    const positions = ops.add(ops.iota([time, 1, 1], 0), this.start);
+    const begins = this.#begins;
+    return begins ? ops.maximum(ops.sub(positions, begins), 0) : positions;
+  }
+
+  /** What no window hides: tokens of the same example, or those from where the row begins on. */
+  #visible(queries: number, keys: number): Node | null {
+    if (this.#packing) return sameSegment(this.#packing).node;
+    const begins = this.#begins;
+    if (!begins) return null;
+    const shape = [begins.shape[0], 1, queries, keys];
+    const key = ops.iota(shape, 3);
+    // what fills up sees itself: a softmax over nothing would be NaN, which would come back through its value
+    const itself = ops.eq(key, ops.add(ops.iota(shape, 2), this.start));
+    return ops.or(ops.ge(key, begins), itself);
   }
 
   /**
@@ -49,7 +75,7 @@ export class DecoderContext {
     const narrow = window !== null && window < keys ? window : null;
     let mask = this.#masks.get(narrow);
     if (mask === undefined) {
-      mask = this.#packing ? sameSegment(this.#packing).node : null;
+      mask = this.#visible(queries, keys);
       if (narrow !== null) {
         const shape = [1, 1, queries, keys];
         const first = ops.add(ops.add(ops.iota(shape, 2), this.start), 1 - narrow);

@@ -7,7 +7,7 @@ import { ShapeError } from "../core/errors.ts";
 import { sizeOf } from "../core/shape.ts";
 import type { Node } from "../graph/node.ts";
 import * as ops from "../graph/ops.ts";
-import { asState, fromRaw, Tensor } from "../tensor/index.ts";
+import { asState, fromRaw, Tensor, tensor } from "../tensor/index.ts";
 import { write } from "../tensor/tensor.ts";
 
 export interface CacheOptions {
@@ -17,9 +17,14 @@ export interface CacheOptions {
   readonly headDim: number;
   /** The most tokens that it holds. */
   readonly capacity: number;
+  /** How many positions in front of each row hold no token of it, so that rows of unlike lengths end together. Default: none. */
+  readonly padding?: readonly number[];
   readonly dtype: DType;
   readonly device: string;
 }
+
+/** What a model that makes its own cache leaves open. */
+export type CreateCacheOptions = Partial<Pick<CacheOptions, "batchSize" | "capacity" | "padding">>;
 
 /** The keys and values of one layer, each [batch, key-value heads, capacity, head width]. */
 interface Layer {
@@ -31,6 +36,8 @@ export class KeyValueCache {
   readonly capacity: number;
   readonly batchSize: number;
   readonly layers: readonly Layer[];
+  /** int32 [batch]: where each row's text begins; null where all begin at 0. */
+  readonly begins: Tensor | null;
   #length = 0;
 
   constructor(options: CacheOptions) {
@@ -39,6 +46,12 @@ export class KeyValueCache {
       if (!Number.isInteger(n) || n < 1) throw new ShapeError(`KeyValueCache: ${name} must be a whole number ≥ 1`);
     this.capacity = capacity;
     this.batchSize = batchSize;
+    const { padding } = options;
+    if (padding && (padding.length !== batchSize || padding.some((n) => !Number.isInteger(n) || n < 0)))
+      throw new ShapeError(
+        `KeyValueCache: padding must be ${batchSize} whole numbers ≥ 0, got [${padding.join(", ")}]`,
+      );
+    this.begins = padding?.some((n) => n > 0) ? tensor(Int32Array.from(padding), { device }) : null;
     const memory = (name: string): Tensor => {
       const shape = [batchSize, numKeyValueHeads, capacity, headDim];
       // written, not computed: zeros would be a program of their own for every shape

@@ -13,7 +13,7 @@ import { Embedding, type FactoryOptions, Linear, Module, ModuleList, RMSNorm } f
 import { randn, Tensor } from "../tensor/index.ts";
 import { type ActivationName, activations } from "./activations.ts";
 import { attend, DecoderContext } from "./attention.ts";
-import { KeyValueCache } from "./cache.ts";
+import { type CreateCacheOptions, KeyValueCache } from "./cache.ts";
 import { GemmaRMSNorm } from "./gemma-norm.ts";
 import type { Packing } from "./packing.ts";
 import { Rotary, type RotaryConfig, rotate } from "./rotary.ts";
@@ -320,18 +320,11 @@ export class CausalLM extends Module {
   }
 
   /** An empty cache for `batchSize` sequences of up to `capacity` tokens (default: the context). */
-  createCache({ batchSize = 1, capacity = this.contextLength }: CreateCacheOptions = {}): KeyValueCache {
+  createCache(options: CreateCacheOptions = {}): KeyValueCache {
     const { numKeyValueHeads, headDim, layers } = this.config;
     const { dtype, device } = this.model.embed_tokens.weight;
-    return new KeyValueCache({
-      numLayers: layers.length,
-      batchSize,
-      numKeyValueHeads,
-      headDim,
-      capacity,
-      dtype,
-      device,
-    });
+    const size = { numLayers: layers.length, numKeyValueHeads, headDim };
+    return new KeyValueCache({ batchSize: 1, capacity: this.contextLength, ...options, ...size, dtype, device });
   }
 
   /**
@@ -350,11 +343,6 @@ export class CausalLM extends Module {
     cache.advance(count);
     return logits;
   }
-}
-
-export interface CreateCacheOptions {
-  readonly batchSize?: number;
-  readonly capacity?: number;
 }
 
 /** Row `position`, a runtime number, of x [batch, time, width] → [batch, width]. */

@@ -4,7 +4,7 @@
  */
 import { ShapeError } from "../core/errors.ts";
 import { showShape, sizeOf } from "../core/shape.ts";
-import { add, dynamicSlice, iota, minimum, scalar } from "../graph/ops.ts";
+import { dynamicSlice, minimum, scalar } from "../graph/ops.ts";
 import * as F from "../nn/functional.ts";
 import {
   Embedding,
@@ -17,7 +17,7 @@ import {
 } from "../nn/index.ts";
 import { randn, Tensor, zeros } from "../tensor/index.ts";
 import { attend, DecoderContext } from "./attention.ts";
-import { KeyValueCache } from "./cache.ts";
+import { type CreateCacheOptions, KeyValueCache } from "./cache.ts";
 import type { ConfigReader } from "./config.ts";
 
 export interface GPT2Config extends FactoryOptions {
@@ -183,7 +183,7 @@ class Transformer extends Module {
     // what fills up a piece of text may stand behind the last position
     const last = this.wpe.numEmbeddings - 1;
     const positions = context
-      ? this.wpe.forward(new Tensor(minimum(add(iota([time], 0), context.start), last)))
+      ? this.wpe.forward(new Tensor(minimum(context.positions, last)).flatten(-3))
       : this.wpe.weight.narrow(0, 0, time);
     let x = F.dropout(tokens.add(positions), { p: this.dropout, training: this.training });
     for (let i = 0; i < this.h.length; i++) x = this.h[i].forward(x, context, i);
@@ -243,12 +243,11 @@ export class GPT2 extends Module {
   }
 
   /** An empty cache for `batchSize` sequences of up to `capacity` tokens (default: the context). */
-  createCache(options: { readonly batchSize?: number; readonly capacity?: number } = {}): KeyValueCache {
-    const { batchSize = 1, capacity = this.contextLength } = options;
+  createCache(options: CreateCacheOptions = {}): KeyValueCache {
     const { numLayers, numHeads, hiddenSize } = this.config;
     const { dtype, device } = this.transformer.wte.weight;
-    const headDim = hiddenSize / numHeads;
-    return new KeyValueCache({ numLayers, batchSize, numKeyValueHeads: numHeads, headDim, capacity, dtype, device });
+    const size = { numLayers, numKeyValueHeads: numHeads, headDim: hiddenSize / numHeads };
+    return new KeyValueCache({ batchSize: 1, capacity: this.contextLength, ...options, ...size, dtype, device });
   }
 
   /** The logits [batch, vocabSize] after the first `count` of ids [batch, time], which follow the cache's tokens; see CausalLM. */

@@ -4,10 +4,10 @@
  */
 export { type Architecture, architectures, type Task, type Tasks } from "./architectures.ts";
 export { Bert, type BertConfig, BertForSequenceClassification, RobertaForSequenceClassification } from "./bert.ts";
-export { type CacheOptions, KeyValueCache } from "./cache.ts";
+export { type CacheOptions, type CreateCacheOptions, KeyValueCache } from "./cache.ts";
 export { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
 export { ConvNet, type ConvNetConfig } from "./convnet.ts";
-export { CausalLM, type CreateCacheOptions, type DecoderConfig, type LayerConfig } from "./decoder.ts";
+export { CausalLM, type DecoderConfig, type LayerConfig } from "./decoder.ts";
 export { DistilBert, type DistilBertConfig, DistilBertForSequenceClassification } from "./distilbert.ts";
 export { type Pooling, pool, type TextClassifier, type TextEncoder, type TextInput } from "./encoder.ts";
 export { readGgufModel } from "./gguf.ts";

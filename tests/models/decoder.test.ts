@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { programCounts, setDevice } from "../../src/execution/index.ts";
-import { generate } from "../../src/generate/index.ts";
+import { generate, generateBatch } from "../../src/generate/index.ts";
 import { CausalLM, type DecoderConfig, GPT2 } from "../../src/models/index.ts";
 import { Module } from "../../src/nn/index.ts";
 import { AdamW } from "../../src/optim/index.ts";
@@ -85,10 +85,12 @@ for (const backend of await backendsUnderTest())
       const long = await generate(model, [1, 2, 3], { maxNewTokens, temperature: 0, onToken });
       assert.equal(counts.length, maxNewTokens);
       assert.equal(counts.at(-1), counts[15]);
-      // another text, of another length, in another cache
-      const short = await generate(model, [1, 2, 3, ...long.slice(0, 9)], { maxNewTokens: 16, temperature: 0 });
+      // another text, of another length, in another cache, in several pieces where there is time
+      const taken = Math.min(150, maxNewTokens - 25);
+      const prompt = [1, 2, 3, ...long.slice(0, taken)];
+      const short = await generate(model, prompt, { maxNewTokens: 16, temperature: 0 });
       assert.equal(programCounts(backend.name).made, counts[15]);
-      assert.deepEqual(short, long.slice(9, 25));
+      assert.deepEqual(short, long.slice(taken, taken + 16));
     });
 
     test("a text read in pieces through a cache has the logits of the text read at once", async () => {
@@ -127,6 +129,43 @@ test("beyond the context, tokens through a cache are those of the whole window",
     const expected = await generate(new WithoutCache(model), [1, 2, 3], options);
     assert.deepEqual(await generate(model, [1, 2, 3], options), expected);
   }
+});
+
+test("texts generated together are those generated alone", async () => {
+  setDevice("cpu");
+  manualSeed(8);
+  const gpt = new GPT2({
+    vocabSize: 23,
+    contextLength: 64,
+    numLayers: 2,
+    numHeads: 2,
+    hiddenSize: 16,
+    initializerRange: 0.5,
+  });
+  const prompts = [[5, 1, 7, 2, 9, 11], [3], [8, 8, 20]];
+  for (const model of [tinyModel({ layers: configOf(4).layers }), tinyModel({ attentionSoftcap: 2 }), gpt]) {
+    const options = { maxNewTokens: 12, temperature: 0 };
+    const alone: number[][] = [];
+    for (const prompt of prompts) alone.push(await generate(model, prompt, options));
+    assert.deepEqual(await generateBatch(model, prompts, options), alone);
+    const stopped = await generateBatch(model, prompts, { ...options, stopTokens: [alone[1][2]] });
+    assert.deepEqual(stopped[1], alone[1].slice(0, alone[1].indexOf(alone[1][2]) + 1));
+    const hot = { maxNewTokens: 6, temperature: 1.3, topK: 8, seed: 4, repetitionPenalty: 1.2 };
+    assert.deepEqual((await generateBatch(model, prompts, hot))[0], await generate(model, prompts[0], hot));
+    const seen: [number, number][] = [];
+    await generateBatch(model, prompts, {
+      ...options,
+      maxNewTokens: 2,
+      onToken: (token, row) => seen.push([row, token]),
+    });
+    assert.deepEqual(
+      seen,
+      [0, 1].flatMap((i) => alone.map((tokens, row) => [row, tokens[i]])),
+    );
+  }
+  await assert.rejects(generateBatch(gpt, [[1], []], { maxNewTokens: 1 }), /prompt 1 is empty/);
+  await assert.rejects(generateBatch(gpt, [[1]], { maxNewTokens: 64 }), /do not fit into a context of 64/);
+  assert.deepEqual(await generateBatch(gpt, [], { maxNewTokens: 3 }), []);
 });
 
 test("examples packed into a row do not see each other", async () => {
