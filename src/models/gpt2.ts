@@ -15,10 +15,11 @@ import {
   Parameter,
   type StateDict,
 } from "../nn/index.ts";
-import { randn, Tensor, zeros } from "../tensor/index.ts";
+import { arange, randn, Tensor, zeros } from "../tensor/index.ts";
 import { attend, DecoderContext } from "./attention.ts";
 import { type CreateCacheOptions, KeyValueCache } from "./cache.ts";
 import type { ConfigReader } from "./config.ts";
+import type { Packing } from "./packing.ts";
 
 export interface GPT2Config extends FactoryOptions {
   readonly vocabSize: number;
@@ -74,7 +75,7 @@ const where = ({ dtype, device }: GPT2Config): FactoryOptions => ({
 });
 
 /** A projection stored as [in, out], as transformers' Conv1D. */
-class Projection extends Module {
+export class Projection extends Module {
   weight: Parameter;
   bias: Parameter | null;
   constructor(inputs: number, outputs: number, std: number, config: GPT2Config) {
@@ -103,18 +104,20 @@ class Attention extends Module {
     this.c_attn = new Projection(hiddenSize, 3 * hiddenSize, std, config);
     this.c_proj = new Projection(hiddenSize, hiddenSize, branchStd, config);
   }
-  /** With a context, the tokens of x stand behind those in its cache, of which this is layer `layer`. */
+  /** With a context, the tokens of x stand behind those in its cache, of which this is layer `layer`, or are packed examples. */
   forward(x: Tensor, context: DecoderContext | null = null, layer = 0): Tensor {
     const p = this.training ? this.dropout : 0;
     const qkv = this.c_attn.forward(x);
-    const y = context ? this.#cached(qkv, context, layer) : F.causalSelfAttention(qkv, this.numHeads, { dropoutP: p });
+    const y = context
+      ? this.#within(context, qkv, layer, p)
+      : F.causalSelfAttention(qkv, this.numHeads, { dropoutP: p });
     return F.dropout(this.c_proj.forward(y), p);
   }
-  #cached(qkv: Tensor, context: DecoderContext, layer: number): Tensor {
+  #within(context: DecoderContext, qkv: Tensor, layer: number, dropoutP: number): Tensor {
     const width = qkv.shape[2] / (3 * this.numHeads);
     const [q, k, v] = qkv.unflatten(2, [3, this.numHeads, width]).unbind(2);
     const scale = 1 / Math.sqrt(width);
-    return attend(q, k, v, context, { layer, scale, window: null, softcap: null, dropoutP: 0 }).flatten(2);
+    return attend(q, k, v, context, { layer, scale, window: null, softcap: null, dropoutP }).flatten(2);
   }
 }
 
@@ -158,6 +161,7 @@ class Block extends Module {
 
 class Transformer extends Module {
   readonly dropout: number;
+  readonly contextLength: number;
   /** Token embeddings [vocabSize, hiddenSize]; the head's weight too. */
   wte: Embedding;
   /** Position embeddings [contextLength, hiddenSize]. */
@@ -170,24 +174,28 @@ class Transformer extends Module {
     const table = (rows: number): Embedding =>
       new Embedding(rows, hiddenSize, { weight: randn([rows, hiddenSize], where(config)).mul(std) });
     this.dropout = config.dropout ?? 0;
+    this.contextLength = contextLength;
     this.wte = table(vocabSize);
     this.wpe = table(contextLength);
     this.h = new ModuleList(Array.from({ length: config.numLayers }, () => new Block(config)));
     this.ln_f = norm(config);
   }
   /** ids [batch, time] → hidden states [batch, time, hiddenSize]; with a cache, of tokens behind those in it. */
-  forward(ids: Tensor, cache: KeyValueCache | null = null): Tensor {
-    const [, time] = ids.shape;
+  forward(ids: Tensor, cache: KeyValueCache | null = null, packing: Packing | null = null): Tensor {
     const tokens = this.wte.forward(ids);
-    const context = cache ? new DecoderContext(tokens, [], cache) : null;
+    const context = cache || packing ? new DecoderContext(tokens, [], cache, packing) : null;
+    const x = tokens.add(this.#places(ids.shape[1], context));
+    let hidden = F.dropout(x, { p: this.dropout, training: this.training });
+    for (let i = 0; i < this.h.length; i++) hidden = this.h[i].forward(hidden, context, i);
+    return this.ln_f.forward(hidden);
+  }
+  /** The embeddings of the positions. An adapter may stand in the table's place: then it is asked, not its weight. */
+  #places(time: number, context: DecoderContext | null): Tensor {
     // what fills up a piece of text may stand behind the last position
-    const last = this.wpe.numEmbeddings - 1;
-    const positions = context
-      ? this.wpe.forward(new Tensor(minimum(context.positions, last)).flatten(-3))
-      : this.wpe.weight.narrow(0, 0, time);
-    let x = F.dropout(tokens.add(positions), { p: this.dropout, training: this.training });
-    for (let i = 0; i < this.h.length; i++) x = this.h[i].forward(x, context, i);
-    return this.ln_f.forward(x);
+    if (context) return this.wpe.forward(new Tensor(minimum(context.positions, this.contextLength - 1)).flatten(-3));
+    const table: Module = this.wpe;
+    if (table instanceof Embedding) return table.weight.narrow(0, 0, time);
+    return this.wpe.forward(arange(time, { dtype: "int32" }));
   }
 }
 
@@ -202,26 +210,32 @@ export class GPT2 extends Module {
     this.transformer = new Transformer(config);
   }
 
+  /** Tables that are read by more than their own forward: the head's weight is the token embedding. */
+  readonly tiedEmbeddings = ["transformer.wte"];
+
+  /** Whether forward takes a `packing`. */
+  readonly supportsPacking = true;
+
   get contextLength(): number {
     return this.config.contextLength;
   }
 
   /** The last layer's normalised states [batch, time, hiddenSize] of integer ids [batch, time]. */
-  hiddenStates(ids: Tensor): Tensor {
+  hiddenStates(ids: Tensor, packing?: Packing): Tensor {
     const { contextLength } = this.config;
     if (ids.ndim !== 2 || ids.shape[1] > contextLength || ids.shape[1] === 0)
       throw new ShapeError(
         `GPT2: ids must be [batch, time] with 1 … ${contextLength} tokens, got ${showShape(ids.shape)}`,
       );
-    return this.transformer.forward(ids);
+    return this.transformer.forward(ids, null, packing ?? null);
   }
 
   /**
    * ids [batch, time] → logits [batch, time, vocabSize]; with targets [batch, time] (−100: does not count) the mean
-   * cross-entropy in nats, for which large logits never exist as a whole.
+   * cross-entropy in nats, for which large logits never exist as a whole. `packing` tells of several examples in a row.
    */
-  forward(ids: Tensor, targets?: Tensor): Tensor {
-    const hidden = this.hiddenStates(ids);
+  forward(ids: Tensor, targets?: Tensor, packing?: Packing): Tensor {
+    const hidden = this.hiddenStates(ids, packing);
     const head = this.transformer.wte.weight;
     if (targets === undefined) return F.linear(hidden, head);
     if (sizeOf(ids.shape) * this.config.vocabSize > mostLogits) return F.linearCrossEntropy(hidden, head, targets);

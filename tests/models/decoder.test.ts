@@ -170,8 +170,10 @@ test("texts generated together are those generated alone", async () => {
 
 test("examples packed into a row do not see each other", async () => {
   setDevice("cpu");
-  for (const change of [{}, { layers: configOf(2).layers }, { attentionSoftcap: 2 }]) {
-    const model = tinyModel(change).eval();
+  const gpt = new GPT2({ vocabSize: 23, contextLength: 8, numLayers: 2, numHeads: 2, hiddenSize: 16 });
+  const changes = [{}, { layers: configOf(2).layers }, { attentionSoftcap: 2 }];
+  for (const model of [...changes.map(tinyModel), gpt]) {
+    model.eval();
     const [first, second] = [
       [3, 9, 4, 1],
       [7, 2, 8],
