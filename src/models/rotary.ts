@@ -154,7 +154,9 @@ export function rotaryOf(config: ConfigReader, headDim: number, defaults: Rotary
   const scaling = scaled ? (config.part("rope_scaling") ?? modern) : modern;
   const fallback = config.number(thetaField, theta);
   const partial = config.number("partial_rotary_factor", 1);
-  const width = 2 * Math.floor(Math.floor(headDim * (modern?.number("partial_rotary_factor", partial) ?? partial)) / 2);
+  // a factor may be a quotient, which rounding could have made a little smaller
+  const share = modern?.number("partial_rotary_factor", partial) ?? partial;
+  const width = 2 * Math.floor(Math.floor(headDim * share + 1e-6) / 2);
   const maxLength = config.count("max_position_embeddings", 2048);
   const kind = scaling?.has("rope_type") ? "rope_type" : "type";
   const scale = scalings[scaling?.choice(kind, Object.keys(scalings), "default") ?? "default"];

@@ -43,7 +43,7 @@ DECODERS = {
     "qwen3": ("qwen3", dict(**SHAPE, head_dim=8, tie_word_embeddings=True), torch.bfloat16),
     "gemma2": ("gemma2", dict(**SHAPE, head_dim=8, query_pre_attn_scalar=12, sliding_window=6, attn_logit_softcapping=5.0, final_logit_softcapping=12.0), torch.bfloat16),
     "gemma3": ("gemma3_text", dict(**SHAPE, head_dim=8, query_pre_attn_scalar=12, sliding_window=6, rope_theta=50000.0, rope_local_base_freq=500.0, rope_scaling=dict(rope_type="linear", factor=4.0), sliding_window_pattern=2), torch.bfloat16),
-    "phi3": ("phi3", dict(**SHAPE, sliding_window=11), torch.bfloat16),
+    "phi3": ("phi3", dict(**SHAPE, sliding_window=11, partial_rotary_factor=0.7), torch.bfloat16),
     "smollm3": ("smollm3", dict(**SHAPE, no_rope_layers=[1, 0], tie_word_embeddings=True), torch.bfloat16),
 }
 
@@ -285,6 +285,7 @@ def metadata(writer, config, arch):
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_key_length(head)
     writer.add_value_length(head)
+    writer.add_rope_dimension_count(int(head * rope.get("partial_rotary_factor", 1.0)))
     writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
     if arch.startswith("gemma") or arch == "phi3":
         writer.add_sliding_window(config.sliding_window)
