@@ -23,6 +23,7 @@ export const entries = {
   data: "data/index.ts",
   formats: "formats/index.ts",
   train: "train/index.ts",
+  finetune: "finetune/index.ts",
 };
 /** Scripts that a page starts by their address. */
 const workers = { worker: "backends/remote/worker.ts", decoder: "data/decoder.ts" };
@@ -43,7 +44,7 @@ const forBrowsers = {
 const namedClasses = {
   name: "names of classes",
   setup({ onLoad }) {
-    onLoad({ filter: /src[\\/](nn|optim|models)[\\/].*\.ts$/ }, ({ path }) => ({
+    onLoad({ filter: /src[\\/](nn|optim|models|finetune)[\\/].*\.ts$/ }, ({ path }) => ({
       loader: "ts",
       contents: readFileSync(path, "utf8").replace(
         /^((?:export )?(?:abstract )?class (\w+)[^{]*\{)$/gm,

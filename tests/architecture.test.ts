@@ -28,6 +28,7 @@ const floors = [
   "formats",
   "generate",
   "train",
+  "finetune",
   "cli",
 ];
 

@@ -1,0 +1,19 @@
+/** nabla/finetune: adapting a trained model to a little data, and measuring that it has become better. */
+export { type Adapted, adapterOf, applyLora, LoraAdapter, type LoraOptions, loadAdapter } from "./adapter.ts";
+export { FinetuneError } from "./errors.ts";
+export { type FreezeOptions, freeze } from "./freeze.ts";
+export { LoraEmbedding, type LoraLayer, LoraLinear, type LoraSettings } from "./lora.ts";
+export {
+  type BlockScales,
+  dequantizeInt8,
+  dequantizeNF4,
+  type Int8Weights,
+  type NF4Weights,
+  nf4Code,
+  quantizeInt8,
+  quantizeNF4,
+} from "./nf4.ts";
+export { type AdapterConfig, formatAdapterConfig, type LoraBias, parseAdapterConfig } from "./peft.ts";
+export { quantizeModel } from "./quantize-model.ts";
+export { type Quantization, QuantizedLinear, type QuantizeOptions, quantizeLinear } from "./quantized-linear.ts";
+export type { Target } from "./targets.ts";
