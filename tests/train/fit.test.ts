@@ -248,6 +248,51 @@ test("a loss that is not finite stops the run, says so, and leaves earlier check
   assert.match((await checkpointToResume(dir))!, /checkpoint-[46]$/);
 });
 
+test("accumulation on a device that runs beside us can be repeated: what is recorded meanwhile is not lost", {
+  skip: compiler ? false : "no C compiler",
+}, async () => {
+  setDevice("cpu");
+  try {
+    const losses: number[] = [];
+    // the second run finds its programs, so that a gradient is still being computed when the optimiser makes its state
+    for (let run = 0; run < 2; run++) {
+      manualSeed(2);
+      const model = new Net();
+      const { history } = await fit(model, {
+        train: loader(64, false),
+        loss: nn.functional.crossEntropy,
+        optimizer: new optim.AdamW(model.parameters(), { lr: 0.01 }),
+        accumulate: 2,
+        epochs: 3,
+      });
+      losses.push(history.at(-1)!.loss);
+    }
+    assert.equal(losses[1], losses[0]);
+  } finally {
+    setDevice("reference");
+  }
+});
+
+test("batches of unlike weight count as much as they say, in a step and in its loss", async () => {
+  const x = tensor([[1], [2], [4]]);
+  const parts = [x.narrow(0, 0, 1), x.narrow(0, 1, 2)];
+  const step = async (train: readonly (readonly [Tensor, Tensor])[], accumulate: number) => {
+    const model = new nn.Linear(1, 1, { bias: false });
+    nn.init.ones_(model.weight);
+    const optimizer = new optim.SGD(model.parameters(), { lr: 0.1 });
+    const loss = (y: Tensor) => y.square().mean();
+    const { history } = await fit(model, { train, loss, optimizer, accumulate, steps: 1 });
+    return [history[0].loss, await model.weight.item()];
+  };
+  const pair = (inputs: Tensor) => [inputs, inputs] as const;
+  const weighed = parts.map((part) => Object.assign([part, part] as const, { weight: part.size }));
+  const together = await step([pair(x)], 1);
+  const apart = await step(weighed, 2);
+  apart.forEach((value, i) => {
+    assert.ok(Math.abs(value - together[i]) < 1e-5, `${apart} ≠ ${together}`);
+  });
+});
+
 test("a label out of range is an error, and the model is as it was", async () => {
   const { model } = setup();
   const optimizer = new optim.SGD(model.parameters(), { lr: 0.1 });
