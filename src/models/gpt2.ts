@@ -186,6 +186,9 @@ export class GPT2 extends Module {
   /** Tables that are read by more than their own forward: the head's weight is the token embedding. */
   readonly tiedEmbeddings = ["transformer.wte"];
 
+  /** Whether forward takes a `packing`. */
+  readonly supportsPacking = true;
+
   get contextLength(): number {
     return this.config.contextLength;
   }
