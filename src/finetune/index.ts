@@ -1,6 +1,18 @@
 /** nabla/finetune: adapting a trained model to a little data, and measuring that it has become better. */
 export { type Adapted, adapterOf, applyLora, LoraAdapter, type LoraOptions, loadAdapter } from "./adapter.ts";
+export { type ChatPart, ChatTemplate, type ChatTemplateOptions } from "./chat.ts";
 export { FinetuneError } from "./errors.ts";
+export {
+  classesOf,
+  type LabelledExample,
+  labelNumbers,
+  type Message,
+  type ReadExamplesOptions,
+  type ReadLabelledOptions,
+  readExamples,
+  readLabelled,
+  type TextualExample,
+} from "./examples.ts";
 export {
   type FinetuneOptions,
   type FinetuneResult,
@@ -26,6 +38,7 @@ export { type AdapterConfig, formatAdapterConfig, type LoraBias, parseAdapterCon
 export { quantizeModel } from "./quantize-model.ts";
 export { type Quantization, QuantizedLinear, type QuantizeOptions, quantizeLinear } from "./quantized-linear.ts";
 export { formatComparison, formatResult } from "./report.ts";
+export { type TextEncoder, type TokenizeOptions, tokenizeExamples } from "./supervised.ts";
 export type { Target } from "./targets.ts";
 export {
   type ClassExample,
