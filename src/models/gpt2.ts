@@ -15,7 +15,7 @@ import {
   Parameter,
   type StateDict,
 } from "../nn/index.ts";
-import { randn, Tensor, zeros } from "../tensor/index.ts";
+import { arange, randn, Tensor, zeros } from "../tensor/index.ts";
 
 export interface GPT2Config extends FactoryOptions {
   readonly vocabSize: number;
@@ -49,8 +49,19 @@ const where = ({ dtype, device }: GPT2Config): FactoryOptions => ({
   ...(device === undefined ? {} : { device }),
 });
 
+/**
+ * Examples that lie one behind the other in a row, [batch, time] each: a token sees those before it of the same segment
+ * only, and has the position that it has in its own example.
+ */
+export interface Packing {
+  /** int32, equal within an example. */
+  readonly segments: Tensor;
+  /** int32, from 0 in each example. */
+  readonly positions: Tensor;
+}
+
 /** A projection stored as [in, out], as transformers' Conv1D. */
-class Projection extends Module {
+export class Projection extends Module {
   weight: Parameter;
   bias: Parameter | null;
   constructor(inputs: number, outputs: number, std: number, config: GPT2Config) {
@@ -79,9 +90,10 @@ class Attention extends Module {
     this.c_attn = new Projection(hiddenSize, 3 * hiddenSize, std, config);
     this.c_proj = new Projection(hiddenSize, hiddenSize, branchStd, config);
   }
-  forward(x: Tensor): Tensor {
+  forward(x: Tensor, attnMask?: Tensor): Tensor {
     const p = this.training ? this.dropout : 0;
-    const y = F.causalSelfAttention(this.c_attn.forward(x), this.numHeads, { dropoutP: p });
+    const options = { dropoutP: p, ...(attnMask && { attnMask }) };
+    const y = F.causalSelfAttention(this.c_attn.forward(x), this.numHeads, options);
     return F.dropout(this.c_proj.forward(y), p);
   }
 }
@@ -118,8 +130,8 @@ class Block extends Module {
     this.ln_2 = norm(config);
     this.mlp = new FeedForward(config, std, branchStd);
   }
-  forward(x: Tensor): Tensor {
-    x = x.add(this.attn.forward(this.ln_1.forward(x)));
+  forward(x: Tensor, attnMask?: Tensor): Tensor {
+    x = x.add(this.attn.forward(this.ln_1.forward(x), attnMask));
     return x.add(this.mlp.forward(this.ln_2.forward(x)));
   }
 }
@@ -144,12 +156,19 @@ class Transformer extends Module {
     this.ln_f = norm(config);
   }
   /** ids [batch, time] → hidden states [batch, time, hiddenSize]. */
-  forward(ids: Tensor): Tensor {
-    const [, time] = ids.shape;
-    let x = this.wte.forward(ids).add(this.wpe.weight.narrow(0, 0, time));
+  forward(ids: Tensor, packing?: Packing): Tensor {
+    let x = this.wte.forward(ids).add(this.#places(ids.shape[1], packing));
     x = F.dropout(x, { p: this.dropout, training: this.training });
-    for (const block of this.h) x = block.forward(x);
+    const mask = packing?.segments.unsqueeze(2).eq(packing.segments.unsqueeze(1)).unsqueeze(1);
+    for (const block of this.h) x = block.forward(x, mask);
     return this.ln_f.forward(x);
+  }
+  /** The embeddings of the positions. An adapter may stand in the table's place: then it is asked, not its weight. */
+  #places(time: number, packing?: Packing): Tensor {
+    if (packing) return this.wpe.forward(packing.positions);
+    const table: Module = this.wpe;
+    if (table instanceof Embedding) return table.weight.narrow(0, 0, time);
+    return this.wpe.forward(arange(time, { dtype: "int32" }));
   }
 }
 
@@ -164,26 +183,32 @@ export class GPT2 extends Module {
     this.transformer = new Transformer(config);
   }
 
+  /** Tables that are read by more than their own forward: the head's weight is the token embedding. */
+  readonly tiedEmbeddings = ["transformer.wte"];
+
+  /** Whether forward takes a `packing`. */
+  readonly supportsPacking = true;
+
   get contextLength(): number {
     return this.config.contextLength;
   }
 
   /** The last layer's normalised states [batch, time, hiddenSize] of integer ids [batch, time]. */
-  hiddenStates(ids: Tensor): Tensor {
+  hiddenStates(ids: Tensor, packing?: Packing): Tensor {
     const { contextLength } = this.config;
     if (ids.ndim !== 2 || ids.shape[1] > contextLength || ids.shape[1] === 0)
       throw new ShapeError(
         `GPT2: ids must be [batch, time] with 1 … ${contextLength} tokens, got ${showShape(ids.shape)}`,
       );
-    return this.transformer.forward(ids);
+    return this.transformer.forward(ids, packing);
   }
 
   /**
    * ids [batch, time] → logits [batch, time, vocabSize]; with targets [batch, time] (−100: does not count) the mean
-   * cross-entropy in nats, for which large logits never exist as a whole.
+   * cross-entropy in nats, for which large logits never exist as a whole. `packing` tells of several examples in a row.
    */
-  forward(ids: Tensor, targets?: Tensor): Tensor {
-    const hidden = this.hiddenStates(ids);
+  forward(ids: Tensor, targets?: Tensor, packing?: Packing): Tensor {
+    const hidden = this.hiddenStates(ids, packing);
     const head = this.transformer.wte.weight;
     if (targets === undefined) return F.linear(hidden, head);
     if (sizeOf(ids.shape) * this.config.vocabSize > mostLogits) return F.linearCrossEntropy(hidden, head, targets);
