@@ -1,2 +1,10 @@
 /** Generation: sampling from language models. */
-export { type GenerateOptions, generate, type LanguageModel, type SamplingOptions, sampleLogits } from "./sample.ts";
+export { type BatchOptions, generateBatch } from "./batch.ts";
+export type { CachedLanguageModel, LanguageModel, TokenCache } from "./readers.ts";
+export {
+  type GenerateOptions,
+  generate,
+  penalizeRepetition,
+  type SamplingOptions,
+  sampleLogits,
+} from "./sample.ts";

@@ -1,19 +1,12 @@
 /**
- * Text from a language model, a token at a time: the simple way, which computes the whole window again for every token.
- * The window has a fixed size and the position is a runtime number, so one program serves every token. No cache of keys
- * and values here.
+ * Text from a language model, a token at a time. A model that can keep keys and values reads the prompt in pieces of one length
+ * and then computes one position a token; another computes its whole window again. Sizes are fixed and positions are
+ * runtime numbers either way, so the number of programs does not grow with the text.
  */
 import { NablaError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
 import type { Module } from "../nn/index.ts";
-import { noGrad, type Tensor, tensor } from "../tensor/index.ts";
-
-/** A model that can be sampled from, as GPT2. */
-export interface LanguageModel extends Module {
-  readonly contextLength: number;
-  /** Logits [batch, vocabulary] after `position` of ids [batch, time]. */
-  logitsAt(ids: Tensor, position: number): Tensor;
-}
+import { cacheReader, hasCache, type LanguageModel, windowReader } from "./readers.ts";
 
 export interface SamplingOptions {
   /** Below 1 the likely become likelier; 0 takes the likeliest. Default: 1. */
@@ -22,10 +15,14 @@ export interface SamplingOptions {
   readonly topK?: number;
   /** Only the likeliest that together have this probability can be drawn (Holtzman et al. 2020). Default: 1. */
   readonly topP?: number;
+  /** Only what is at least this often as probable as the likeliest can be drawn (Nguyen et al. 2024, min-p). Default: 0. */
+  readonly minP?: number;
 }
 
 export interface GenerateOptions extends SamplingOptions {
   readonly maxNewTokens: number;
+  /** Above 1, tokens that the text already holds become less likely, prompt included (Keskar et al. 2019, CTRL). Default: 1. */
+  readonly repetitionPenalty?: number;
   /** The same seed gives the same text. Default: 0. */
   readonly seed?: number;
   /** Generation ends after one of these; it is the last token given. */
@@ -34,17 +31,31 @@ export interface GenerateOptions extends SamplingOptions {
   readonly onToken?: (token: number) => unknown;
 }
 
-function checkSampling({ temperature = 1, topK, topP = 1 }: SamplingOptions): void {
+export function checkSampling({ temperature = 1, topK, topP = 1, minP = 0 }: SamplingOptions): void {
   if (!(temperature >= 0)) throw new NablaError(`generate: temperature must not be negative, got ${temperature}`);
   if (topK !== undefined && !(Number.isInteger(topK) && topK >= 1))
     throw new NablaError(`generate: topK must be a whole number ≥ 1, got ${topK}`);
   if (!(topP > 0 && topP <= 1)) throw new NablaError(`generate: topP must be above 0 and at most 1, got ${topP}`);
+  if (!(minP >= 0 && minP <= 1)) throw new NablaError(`generate: minP must be between 0 and 1, got ${minP}`);
+}
+
+/** Logits in which those of `seen` tokens are divided by the penalty where they are positive, else multiplied. */
+export function penalizeRepetition(
+  logits: ArrayLike<number>,
+  seen: Iterable<number>,
+  penalty: number,
+): ArrayLike<number> {
+  if (!(penalty > 0)) throw new NablaError(`generate: repetitionPenalty must be above 0, got ${penalty}`);
+  if (penalty === 1) return logits;
+  const out = Float64Array.from(logits);
+  for (const token of new Set(seen)) out[token] = out[token] > 0 ? out[token] / penalty : out[token] * penalty;
+  return out;
 }
 
 /** Draws a class from logits. Of equal logits the earlier one counts as likelier. */
 export function sampleLogits(logits: ArrayLike<number>, rng: Rng, options: SamplingOptions = {}): number {
   checkSampling(options);
-  const { temperature = 1, topK = logits.length, topP = 1 } = options;
+  const { temperature = 1, topK = logits.length, topP = 1, minP = 0 } = options;
   const order = Array.from({ length: logits.length }, (_, i) => i);
   for (const i of order)
     if (Number.isNaN(logits[i]))
@@ -63,9 +74,26 @@ export function sampleLogits(logits: ArrayLike<number>, rng: Rng, options: Sampl
     weights = weights.slice(0, count);
     total = sum;
   }
+  if (minP > 0) {
+    const count = weights.findLastIndex((w) => w >= minP * weights[0]) + 1; // they fall
+    candidates = candidates.slice(0, count);
+    weights = weights.slice(0, count);
+    total = weights.reduce((a, b) => a + b, 0);
+  }
   let at = rng.uniform() * total;
   for (let i = 0; i < weights.length; i++) if ((at -= weights[i]) < 0) return candidates[i];
   return candidates[candidates.length - 1];
+}
+
+/** Runs `fn` with the model in evaluation mode, and puts each of its modules back into the mode that it was in. */
+export async function inEvaluation<T>(model: Module, fn: () => Promise<T>): Promise<T> {
+  const modes = model.modules().map((module) => [module, module.training] as const);
+  model.eval();
+  try {
+    return await fn();
+  } finally {
+    for (const [module, training] of modes) module.training = training;
+  }
 }
 
 /**
@@ -77,32 +105,23 @@ export async function generate(
   ids: readonly number[] | Int32Array,
   options: GenerateOptions,
 ): Promise<number[]> {
-  const { maxNewTokens, seed = 0, stopTokens = [], onToken } = options;
+  const { maxNewTokens, seed = 0, stopTokens = [], repetitionPenalty = 1, onToken } = options;
   checkSampling(options);
   if (ids.length === 0) throw new NablaError("generate: the prompt is empty; give at least one token");
   if (!(Number.isInteger(maxNewTokens) && maxNewTokens >= 0))
     throw new NablaError(`generate: maxNewTokens must be a whole number ≥ 0, got ${maxNewTokens}`);
-  const { contextLength } = model;
   const rng = new Rng(seed);
   const text = Array.from(ids);
   const fresh: number[] = [];
-  const modes = model.modules().map((module) => [module, module.training] as const);
-  model.eval();
-  try {
+  return inEvaluation(model, async () => {
+    const read = hasCache(model) ? cacheReader(model, text.length + maxNewTokens) : windowReader(model);
     while (fresh.length < maxNewTokens) {
-      const seen = text.slice(-contextLength);
-      const window = new Int32Array(contextLength); // what follows the text is hidden by causality
-      window.set(seen);
-      const logits = noGrad(() =>
-        model.logitsAt(tensor(window, { shape: [1, contextLength], dtype: "int32" }), seen.length - 1),
-      );
-      const token = sampleLogits(await logits.data(), rng, options);
+      const logits = await read(text);
+      const token = sampleLogits(penalizeRepetition(await logits.data(), text, repetitionPenalty), rng, options);
       text.push(token);
       fresh.push(token);
       if (onToken?.(token) === false || stopTokens.includes(token)) break;
     }
-  } finally {
-    for (const [module, training] of modes) module.training = training;
-  }
-  return fresh;
+    return fresh;
+  });
 }

@@ -4,7 +4,7 @@
  */
 import { ShapeError } from "../core/errors.ts";
 import { showShape, sizeOf } from "../core/shape.ts";
-import { dynamicSlice, scalar } from "../graph/ops.ts";
+import { dynamicSlice, minimum, scalar } from "../graph/ops.ts";
 import * as F from "../nn/functional.ts";
 import {
   Embedding,
@@ -16,6 +16,10 @@ import {
   type StateDict,
 } from "../nn/index.ts";
 import { arange, randn, Tensor, zeros } from "../tensor/index.ts";
+import { attend, DecoderContext } from "./attention.ts";
+import { type CreateCacheOptions, KeyValueCache } from "./cache.ts";
+import type { ConfigReader } from "./config.ts";
+import type { Packing } from "./packing.ts";
 
 export interface GPT2Config extends FactoryOptions {
   readonly vocabSize: number;
@@ -34,6 +38,27 @@ export interface GPT2Config extends FactoryOptions {
   readonly initializerRange?: number;
 }
 
+/** The configuration that a `config.json` of transformers' GPT-2 gives. */
+export function gpt2ConfigOf(config: ConfigReader): GPT2Config {
+  const hiddenSize = config.count("n_embd", 768);
+  config.expect("activation_function", "gelu_new", "GPT-2's activation is the tanh form of GELU");
+  config.expect("scale_attn_weights", true, "scores are scaled by 1 / √width");
+  config.expect("scale_attn_by_inverse_layer_idx", false, "scores are scaled by the width alone");
+  config.expect("tie_word_embeddings", true, "the head is the token embedding");
+  config.expect("add_cross_attention", false, "there is no encoder to attend to");
+  if (config.has("n_inner")) config.expect("n_inner", 4 * hiddenSize, "the feed-forward part is four times as wide");
+  return {
+    vocabSize: config.count("vocab_size", 50257),
+    contextLength: config.count("n_positions", 1024),
+    numLayers: config.count("n_layer", 12),
+    numHeads: config.count("n_head", 12),
+    hiddenSize,
+    dropout: config.number("resid_pdrop", 0.1),
+    layerNormEps: config.number("layer_norm_epsilon", 1e-5),
+    initializerRange: config.number("initializer_range", 0.02),
+  };
+}
+
 /** More logits than this are made and used a chunk of rows at a time: 64 MiB of float32. */
 const mostLogits = 2 ** 24;
 
@@ -48,17 +73,6 @@ const where = ({ dtype, device }: GPT2Config): FactoryOptions => ({
   ...(dtype === undefined ? {} : { dtype }),
   ...(device === undefined ? {} : { device }),
 });
-
-/**
- * Examples that lie one behind the other in a row, [batch, time] each: a token sees those before it of the same segment
- * only, and has the position that it has in its own example.
- */
-export interface Packing {
-  /** int32, equal within an example. */
-  readonly segments: Tensor;
-  /** int32, from 0 in each example. */
-  readonly positions: Tensor;
-}
 
 /** A projection stored as [in, out], as transformers' Conv1D. */
 export class Projection extends Module {
@@ -90,11 +104,20 @@ class Attention extends Module {
     this.c_attn = new Projection(hiddenSize, 3 * hiddenSize, std, config);
     this.c_proj = new Projection(hiddenSize, hiddenSize, branchStd, config);
   }
-  forward(x: Tensor, attnMask?: Tensor): Tensor {
+  /** With a context, the tokens of x stand behind those in its cache, of which this is layer `layer`, or are packed examples. */
+  forward(x: Tensor, context: DecoderContext | null = null, layer = 0): Tensor {
     const p = this.training ? this.dropout : 0;
-    const options = { dropoutP: p, ...(attnMask && { attnMask }) };
-    const y = F.causalSelfAttention(this.c_attn.forward(x), this.numHeads, options);
+    const qkv = this.c_attn.forward(x);
+    const y = context
+      ? this.#within(context, qkv, layer, p)
+      : F.causalSelfAttention(qkv, this.numHeads, { dropoutP: p });
     return F.dropout(this.c_proj.forward(y), p);
+  }
+  #within(context: DecoderContext, qkv: Tensor, layer: number, dropoutP: number): Tensor {
+    const width = qkv.shape[2] / (3 * this.numHeads);
+    const [q, k, v] = qkv.unflatten(2, [3, this.numHeads, width]).unbind(2);
+    const scale = 1 / Math.sqrt(width);
+    return attend(q, k, v, context, { layer, scale, window: null, softcap: null, dropoutP }).flatten(2);
   }
 }
 
@@ -130,14 +153,15 @@ class Block extends Module {
     this.ln_2 = norm(config);
     this.mlp = new FeedForward(config, std, branchStd);
   }
-  forward(x: Tensor, attnMask?: Tensor): Tensor {
-    x = x.add(this.attn.forward(this.ln_1.forward(x), attnMask));
+  forward(x: Tensor, context: DecoderContext | null = null, layer = 0): Tensor {
+    x = x.add(this.attn.forward(this.ln_1.forward(x), context, layer));
     return x.add(this.mlp.forward(this.ln_2.forward(x)));
   }
 }
 
 class Transformer extends Module {
   readonly dropout: number;
+  readonly contextLength: number;
   /** Token embeddings [vocabSize, hiddenSize]; the head's weight too. */
   wte: Embedding;
   /** Position embeddings [contextLength, hiddenSize]. */
@@ -150,22 +174,25 @@ class Transformer extends Module {
     const table = (rows: number): Embedding =>
       new Embedding(rows, hiddenSize, { weight: randn([rows, hiddenSize], where(config)).mul(std) });
     this.dropout = config.dropout ?? 0;
+    this.contextLength = contextLength;
     this.wte = table(vocabSize);
     this.wpe = table(contextLength);
     this.h = new ModuleList(Array.from({ length: config.numLayers }, () => new Block(config)));
     this.ln_f = norm(config);
   }
-  /** ids [batch, time] → hidden states [batch, time, hiddenSize]. */
-  forward(ids: Tensor, packing?: Packing): Tensor {
-    let x = this.wte.forward(ids).add(this.#places(ids.shape[1], packing));
-    x = F.dropout(x, { p: this.dropout, training: this.training });
-    const mask = packing?.segments.unsqueeze(2).eq(packing.segments.unsqueeze(1)).unsqueeze(1);
-    for (const block of this.h) x = block.forward(x, mask);
-    return this.ln_f.forward(x);
+  /** ids [batch, time] → hidden states [batch, time, hiddenSize]; with a cache, of tokens behind those in it. */
+  forward(ids: Tensor, cache: KeyValueCache | null = null, packing: Packing | null = null): Tensor {
+    const tokens = this.wte.forward(ids);
+    const context = cache || packing ? new DecoderContext(tokens, [], cache, packing) : null;
+    const x = tokens.add(this.#places(ids.shape[1], context));
+    let hidden = F.dropout(x, { p: this.dropout, training: this.training });
+    for (let i = 0; i < this.h.length; i++) hidden = this.h[i].forward(hidden, context, i);
+    return this.ln_f.forward(hidden);
   }
   /** The embeddings of the positions. An adapter may stand in the table's place: then it is asked, not its weight. */
-  #places(time: number, packing?: Packing): Tensor {
-    if (packing) return this.wpe.forward(packing.positions);
+  #places(time: number, context: DecoderContext | null): Tensor {
+    // what fills up a piece of text may stand behind the last position
+    if (context) return this.wpe.forward(new Tensor(minimum(context.positions, this.contextLength - 1)).flatten(-3));
     const table: Module = this.wpe;
     if (table instanceof Embedding) return table.weight.narrow(0, 0, time);
     return this.wpe.forward(arange(time, { dtype: "int32" }));
@@ -200,7 +227,7 @@ export class GPT2 extends Module {
       throw new ShapeError(
         `GPT2: ids must be [batch, time] with 1 … ${contextLength} tokens, got ${showShape(ids.shape)}`,
       );
-    return this.transformer.forward(ids, packing);
+    return this.transformer.forward(ids, null, packing ?? null);
   }
 
   /**
@@ -217,13 +244,32 @@ export class GPT2 extends Module {
 
   /** The logits [batch, vocabSize] after position `position` of ids [batch, time]; the position compiles nothing anew. */
   logitsAt(ids: Tensor, position: number): Tensor {
-    const [batch, time] = ids.shape;
+    return F.linear(this.#row(this.hiddenStates(ids), position), this.transformer.wte.weight);
+  }
+
+  /** Row `position` of hidden states [batch, time, hiddenSize] → [batch, hiddenSize]. */
+  #row(hidden: Tensor, position: number): Tensor {
+    const [batch, time, width] = hidden.shape;
     if (!Number.isInteger(position) || position < 0 || position >= time)
-      throw new ShapeError(`GPT2: position ${position} is outside ids ${showShape(ids.shape)}`);
-    const hidden = this.hiddenStates(ids);
+      throw new ShapeError(`GPT2: position ${position} is outside ids [${batch}, ${time}]`);
     const offsets = [0, position, 0].map((n) => scalar(n, "int32"));
-    const row = new Tensor(dynamicSlice(hidden.node, offsets, [batch, 1, this.config.hiddenSize]));
-    return F.linear(row.flatten(0, 1), this.transformer.wte.weight);
+    return new Tensor(dynamicSlice(hidden.node, offsets, [batch, 1, width])).flatten(0, 1);
+  }
+
+  /** An empty cache for `batchSize` sequences of up to `capacity` tokens (default: the context). */
+  createCache(options: CreateCacheOptions = {}): KeyValueCache {
+    const { numLayers, numHeads, hiddenSize } = this.config;
+    const { dtype, device } = this.transformer.wte.weight;
+    const size = { numLayers, numKeyValueHeads: numHeads, headDim: hiddenSize / numHeads };
+    return new KeyValueCache({ batchSize: 1, capacity: this.contextLength, ...options, ...size, dtype, device });
+  }
+
+  /** The logits [batch, vocabSize] after the first `count` of ids [batch, time], which follow the cache's tokens; see CausalLM. */
+  decode(ids: Tensor, cache: KeyValueCache, count = ids.shape[1]): Tensor {
+    cache.checkRoom(ids.shape[1]);
+    const row = this.#row(this.transformer.forward(ids, cache), count - 1);
+    cache.advance(count);
+    return F.linear(row, this.transformer.wte.weight);
   }
 }
 

@@ -12,10 +12,11 @@ export {
   Flatten,
   Identity,
   Linear,
+  type LinearOptions,
   Unflatten,
 } from "./layers/linear.ts";
 export * from "./layers/loss.ts";
 export * from "./layers/norm.ts";
 export * from "./layers/recurrent.ts";
 export { type Destination, type LoadOptions, type LoadResult, Module, type StateDict } from "./module.ts";
-export { Buffer, Parameter } from "./parameter.ts";
+export { Buffer, Parameter, withDeferredInit } from "./parameter.ts";

@@ -13,6 +13,38 @@ function own(what: string, data: Tensor): Tensor["node"] {
   return data.node.requiresGrad ? detach(data.node) : data.node;
 }
 
+/** What `withDeferredInit` has to finish; null outside of it. */
+let deferred: { readonly tensor: Tensor; readonly requiresGrad: boolean }[] | null = null;
+
+function finish(tensor: Tensor, requiresGrad: boolean): void {
+  if (deferred) {
+    deferred.push({ tensor, requiresGrad });
+    return;
+  }
+  asState(tensor);
+  if (requiresGrad) tensor.requiresGrad_();
+}
+
+/**
+ * Makes a module whose weights come from elsewhere: the first values of its parameters and buffers are only recorded while
+ * `make` runs, and computed for those alone that `load` has not replaced (torch.nn.utils.skip_init). Modules that are
+ * made outside are not concerned.
+ */
+export function withDeferredInit<T>(make: () => T, load: (made: T) => void): T {
+  const before = deferred;
+  const mine: NonNullable<typeof deferred> = [];
+  deferred = mine;
+  let made: T;
+  try {
+    made = make();
+  } finally {
+    deferred = before;
+  }
+  load(made);
+  for (const { tensor, requiresGrad } of mine) finish(tensor, requiresGrad);
+  return made;
+}
+
 /** A tensor that is learnt: a leaf of autograd that optimisers update (torch.nn.Parameter). Takes over the data's memory. */
 export class Parameter extends Tensor {
   constructor(data: Tensor, options: { readonly requiresGrad?: boolean } = {}) {
@@ -22,8 +54,7 @@ export class Parameter extends Tensor {
       throw new DTypeError(
         `Parameter: only floating tensors have gradients, this one is ${data.dtype}; pass { requiresGrad: false }`,
       );
-    asState(this);
-    if (requiresGrad) this.requiresGrad_();
+    finish(this, requiresGrad);
   }
 }
 
@@ -33,6 +64,6 @@ export class Buffer extends Tensor {
   constructor(data: Tensor, options: { readonly persistent?: boolean } = {}) {
     super(own("Buffer", data));
     this.persistent = options.persistent ?? true;
-    asState(this);
+    finish(this, false);
   }
 }

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { Rng } from "../../src/core/rng.ts";
 import { programCounts, setDevice } from "../../src/execution/index.ts";
-import { generate, sampleLogits } from "../../src/generate/index.ts";
+import { generate, penalizeRepetition, sampleLogits } from "../../src/generate/index.ts";
 import {
   adaptGPT2StateDict,
   ConvNet,
@@ -83,6 +83,11 @@ test("sampling: the likeliest, the k likeliest, the likeliest by mass, the seed"
   assert.deepEqual([...draw({ topK: 2 })].sort(), [1, 3]);
   assert.deepEqual([...draw({ topP: 0.5 })].sort(), [1, 3]);
   assert.deepEqual([...draw({ temperature: 3 })].sort(), [0, 1, 2, 3, 4]);
+  assert.deepEqual([...draw({ temperature: 3, minP: 0.5 })].sort(), [1, 2, 3]); // e^(−2/3) of the likeliest, and e^(−1)
+  assert.deepEqual([...draw({ minP: 1 })].sort(), [1, 3]);
+  assert.throws(() => sampleLogits(logits, new Rng(1), { minP: 2 }), /minP/);
+  assert.deepEqual(Array.from(penalizeRepetition(logits, [1, 4, 4], 2)), [0, 1.5, 1, 3, -4]);
+  assert.throws(() => penalizeRepetition(logits, [], 0), /repetitionPenalty/);
   assert.throws(() => sampleLogits([NaN, 1], new Rng(1)), /the model gave NaN for token 0/);
   assert.throws(() => sampleLogits(logits, new Rng(1), { temperature: -1 }), /temperature/);
   assert.throws(() => sampleLogits(logits, new Rng(1), { topK: 0 }), /topK/);
@@ -136,7 +141,7 @@ for (const { name: device } of (await backendsUnderTest()).filter((backend) => !
       assert.deepEqual([...(await logits.argmax(1).data())], [...labels]);
     });
 
-    test("a tiny GPT-2 learns a sequence that repeats, and goes on with it, all in three programs", async () => {
+    test("a tiny GPT-2 learns a sequence that repeats, and goes on with it, all in four programs", async () => {
       setDevice(device);
       manualSeed(5);
       const model = new GPT2(tiny);
@@ -166,7 +171,7 @@ for (const { name: device } of (await backendsUnderTest()).filter((backend) => !
         Array.from({ length: 20 }, (_, i) => at(4 + i)),
       );
       assert.deepEqual(seen, text);
-      assert.equal(programCounts(device).made - before, 3, "starting values, the step, generation");
+      assert.equal(programCounts(device).made - before, 4, "starting values, the step, a piece of text, a token");
       assert.deepEqual(await generate(model, prompt, { ...greedy, stopTokens: [2] }), [2]);
       assert.deepEqual(await generate(model, prompt, { ...greedy, onToken: () => false }), [2]);
       const hot = { maxNewTokens: 12, temperature: 1.5, seed: 9 };

@@ -1,7 +1,7 @@
 /** Linear, Embedding, and the layers that only move: Identity, Flatten, Unflatten. */
 import type { DType } from "../../core/dtype.ts";
 import { ShapeError } from "../../core/errors.ts";
-import { arange } from "../../tensor/create.ts";
+import { arange, zeros } from "../../tensor/create.ts";
 import { randn } from "../../tensor/random.ts";
 import type { Tensor } from "../../tensor/tensor.ts";
 import { embedding, linear, paddingRow } from "../functional/linear.ts";
@@ -25,6 +25,18 @@ export function expectSize(layer: string, what: string, n: number): void {
   if (!Number.isInteger(n) || n < 1) throw new ShapeError(`${layer}: ${what} must be a whole number ≥ 1, got ${n}`);
 }
 
+export interface LinearOptions extends FactoryOptions {
+  /** Default: true. */
+  readonly bias?: boolean;
+  /** The matrix to start with, instead of uniform numbers: a tensor of its own, [outFeatures, inFeatures]. The bias then starts at 0. */
+  readonly weight?: Tensor;
+}
+
+function checkStart(layer: string, weight: Tensor | undefined, shape: readonly number[]): void {
+  if (weight && weight.shape.join() !== shape.join())
+    throw new ShapeError(`${layer}: the weight given is [${weight.shape.join(", ")}], expected [${shape.join(", ")}]`);
+}
+
 /**
  * x · weightᵀ + bias: [rows…, inFeatures] → [rows…, outFeatures] (torch.nn.Linear). Weight and bias start uniform within
  * ±1 / √inFeatures.
@@ -36,15 +48,19 @@ export class Linear extends Module {
   weight: Parameter;
   /** [outFeatures] */
   bias: Parameter | null;
-  constructor(inFeatures: number, outFeatures: number, options: FactoryOptions & { readonly bias?: boolean } = {}) {
+  constructor(inFeatures: number, outFeatures: number, options: LinearOptions = {}) {
     super();
     expectSize("Linear", "inFeatures", inFeatures);
     expectSize("Linear", "outFeatures", outFeatures);
     this.inFeatures = inFeatures;
     this.outFeatures = outFeatures;
+    const shape = [outFeatures, inFeatures];
+    checkStart("Linear", options.weight, shape);
     const bound = 1 / Math.sqrt(inFeatures);
-    this.weight = new Parameter(uniformLike([outFeatures, inFeatures], -bound, bound, made(options)));
-    this.bias = (options.bias ?? true) ? new Parameter(uniformLike([outFeatures], -bound, bound, made(options))) : null;
+    this.weight = new Parameter(options.weight ?? uniformLike(shape, -bound, bound, made(options)));
+    const bias = (): Tensor =>
+      options.weight ? zeros([outFeatures], made(options)) : uniformLike([outFeatures], -bound, bound, made(options));
+    this.bias = (options.bias ?? true) ? new Parameter(bias()) : null;
   }
   forward(x: Tensor): Tensor {
     return linear(x, this.weight, this.bias);
@@ -77,10 +93,7 @@ export class Embedding extends Module {
     const padding = options.paddingIdx ?? null;
     this.paddingIdx = padding === null ? null : paddingRow(padding, numEmbeddings);
     const shape = [numEmbeddings, embeddingDim];
-    if (options.weight && options.weight.shape.join() !== shape.join())
-      throw new ShapeError(
-        `Embedding: the weight given is [${options.weight.shape.join(", ")}], expected [${shape.join(", ")}]`,
-      );
+    checkStart("Embedding", options.weight, shape);
     let start = options.weight ?? randn(shape, made(options));
     if (this.paddingIdx !== null && !options.weight)
       start = start.maskedFill(arange(numEmbeddings).eq(this.paddingIdx).unsqueeze(1), 0);

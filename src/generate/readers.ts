@@ -1,0 +1,105 @@
+/**
+ * How a language model reads a text that grows: its whole window again and again, or through a cache of keys and values, in
+ * pieces of one length and then a token at a time. Sizes are fixed and positions are runtime numbers.
+ */
+import type { Module } from "../nn/index.ts";
+import { noGrad, realize, type Tensor, tensor } from "../tensor/index.ts";
+
+/** A model that can be sampled from, as GPT2. */
+export interface LanguageModel extends Module {
+  readonly contextLength: number;
+  /** Logits [batch, vocabulary] after `position` of ids [batch, time]. */
+  logitsAt(ids: Tensor, position: number): Tensor;
+}
+
+/** What a model keeps of the tokens that it has seen. */
+export interface TokenCache {
+  readonly capacity: number;
+  readonly length: number;
+  truncate(length: number): void;
+}
+
+/** A language model that decodes through a cache, as CausalLM. */
+export interface CachedLanguageModel<C extends TokenCache = TokenCache> extends LanguageModel {
+  /** `padding`: how many positions in front of each row hold no token of it. */
+  createCache(options: {
+    readonly batchSize?: number;
+    readonly capacity?: number;
+    readonly padding?: readonly number[];
+  }): C;
+  /** Appends the first `count` of ids [batch, time] to the cache; the logits [batch, vocabulary] after them. */
+  decode(ids: Tensor, cache: C, count?: number): Tensor;
+}
+
+/** Most tokens of a prompt that are read at once. */
+const longestPiece = 64;
+
+const idsTensor = (ids: Int32Array, rows = 1): Tensor =>
+  tensor(ids, { shape: [rows, ids.length / rows], dtype: "int32" });
+
+/** Gives the logits after a text that grows from call to call. */
+export type Reader = (text: readonly number[]) => Promise<Tensor>;
+
+/** The whole window each time; what follows the text in it is hidden by causality. */
+export function windowReader(model: LanguageModel): Reader {
+  const { contextLength } = model;
+  return async (text) => {
+    const seen = text.slice(-contextLength);
+    const window = new Int32Array(contextLength);
+    window.set(seen);
+    return noGrad(() => model.logitsAt(idsTensor(window), seen.length - 1));
+  };
+}
+
+/** Room for `tokens`, in few different sizes, and for a last piece that is not full. */
+export function sizesFor(tokens: number, contextLength: number): { capacity: number; pieceLength: number } {
+  const pieceLength = Math.min(longestPiece, contextLength);
+  let capacity = 256;
+  while (capacity < Math.min(tokens, contextLength)) capacity *= 2;
+  return { capacity: Math.min(capacity, Math.ceil(contextLength / pieceLength) * pieceLength), pieceLength };
+}
+
+/**
+ * Appends rows of one length to a cache, in pieces of one length; gives the logits [rows, vocabulary] after them. Each piece is
+ * computed before the next is recorded, so that they are one program and not one for every number of pieces.
+ */
+export async function readPieces<C extends TokenCache>(
+  model: CachedLanguageModel<C>,
+  cache: C,
+  rows: readonly (readonly number[])[],
+  pieceLength: number,
+): Promise<Tensor> {
+  let logits: Tensor | null = null;
+  for (let at = 0; at < rows[0].length; at += pieceLength) {
+    const piece = new Int32Array(rows.length * pieceLength);
+    const count = Math.min(pieceLength, rows[0].length - at);
+    rows.forEach((row, i) => {
+      piece.set(row.slice(at, at + count), i * pieceLength);
+    });
+    logits = noGrad(() => model.decode(idsTensor(piece, rows.length), cache, count));
+    await realize(logits);
+  }
+  return logits as Tensor;
+}
+
+/**
+ * Only what is new is computed. Beyond the context the positions of all tokens move with each one, so that the window is read
+ * again.
+ */
+export function cacheReader(model: CachedLanguageModel, tokens: number): Reader {
+  const { contextLength } = model;
+  const { capacity, pieceLength } = sizesFor(tokens, contextLength);
+  const cache = model.createCache({ capacity });
+  const read = (fresh: readonly number[]): Promise<Tensor> => readPieces(model, cache, [fresh], pieceLength);
+  return async (text) => {
+    if (text.length > contextLength) {
+      cache.truncate(0);
+      return read(text.slice(-contextLength));
+    }
+    if (cache.length === 0) return read(text);
+    return noGrad(() => model.decode(idsTensor(Int32Array.from(text.slice(cache.length))), cache));
+  };
+}
+
+export const hasCache = (model: LanguageModel): model is CachedLanguageModel =>
+  "createCache" in model && "decode" in model;

@@ -1,0 +1,221 @@
+/**
+ * Models from checkpoints in Hugging Face's layout: a folder with `config.json` and `model.safetensors`, or shards with
+ * `model.safetensors.index.json` (older ones: `pytorch_model.bin`); or from GGUF files (gguf.ts). `config.json` names the architecture, the tasks' tables say how it is built; every tensor of the
+ * model must be in the checkpoint and every tensor of the checkpoint in the model.
+ */
+import type { DType } from "../core/dtype.ts";
+import { isFloat } from "../core/dtype.ts";
+import { NablaError } from "../core/errors.ts";
+import { join } from "../data/path.ts";
+import { type ReadOptions, readBytes } from "../data/source.ts";
+import { load, loadTorch } from "../formats/index.ts";
+import { type FactoryOptions, type Module, type StateDict, withDeferredInit } from "../nn/index.ts";
+import { type Architecture, architectures, type BuildOptions, type Task, type Tasks } from "./architectures.ts";
+import { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
+import { readGgufModel } from "./gguf.ts";
+
+export interface PretrainedOptions<T extends Task = "generation"> extends ReadOptions {
+  /** Default: "generation". */
+  readonly task?: T;
+  /** Of the parameters. Default: that of the checkpoint's largest floating tensor. */
+  readonly dtype?: DType;
+  /** Default: the default device. */
+  readonly device?: string;
+  /** Classes of a classification head. One that the checkpoint lacks, or has for another number of classes, starts anew. */
+  readonly numLabels?: number;
+}
+
+const listed = (names: readonly string[]): string =>
+  names
+    .slice(0, 20)
+    .map((name) => `"${name}"`)
+    .join(", ") + (names.length > 20 ? ` and ${names.length - 20} more` : "");
+
+async function readJson(path: string): Promise<unknown> {
+  const bytes = await readBytes(path);
+  try {
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch (error) {
+    throw new PretrainedError(`${path}: this is not valid JSON (${(error as Error).message})`);
+  }
+}
+
+const isObject = (x: unknown): x is Record<string, unknown> => typeof x === "object" && x !== null && !Array.isArray(x);
+
+/** A folder's `config.json`. Throws FileError, or PretrainedError where it is not a JSON object. */
+export async function readConfig(folder: string): Promise<ConfigReader> {
+  const path = join(folder, "config.json");
+  const raw = await readJson(path);
+  if (!isObject(raw)) throw new PretrainedError(`${path}: must be a JSON object`);
+  return new ConfigReader(raw, path);
+}
+
+type Reading = ReadOptions & { readonly device?: string };
+
+/** The kinds of files that hold a checkpoint's tensors, in the order in which they are looked for; each has an index where it is sharded. */
+const containers: readonly {
+  readonly file: string;
+  readonly read: (path: string, options: Reading) => Promise<StateDict>;
+}[] = [
+  { file: "model.safetensors", read: load },
+  // written by older versions; read without executing anything
+  {
+    file: "pytorch_model.bin",
+    read: (path, { device }) => loadTorch(path, device === undefined ? {} : { device }),
+  },
+];
+
+/** The shards of a checkpoint with an index, merged; each tensor must be where the index says. */
+async function loadShards(
+  folder: string,
+  index: unknown,
+  indexPath: string,
+  read: (path: string) => Promise<StateDict>,
+): Promise<StateDict> {
+  const map = isObject(index) ? index["weight_map"] : undefined;
+  if (!isObject(map) || !Object.values(map).every((file) => typeof file === "string"))
+    throw new PretrainedError(`${indexPath}: "weight_map" must say the file of each tensor`);
+  const out: StateDict = {};
+  for (const file of [...new Set(Object.values(map) as string[])].sort()) {
+    if (/[\\/]|^\.\.?$/.test(file))
+      throw new PretrainedError(`${indexPath}: "${file}" must be a file beside the index`);
+    const tensors = await read(join(folder, file));
+    const wanted = Object.keys(map).filter((name) => map[name] === file);
+    const missing = wanted.filter((name) => !(name in tensors));
+    if (missing.length)
+      throw new PretrainedError(`${join(folder, file)}: the index places ${listed(missing)} here, but it is not there`);
+    const surplus = Object.keys(tensors).filter((name) => map[name] !== file);
+    if (surplus.length)
+      throw new PretrainedError(`${join(folder, file)}: holds ${listed(surplus)}, which the index does not place here`);
+    Object.assign(out, tensors);
+  }
+  return out;
+}
+
+/** What `read` gives, or null where there is no such file. */
+async function ifThere<T>(read: () => Promise<T>): Promise<T | null> {
+  try {
+    return await read();
+  } catch (error) {
+    if ((error as { code?: string }).code === "ENOENT") return null;
+    throw error;
+  }
+}
+
+/** The tensors of a checkpoint's folder by their names. */
+export async function readCheckpoint(folder: string, options: Reading = {}): Promise<StateDict> {
+  for (const { file, read } of containers) {
+    const single = await ifThere(() => read(join(folder, file), options));
+    if (single) return single;
+    const path = join(folder, `${file}.index.json`);
+    const index = await ifThere(() => readJson(path));
+    if (index !== null) return loadShards(folder, index, path, (shard) => read(shard, options));
+  }
+  throw new PretrainedError(
+    `${folder}: there are no weights; expected ${containers.map(({ file }) => `${file} (or ${file}.index.json)`).join(", or ")}`,
+  );
+}
+
+/** The table's row for a configuration and a task; the error lists what is known. */
+function architectureOf(config: ConfigReader, task: Task): Architecture<Module> {
+  const type = config.text("model_type");
+  const table = architectures();
+  if (!Object.hasOwn(table, task))
+    throw new PretrainedError(`fromPretrained: there is no task "${task}"; known are ${Object.keys(table).join(", ")}`);
+  const known: Readonly<Record<string, Architecture<Module>>> = table[task];
+  if (Object.hasOwn(known, type)) return known[type];
+  const others = (Object.keys(table) as Task[]).filter((other) => Object.hasOwn(table[other], type));
+  throw new PretrainedError(
+    others.length
+      ? `${config.source}: the architecture "${type}" is not for the task "${task}"; load it with { task: "${others[0]}" }${others
+          .slice(1)
+          .map((other) => ` or "${other}"`)
+          .join("")}`
+      : `${config.source}: unknown architecture "${type}"; known for "${task}" are ${Object.keys(known).join(", ")}`,
+  );
+}
+
+/** The dtype of the largest floating tensor: norms may be stored more precisely than matrices. */
+function storedDType(tensors: Readonly<StateDict>): DType {
+  const floating = Object.values(tensors).filter((x) => isFloat(x.dtype));
+  return floating.length ? floating.reduce((a, b) => (b.size > a.size ? b : a)).dtype : "float32";
+}
+
+/**
+ * A model from a parsed configuration and its tensors, which it takes over. For checkpoints that come from elsewhere than a folder; see
+ * `fromPretrained` for the rest.
+ */
+export function modelFrom<T extends Task = "generation">(
+  config: ConfigReader | RawConfig,
+  tensors: Readonly<StateDict>,
+  options: Omit<PretrainedOptions<T>, keyof ReadOptions> = {},
+): Tasks[T] {
+  const reader = config instanceof ConfigReader ? config : new ConfigReader(config);
+  const { task = "generation", device, numLabels } = options;
+  const architecture = architectureOf(reader, task);
+  const adapted = architecture.adapt(tensors, reader);
+  const dtype = options.dtype ?? storedDType(adapted);
+  if (!isFloat(dtype)) throw new PretrainedError(`${reader.source}: a model's dtype must be floating, not ${dtype}`);
+  const where: FactoryOptions = { dtype, ...(device === undefined ? {} : { device }) };
+  const build: BuildOptions = { numLabels: numLabels ?? reader.labels(), has: (key) => key in adapted };
+  return withDeferredInit(
+    () => architecture.build(reader, where, build),
+    (model) => fill(model, adapted, architecture, reader.source, numLabels),
+  ).eval() as Tasks[T];
+}
+
+/** Gives the model its tensors; what is missing, surplus or of another shape is named all at once. */
+function fill(
+  model: Module,
+  tensors: Readonly<StateDict>,
+  architecture: Architecture<Module>,
+  source: string,
+  numLabels: number | undefined,
+): void {
+  const own = model.stateDict();
+  const isFresh = (key: string): boolean => numLabels !== undefined && (architecture.head?.test(key) ?? false);
+  const given = { ...tensors };
+  const fresh = Object.keys(own).filter(isFresh);
+  // a head is one thing: where a part of it does not fit, all of it starts anew
+  if (fresh.some((key) => !given[key] || given[key].shape.join() !== own[key].shape.join()))
+    for (const key of Object.keys(given)) if (architecture.head?.test(key)) delete given[key];
+  const missing = Object.keys(own).filter((key) => !(key in given) && !isFresh(key));
+  const headless = missing.length > 0 && missing.every((key) => architecture.head?.test(key));
+  const surplus = Object.keys(given).filter((key) => !(key in own));
+  const complaints = [
+    ...(missing.length
+      ? [
+          `the checkpoint lacks ${listed(missing)}${headless ? ", the head of this task; { numLabels } makes a new one" : ""}`,
+        ]
+      : []),
+    ...(surplus.length ? [`the model has no ${listed(surplus)}`] : []),
+  ];
+  if (complaints.length) throw new PretrainedError(`${source}: ${complaints.join("; ")}. Nothing was loaded`);
+  try {
+    model.loadStateDict(given, { assign: true, strict: false });
+  } catch (error) {
+    if (!(error instanceof NablaError)) throw error;
+    throw new PretrainedError(`${source}: the tensors do not fit the configuration. ${error.message}`);
+  }
+}
+
+/**
+ * Loads a model from a folder in Hugging Face's layout, or a decoder from a GGUF file (a path that ends so), in evaluation mode. Throws
+ * FileError where a file can't be read, SafetensorsError or FormatError where one is damaged, and PretrainedError where the
+ * architecture is unknown or configuration and tensors do not fit, naming them.
+ */
+export async function fromPretrained<T extends Task = "generation">(
+  path: string,
+  options: PretrainedOptions<T> = {},
+): Promise<Tasks[T]> {
+  const { onProgress, signal, ...rest } = options;
+  const device = options.device === undefined ? {} : { device: options.device };
+  if (/\.gguf$/i.test(path)) {
+    const { config, tensors, source } = await readGgufModel(path, device);
+    return modelFrom(new ConfigReader(config, source), tensors, rest);
+  }
+  const config = await readConfig(path);
+  architectureOf(config, options.task ?? "generation"); // before gigabytes are read
+  const reading = { ...(onProgress ? { onProgress } : {}), ...(signal ? { signal } : {}) };
+  return modelFrom(config, await readCheckpoint(path, { ...reading, ...device }), rest);
+}

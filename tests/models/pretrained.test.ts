@@ -1,0 +1,185 @@
+/** What `fromPretrained` takes and what it refuses, and with which words. Numbers are in tests/parity/pretrained.test.ts. */
+import assert from "node:assert/strict";
+import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { setDevice } from "../../src/execution/index.ts";
+import { load, save } from "../../src/formats/index.ts";
+import { fromPretrained, PretrainedError } from "../../src/models/index.ts";
+import type { StateDict } from "../../src/nn/index.ts";
+import { zeros } from "../../src/tensor/index.ts";
+
+const fixtures = join(dirname(dirname(fileURLToPath(import.meta.url))), "parity", "fixtures", "pretrained");
+setDevice("reference");
+
+/** A copy of a checkpoint, for a test to spoil. */
+async function copyOf(name: string, t: TestContext): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), "nabla-pretrained-"));
+  t.after(() => rm(folder, { recursive: true }));
+  await cp(join(fixtures, name), folder, { recursive: true });
+  return folder;
+}
+
+async function changeConfig(folder: string, fields: object): Promise<void> {
+  const path = join(folder, "config.json");
+  await writeFile(path, JSON.stringify({ ...JSON.parse(await readFile(path, "utf8")), ...fields }));
+}
+
+async function changeTensors(folder: string, change: (tensors: StateDict) => void): Promise<void> {
+  const path = join(folder, "model.safetensors");
+  const tensors = await load(path);
+  change(tensors);
+  await save(tensors, path);
+}
+
+/** Loading throws PretrainedError with these words. */
+async function refused(folder: string, words: RegExp, options: object = {}): Promise<void> {
+  await assert.rejects(fromPretrained(folder, options), (error: Error) => {
+    assert.ok(error instanceof PretrainedError, `${error.name}: ${error.message}`);
+    assert.match(error.message, words);
+    return true;
+  });
+}
+
+test("the parameters have the checkpoint's keys, and its dtype unless another is asked for", async () => {
+  const folder = join(fixtures, "llama");
+  const model = await fromPretrained(folder);
+  assert.deepEqual(
+    Object.keys(model.stateDict()).sort(),
+    Object.keys(await load(join(folder, "model.safetensors"))).sort(),
+  );
+  assert.equal(model.training, false);
+  assert.ok(model.parameters().every((p) => p.requiresGrad && p.dtype === "float32"));
+  const stored = await fromPretrained(join(fixtures, "qwen3"));
+  assert.ok(stored.parameters().every((p) => p.dtype === "bfloat16"));
+  const half = await fromPretrained(join(fixtures, "qwen3"), { dtype: "float16" });
+  assert.ok(half.parameters().every((p) => p.dtype === "float16"));
+});
+
+test("an unknown architecture is named, with those that are known", async (t) => {
+  const folder = await copyOf("llama", t);
+  await changeConfig(folder, { model_type: "mamba" });
+  await refused(folder, /unknown architecture "mamba"; known for "generation" are gpt2, llama, mistral/);
+});
+
+test("missing and surplus tensors are named together", async (t) => {
+  const folder = await copyOf("llama", t);
+  await changeTensors(folder, (tensors) => {
+    delete tensors["model.layers.1.mlp.up_proj.weight"];
+    tensors["model.layers.2.extra"] = zeros([1]);
+  });
+  await refused(folder, /lacks "model\.layers\.1\.mlp\.up_proj\.weight"; the model has no "model\.layers\.2\.extra"/);
+});
+
+test("a tensor of another shape than the configuration says is named with both", async (t) => {
+  const folder = await copyOf("llama", t);
+  await changeConfig(folder, { intermediate_size: 41 });
+  await refused(folder, /"model\.layers\.0\.mlp\.gate_proj\.weight" has shape \[40, 24\], the model's is \[41, 24\]/);
+});
+
+test("fields of a configuration that are missing, of a wrong kind or not known are named", async (t) => {
+  const folder = await copyOf("llama", t);
+  await changeConfig(folder, { hidden_size: undefined });
+  await refused(folder, /config\.json: "hidden_size" is missing; it must be a whole number ≥ 1/);
+  await changeConfig(folder, { hidden_size: "24" });
+  await refused(folder, /"hidden_size" must be a whole number ≥ 1, got "24"/);
+  await changeConfig(folder, { hidden_size: 24, hidden_act: "mish" });
+  await refused(folder, /"hidden_act" is "mish"; known are relu, silu/);
+  await changeConfig(folder, { hidden_act: "silu", rope_scaling: { rope_type: "spiral" } });
+  await refused(folder, /"rope_type" is "spiral"; known are default, linear, dynamic, llama3, yarn, longrope/);
+  await changeConfig(folder, { rope_scaling: null, num_key_value_heads: 3 });
+  await refused(folder, /4 attention heads can't share 3 key-value heads evenly/);
+  await writeFile(join(folder, "config.json"), "{");
+  await refused(folder, /config\.json: this is not valid JSON/);
+  await writeFile(join(folder, "config.json"), "[]");
+  await refused(folder, /config\.json: must be a JSON object/);
+  await refused(join(fixtures, "llama"), /dtype must be floating, not int32/, { dtype: "int32" });
+});
+
+test("old buffers and a tied head that is stored again are left out", async (t) => {
+  const folder = await copyOf("qwen3", t);
+  await changeTensors(folder, (tensors) => {
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = zeros([4]);
+    tensors["lm_head.weight"] = zeros([48, 24]);
+  });
+  assert.equal((await fromPretrained(folder)).stateDict()["lm_head.weight"], undefined);
+});
+
+test("shards are checked against their index", async (t) => {
+  const folder = await copyOf("mistral", t);
+  const path = join(folder, "model.safetensors.index.json");
+  const index = JSON.parse(await readFile(path, "utf8")) as { weight_map: Record<string, string> };
+  const write = (map: object): Promise<void> => writeFile(path, JSON.stringify({ weight_map: map }));
+  await write({ ...index.weight_map, "model.ghost": "model-00001-of-00002.safetensors" });
+  await refused(folder, /model-00001-of-00002\.safetensors: the index places "model\.ghost" here, but it is not there/);
+  const { "model.norm.weight": _, ...rest } = index.weight_map;
+  await write(rest);
+  await refused(folder, /holds "model\.norm\.weight", which the index does not place here/);
+  await write({ ...index.weight_map, "model.norm.weight": "../model.safetensors" });
+  await refused(folder, /"\.\.\/model\.safetensors" must be a file beside the index/);
+  await writeFile(path, "{}");
+  await refused(folder, /"weight_map" must say the file of each tensor/);
+  await rm(path);
+  await refused(
+    folder,
+    /there are no weights; expected model\.safetensors \(or model\.safetensors\.index\.json\), or pytorch_model\.bin/,
+  );
+});
+
+test("a folder that is not there says so", async () => {
+  await assert.rejects(fromPretrained(join(fixtures, "nowhere")), /can't read .*config\.json: there is no such file/);
+});
+
+test("a task that an architecture does not have is refused with those that it has", async () => {
+  await refused(
+    join(fixtures, "bert"),
+    /"bert" is not for the task "generation"; load it with \{ task: "features" \} or "classification"/,
+  );
+  await refused(join(fixtures, "vit"), /load it with \{ task: "image-classification" \}$/, { task: "features" });
+  await refused(join(fixtures, "vit"), /there is no task "dance"; known are generation, features/, { task: "dance" });
+});
+
+test("a head for other classes, or one that is not there, starts anew where it is asked for", async (t) => {
+  const folder = await copyOf("distilbert", t);
+  const task = "classification";
+  const stored = await fromPretrained(folder, { task });
+  assert.equal(stored.numLabels, 3);
+  const other = await fromPretrained(folder, { task, numLabels: 5 });
+  assert.deepEqual(other.stateDict()["classifier.weight"].shape, [5, 24]);
+  const keyOf = "distilbert.transformer.layer.1.ffn.lin1.weight";
+  assert.deepEqual(await other.stateDict()[keyOf].tolist(), await stored.stateDict()[keyOf].tolist());
+  const bias = "pre_classifier.bias";
+  assert.notDeepEqual(await other.stateDict()[bias].tolist(), await stored.stateDict()[bias].tolist());
+  assert.deepEqual(await other.stateDict()[bias].tolist(), new Array(24).fill(0));
+
+  await changeTensors(folder, (tensors) => {
+    for (const key of Object.keys(tensors)) if (/classifier/.test(key)) delete tensors[key];
+  });
+  await refused(folder, /lacks .*"classifier\.weight".*, the head of this task; \{ numLabels \} makes a new one/, {
+    task,
+  });
+  assert.equal((await fromPretrained(folder, { task, numLabels: 2 })).numLabels, 2);
+});
+
+test("a bare encoder has no prefix, a classifier has one; TensorFlow's names of norms are known", async (t) => {
+  const folder = await copyOf("bert", t);
+  await changeTensors(folder, (tensors) => {
+    for (const [key, x] of Object.entries(tensors)) {
+      delete tensors[key];
+      if (key.startsWith("classifier")) continue;
+      const old = key
+        .replace("bert.", "")
+        .replace("LayerNorm.weight", "LayerNorm.gamma")
+        .replace("LayerNorm.bias", "LayerNorm.beta");
+      tensors[old] = x;
+    }
+    tensors["embeddings.position_ids"] = zeros([1, 40], { dtype: "int32" });
+    tensors["cls.predictions.bias"] = zeros([48]);
+  });
+  const encoder = await fromPretrained(folder, { task: "features" });
+  assert.ok("embeddings.LayerNorm.weight" in encoder.stateDict() && "pooler.dense.weight" in encoder.stateDict());
+  const classifier = await fromPretrained(folder, { task: "classification", numLabels: 2 });
+  assert.ok("bert.pooler.dense.weight" in classifier.stateDict());
+});
