@@ -23,7 +23,10 @@ export const entries = {
   data: "data/index.ts",
   formats: "formats/index.ts",
   train: "train/index.ts",
+  finetune: "finetune/index.ts",
 };
+/** Those that a page loads beside core.js, because few pages need them. */
+const apart = new Set(["finetune"]);
 /** Scripts that a page starts by their address. */
 const workers = { worker: "backends/remote/worker.ts", decoder: "data/decoder.ts" };
 
@@ -43,7 +46,7 @@ const forBrowsers = {
 const namedClasses = {
   name: "names of classes",
   setup({ onLoad }) {
-    onLoad({ filter: /src[\\/](nn|optim|models)[\\/].*\.ts$/ }, ({ path }) => ({
+    onLoad({ filter: /src[\\/](nn|optim|models|finetune)[\\/].*\.ts$/ }, ({ path }) => ({
       loader: "ts",
       contents: readFileSync(path, "utf8").replace(
         /^((?:export )?(?:abstract )?class (\w+)[^{]*\{)$/gm,
@@ -91,7 +94,9 @@ function namespacesOf(entry) {
 
 /** The names that every entry exports, namespaces left out. */
 async function exportsOf(folder) {
-  const points = Object.entries(entries).map(([out, file]) => ({ in: join(src, file), out }));
+  const points = Object.entries(entries)
+    .filter(([out]) => !apart.has(out))
+    .map(([out, file]) => ({ in: join(src, file), out }));
   const { metafile } = await build({ ...options(folder), splitting: true, entryPoints: points, write: false });
   return new Map(
     points.map(({ in: file, out: entry }) => {
@@ -122,10 +127,11 @@ export async function buildBrowser(folder) {
       ].join("\n"),
     );
   }
+  const files = [...Object.entries(workers), ...Object.entries(entries).filter(([name]) => apart.has(name))];
   const { metafile } = await build({
     ...options(folder),
     splitting: true,
-    entryPoints: { core: "core", ...Object.fromEntries(Object.entries(workers).map(([n, f]) => [n, join(src, f)])) },
+    entryPoints: { core: "core", ...Object.fromEntries(files.map(([name, file]) => [name, join(src, file)])) },
     chunkNames: "[name]-[hash]",
     plugins: [forBrowsers, namedClasses, virtual(core)],
   });

@@ -28,6 +28,7 @@ const floors = [
   "models",
   "generate",
   "train",
+  "finetune",
   "cli",
 ];
 
@@ -121,10 +122,11 @@ test("src uses no package but those that the package depends on", () => {
   const dependencies = new Set(Object.keys(manifest.dependencies));
   // an optional peer may be missing: it is imported only when it is asked for
   const peers = new Set(Object.keys(manifest.peerDependenciesMeta ?? {}));
+  const packageOf = (specifier: string): string => /^(@[^/]+\/)?[^/]+/.exec(specifier)![0];
   const strangers = imports
     .filter(({ specifier }) => !specifier.startsWith(".") && !specifier.startsWith("node:"))
-    .filter(({ specifier }) => !dependencies.has(specifier.split("/")[0]))
-    .filter(({ specifier, dynamic }) => !(dynamic && peers.has(specifier.split("/")[0])))
+    .filter(({ specifier }) => !dependencies.has(packageOf(specifier)))
+    .filter(({ specifier, dynamic }) => !(dynamic && peers.has(packageOf(specifier))))
     .map(({ file, specifier }) => `${name(file)}: ${specifier}`);
   assert.deepEqual(strangers, []);
 });

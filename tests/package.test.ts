@@ -16,7 +16,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { after, before, test } from "node:test";
 import { buildBrowser } from "../scripts/browser.mjs";
 import { buildInto, root, tsc } from "./support/build.ts";
@@ -44,6 +44,7 @@ const names: Readonly<Record<string, string>> = {
   "./models": "GPT2",
   "./formats": "load",
   "./generate": "generate",
+  "./finetune": "applyLora",
 };
 const subpaths = Object.keys(manifest.exports).filter((path) => path !== "./package.json");
 const specifier = (path: string): string => path.replace(/^\./, "nabla");
@@ -64,8 +65,10 @@ before(async () => {
   mkdirSync(installed, { recursive: true });
   execFileSync("tar", ["-xzf", filename, "--strip-components=1", "-C", installed], { cwd: whole });
   for (const name of [...Object.keys(manifest.dependencies), "@koffi", "@types"])
-    if (existsSync(join(root, "node_modules", name)))
+    if (existsSync(join(root, "node_modules", name))) {
+      mkdirSync(dirname(join(app, "node_modules", name)), { recursive: true });
       symlinkSync(join(root, "node_modules", name), join(app, "node_modules", name), "junction");
+    }
   writeFileSync(join(app, "package.json"), '{ "type": "module" }');
 });
 after(() => rmSync(room, { recursive: true, force: true }));

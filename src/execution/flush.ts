@@ -149,7 +149,9 @@ function flushLine(line: Line, roots: readonly Node[], early: boolean): void | P
     pending.assigns = [];
     line.steps++;
   }
-  return submit(line, wanted, kept.length > 0 ? prepareRoots(line, kept) : kept, assigns, false, early);
+  // never the empty lists themselves: they fill up while the job runs
+  const owed = assigns.length > 0 ? assigns : none;
+  return submit(line, wanted, kept.length > 0 ? prepareRoots(line, kept) : none, owed, false, early);
 }
 
 /** Roots as a capture wants them: superseded assigns stand for their value, leaves that need no program get it here. */

@@ -100,6 +100,18 @@ export abstract class Module {
     return [...this.namedChildren()].map(([, child]) => child);
   }
 
+  /**
+   * Puts another module in the place of the child `name`, as adapters do: the model then calls that one. Throws NablaError where
+   * there is no such child.
+   */
+  replaceChild(name: string, module: Module): void {
+    if (!((this as unknown as Record<string, unknown>)[name] instanceof Module))
+      throw new NablaError(
+        `${this.constructor.name}.replaceChild: there is no child "${name}"; there are ${[...this.namedChildren()].map(([child]) => child).join(", ") || "none"}`,
+      );
+    Object.assign(this, { [name]: module });
+  }
+
   /** This module and all below it, each once, by their paths ("" for this one). */
   *namedModules(prefix = "", seen: Set<Module> = new Set()): Generator<[string, Module]> {
     if (seen.has(this)) return;

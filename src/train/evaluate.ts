@@ -72,9 +72,15 @@ export interface EvaluateOptions<M, B> {
   readonly metrics?: Readonly<Record<string, Metric>>;
 }
 
-/** How much a batch counts in the mean: its number of targets. */
+/** How much a batch counts, where it says so itself: one that holds targets that are ignored. */
+export const ownWeight = (batch: unknown): number | undefined => {
+  const weight = (batch as { readonly weight?: unknown } | null)?.weight;
+  return typeof weight === "number" ? weight : undefined;
+};
+
+/** How much a batch counts in the mean: what its property `weight` says, or its number of targets. */
 const weightOf = (batch: unknown): number =>
-  Array.isArray(batch) && batch.length >= 2 ? (batch[1] as Tensor).size : 1;
+  ownWeight(batch) ?? (Array.isArray(batch) && batch.length >= 2 ? (batch[1] as Tensor).size : 1);
 
 /** Runs `fn` with the model in evaluation mode and without recording gradients. */
 async function evaluating<T>(model: Module, fn: () => Promise<T>): Promise<T> {

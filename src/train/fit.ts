@@ -5,11 +5,21 @@
  */
 import { NablaError } from "../core/errors.ts";
 import { setDetectAnomaly } from "../execution/index.ts";
+import { scalar } from "../graph/ops.ts";
 import type { Module } from "../nn/module.ts";
 import { clipGradNorm_ } from "../optim/index.ts";
 import { getRngState, manualSeed, setRngState } from "../tensor/random.ts";
-import type { Tensor } from "../tensor/tensor.ts";
-import { type Batches, type BatchLoss, evaluate, iterate, type Loss, lossOfBatch, type Metric } from "./evaluate.ts";
+import { Tensor } from "../tensor/tensor.ts";
+import {
+  type Batches,
+  type BatchLoss,
+  evaluate,
+  iterate,
+  type Loss,
+  lossOfBatch,
+  type Metric,
+  ownWeight,
+} from "./evaluate.ts";
 import { type CheckpointFiles, packCheckpoint, readCheckpoint, type SavedState } from "./saved.ts";
 
 /** The loss is NaN or infinite: training has diverged. */
@@ -106,7 +116,7 @@ export interface FitOptions<M extends Module, B> {
   /** Steps in all, over as many epochs as it takes; the first of `epochs` and `steps` to be reached ends the training. */
   readonly steps?: number;
   readonly scheduler?: FitScheduler;
-  /** Batches whose gradients are averaged into one step; 1 by default. */
+  /** Batches whose gradients are averaged into one step, each as much as its property `weight` says; 1 by default. */
   readonly accumulate?: number;
   /** Scales the gradients down to this norm where theirs is larger; logged as gradNorm. */
   readonly clipGradNorm?: number;
@@ -159,7 +169,23 @@ interface Sent {
   readonly epoch: number;
   readonly lr: number;
   readonly losses: readonly Tensor[];
+  /** How much of the mean each loss is. */
+  readonly shares: readonly number[];
   readonly norm: Tensor | null;
+}
+
+/** How much of a step's mean each of its batches is; equal where they do not say. */
+function sharesOf(batches: readonly unknown[]): readonly number[] {
+  const weights = batches.map((batch) => ownWeight(batch) ?? 1);
+  const total = weights.reduce((a, b) => a + b, 0);
+  return weights.map((weight) => weight / total);
+}
+
+/** A batch's part in the mean of several; a runtime scalar where the parts differ, so that nothing is compiled anew. */
+function partOf(loss: Tensor, i: number, shares: readonly number[]): Tensor {
+  if (shares.length === 1) return loss;
+  if (shares.every((share) => share === shares[0])) return loss.div(shares.length);
+  return loss.mul(new Tensor(scalar(shares[i], loss.dtype)));
 }
 
 /**
@@ -246,7 +272,7 @@ export async function fit<M extends Module, B = readonly Tensor[]>(
     /** Reads a step's loss, validates if that is due, and tells the callbacks. */
     const settle = async (done: Sent, validate: boolean): Promise<void> => {
       let loss = 0;
-      for (const x of done.losses) loss += (await x.item()) / done.losses.length;
+      for (const [i, x] of done.losses.entries()) loss += (await x.item()) * done.shares[i];
       if (!Number.isFinite(loss))
         throw new DivergedError(
           `step ${done.step}: the loss is ${loss}, so training has stopped; a smaller learning rate (now ${done.lr}) or clipGradNorm ` +
@@ -290,9 +316,10 @@ export async function fit<M extends Module, B = readonly Tensor[]>(
         while (next.batches.length > 0) {
           const { batches } = next;
           const losses: Tensor[] = [];
-          for (const batch of batches) {
+          const shares = sharesOf(batches);
+          for (const [i, batch] of batches.entries()) {
             const loss = lossOf(model, batch);
-            (batches.length === 1 ? loss : loss.div(batches.length)).backward();
+            partOf(loss, i, shares).backward();
             losses.push(loss.keep());
           }
           const norm = options.clipGradNorm === undefined ? null : clipGradNorm_(parameters, options.clipGradNorm);
@@ -309,7 +336,7 @@ export async function fit<M extends Module, B = readonly Tensor[]>(
           inEpoch += batches.length;
           position = next.position;
           random = getRngState();
-          sent = { step, epoch, lr, losses, norm };
+          sent = { step, epoch, lr, losses, shares, norm };
 
           // Looking ahead while the device works: whether an epoch ends shows only then.
           next = step >= steps ? { batches: [], position: null } : await take();

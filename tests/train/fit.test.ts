@@ -7,6 +7,7 @@ import { after, test } from "node:test";
 import { findCompiler } from "../../src/backends/cpu/toolchain.ts";
 import { ArrayDataset, type Batch, DataLoader, hostArray } from "../../src/data/loader.ts";
 import { setDevice } from "../../src/execution/index.ts";
+import { GPT2 } from "../../src/models/index.ts";
 import * as nn from "../../src/nn/index.ts";
 import * as optim from "../../src/optim/index.ts";
 import { fromRaw, manualSeed, type Tensor, tensor } from "../../src/tensor/index.ts";
@@ -246,6 +247,56 @@ test("a loss that is not finite stops the run, says so, and leaves earlier check
     (error: Error) => error.name === "DivergedError" && /step \d+: the loss is NaN/.test(error.message),
   );
   assert.match((await checkpointToResume(dir))!, /checkpoint-[46]$/);
+});
+
+test("accumulation on a device that runs beside us can be repeated: what is recorded meanwhile is not lost", {
+  skip: compiler ? false : "no C compiler",
+}, async () => {
+  setDevice("cpu");
+  try {
+    const losses: number[] = [];
+    const ids = Int32Array.from({ length: 5 * 128 }, (_, i) => (7 * i) % 11);
+    const batches = Array.from({ length: 5 }, (_, b) => {
+      const part = tensor(ids.slice(128 * b, 128 * (b + 1)), { shape: [8, 16] });
+      return [part, part] as const;
+    });
+    // the second run finds its programs, so that a gradient is still being computed when the optimiser makes its state
+    for (let run = 0; run < 2; run++) {
+      manualSeed(2);
+      const model = new GPT2({ vocabSize: 11, contextLength: 16, numLayers: 1, numHeads: 2, hiddenSize: 24 });
+      const { history } = await fit(model, {
+        train: batches,
+        batchLoss: (net: GPT2, [x, y]: readonly [Tensor, Tensor]) => net.forward(x, y),
+        optimizer: new optim.AdamW(model.parameters(), { lr: 0.01 }),
+        accumulate: 2,
+        epochs: 2,
+      });
+      losses.push(history.at(-1)!.loss);
+    }
+    assert.equal(losses[1], losses[0]);
+  } finally {
+    setDevice("reference");
+  }
+});
+
+test("batches of unlike weight count as much as they say, in a step and in its loss", async () => {
+  const x = tensor([[1], [2], [4]]);
+  const parts = [x.narrow(0, 0, 1), x.narrow(0, 1, 2)];
+  const step = async (train: readonly (readonly [Tensor, Tensor])[], accumulate: number) => {
+    const model = new nn.Linear(1, 1, { bias: false });
+    nn.init.ones_(model.weight);
+    const optimizer = new optim.SGD(model.parameters(), { lr: 0.1 });
+    const loss = (y: Tensor) => y.square().mean();
+    const { history } = await fit(model, { train, loss, optimizer, accumulate, steps: 1 });
+    return [history[0].loss, await model.weight.item()];
+  };
+  const pair = (inputs: Tensor) => [inputs, inputs] as const;
+  const weighed = parts.map((part) => Object.assign([part, part] as const, { weight: part.size }));
+  const together = await step([pair(x)], 1);
+  const apart = await step(weighed, 2);
+  apart.forEach((value, i) => {
+    assert.ok(Math.abs(value - together[i]) < 1e-5, `${apart} ≠ ${together}`);
+  });
 });
 
 test("a label out of range is an error, and the model is as it was", async () => {

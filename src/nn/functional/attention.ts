@@ -100,7 +100,12 @@ function withDropout(
 export function causalSelfAttention(
   qkv: Tensor,
   numHeads: number,
-  options: { readonly dropoutP?: number; readonly scale?: number } = {},
+  options: {
+    readonly dropoutP?: number;
+    readonly scale?: number;
+    /** Beside causality: as in scaledDotProductAttention. */
+    readonly attnMask?: Tensor | null;
+  } = {},
 ): Tensor {
   const { node } = qkv;
   const [batch, time, triple] = node.shape;
@@ -109,14 +114,15 @@ export function causalSelfAttention(
     throw new ShapeError(
       `causalSelfAttention: expected [batch, time, 3 · width] with a width that ${numHeads} heads divide, got ${showShape(node.shape)}`,
     );
-  const { dropoutP = 0, scale } = options;
+  const { dropoutP = 0, scale, attnMask } = options;
+  const mask = attnMask?.node ?? null;
   const headWidth = width / numHeads;
   const part = (i: number): Node =>
     swapHeads(ops.reshape(ops.narrow(node, 2, i * width, width), [batch, time, numHeads, headWidth]));
   const [q, k, v] = [part(0), part(1), part(2)];
   const out =
     dropoutP > 0
-      ? swapHeads(withDropout(q, k, v, null, true, scale ?? 1 / Math.sqrt(headWidth), dropoutP))
-      : attention(q, k, v, { causal: true, scale }).out;
+      ? swapHeads(withDropout(q, k, v, mask, true, scale ?? 1 / Math.sqrt(headWidth), dropoutP))
+      : attention(q, k, v, { causal: true, scale, mask }).out;
   return new Tensor(ops.reshape(out, [batch, time, width]));
 }

@@ -40,6 +40,11 @@ export class Sequential extends Module {
   get length(): number {
     return this.#layers.length;
   }
+  override replaceChild(name: string, module: Module): void {
+    const at = this.#layers.indexOf((this as unknown as Record<string, Layer>)[name]);
+    super.replaceChild(name, module);
+    this.#layers[at] = module as Layer;
+  }
   [Symbol.iterator](): Iterator<Layer> {
     return this.#layers[Symbol.iterator]();
   }
@@ -106,6 +111,10 @@ export class ModuleDict<M extends Module = Module> extends Module implements Ite
   }
   override *namedChildren(): Generator<[string, Module]> {
     yield* this.#modules;
+  }
+  override replaceChild(name: string, module: Module): void {
+    this.get(name);
+    this.set(name, module as M);
   }
   forward(): never {
     throw new NablaError("ModuleDict: has no forward of its own; go through its modules");

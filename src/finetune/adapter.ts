@@ -1,0 +1,468 @@
+/**
+ * applyLora: puts LoRA layers into a model, and what can then be done with them: switch the adapter off and on, merge it into the
+ * weights, save and load it in PEFT's layout. The layers themselves are `lora.ts`.
+ */
+import { join } from "../data/path.ts";
+import { ensureFolder, readBytes, writeFileAtomic } from "../formats/atomic.ts";
+import { load, save } from "../formats/index.ts";
+import type { Module, Parameter, StateDict } from "../nn/index.ts";
+import { noGrad, realize, setData, type Tensor } from "../tensor/index.ts";
+import { FinetuneError, listed } from "./errors.ts";
+import { isAdaptable, isLoraLayer, type LoraLayer, type LoraSettings, linearKind, withLora } from "./lora.ts";
+import { type AdapterConfig, formatAdapterConfig, type LoraBias, parseAdapterConfig } from "./peft.ts";
+import { QuantizedLinear } from "./quantized-linear.ts";
+import { endsIn, pathTest, places, type Target, targetTest } from "./targets.ts";
+
+export interface LoraOptions {
+  /** The rank of the updates. Default: 8. */
+  readonly r?: number;
+  /** Updates count alpha / r times. Default: 8. */
+  readonly alpha?: number;
+  /** Probability with which an input of an update is dropped in training. Default: 0. */
+  readonly dropout?: number;
+  /** Which layers are wrapped. Default: "all-linear". */
+  readonly target?: Target;
+  /** Paths, or ends of paths, that are left out of the target. */
+  readonly exclude?: readonly string[];
+  /** Scale by alpha / √r instead, which keeps large ranks learning (Kalajdzievski 2023). Default: false. */
+  readonly rslora?: boolean;
+  /** Modules (paths or their ends) that are trained and saved as a whole, as a new head. */
+  readonly modulesToSave?: readonly string[];
+  /** Which biases of the model are trained too. Default: "none". */
+  readonly bias?: LoraBias;
+  /** What adapter_config.json says of it: "CAUSAL_LM", "SEQ_CLS". With "SEQ_CLS" a `classifier` or `score` is in modulesToSave. */
+  readonly taskType?: string;
+  /** What adapter_config.json calls the model: a hub id or a folder. */
+  readonly baseModel?: string;
+}
+
+const configFile = "adapter_config.json";
+const weightsFile = "adapter_model.safetensors";
+const prefix = "base_model.model.";
+
+/** A module that is wrapped, under its first path, with all the places where it stands. */
+interface Wrapped {
+  readonly path: string;
+  readonly layer: LoraLayer;
+  readonly places: readonly { readonly parent: Module; readonly name: string }[];
+}
+
+/** A parameter of the base model that is trained itself, and its value before. */
+interface Trained {
+  readonly path: string;
+  readonly parameter: Parameter;
+  /** The value that is not in the model at present: the old one while the adapter is on. */
+  other: Tensor;
+}
+
+/** An adapter in a model. `applyLora` makes it, and gives its methods to the model. */
+export class LoraAdapter {
+  readonly config: AdapterConfig;
+  readonly #model: Module;
+  readonly #settings: LoraSettings;
+  readonly #wrapped: readonly Wrapped[];
+  readonly #trained: readonly Trained[];
+  readonly #flags: ReadonlyMap<Parameter, boolean>;
+
+  constructor(
+    model: Module,
+    config: AdapterConfig,
+    settings: LoraSettings,
+    wrapped: readonly Wrapped[],
+    trained: readonly Trained[],
+    flags: ReadonlyMap<Parameter, boolean>,
+  ) {
+    this.config = config;
+    this.#model = model;
+    this.#settings = settings;
+    this.#wrapped = wrapped;
+    this.#trained = trained;
+    this.#flags = flags;
+  }
+
+  /** The wrapped layers by their paths in the model. */
+  get layers(): ReadonlyMap<string, LoraLayer> {
+    return new Map(this.#wrapped.map(({ path, layer }) => [path, layer]));
+  }
+  /** Whether the adapter counts at present. */
+  get enabled(): boolean {
+    return this.#settings.enabled;
+  }
+  /** Whether the updates are in the weights at present. */
+  get merged(): boolean {
+    return this.#settings.merged;
+  }
+
+  /** The model computes what it did before applyLora. Throws FinetuneError while the adapter is merged. */
+  disableAdapter(): void {
+    this.#expectUnmerged("disableAdapter");
+    if (!this.enabled) return;
+    this.#settings.enabled = false;
+    this.#swap();
+  }
+  enableAdapter(): void {
+    if (this.enabled) return;
+    this.#settings.enabled = true;
+    this.#swap();
+  }
+  /** Runs `fn` with the adapter off: to measure the model as it was. */
+  async withoutAdapter<T>(fn: () => T | Promise<T>): Promise<T> {
+    const was = this.enabled;
+    this.disableAdapter();
+    try {
+      return await fn();
+    } finally {
+      if (was) this.enableAdapter();
+    }
+  }
+  /** Exchanges the trained parameters' values with their values before. */
+  #swap(): void {
+    for (const trained of this.#trained) {
+      const now = trained.parameter.detach();
+      setData(trained.parameter, trained.other);
+      trained.other = now;
+    }
+  }
+
+  #expectUnmerged(operation: string): void {
+    if (this.merged)
+      throw new FinetuneError(`${operation}: the adapter is merged into the weights; call unmerge() before`);
+  }
+
+  /** Every base layer must be one whose weight can be written, and only its own. */
+  #expectMergeable(operation: string, into: "weights" | "dict"): void {
+    const tied = new Set((this.#model as { tiedEmbeddings?: readonly string[] }).tiedEmbeddings);
+    for (const { path, layer } of this.#wrapped) {
+      if (into === "weights" && layer.base_layer instanceof QuantizedLinear)
+        throw new FinetuneError(
+          `${operation}: "${path}" is quantised, and its weight can't take an update; saveMerged and mergedStateDict give the whole in floating numbers`,
+        );
+      if (tied.has(path))
+        throw new FinetuneError(
+          `${operation}: the table "${path}" is also the output head, which the adapter does not change, so that one table can't hold both; ` +
+            "keep the adapter apart (saveAdapter), or adapt linear layers only",
+        );
+    }
+  }
+
+  /** Adds the updates to the weights, which makes the model as fast as it was. The adapter must be on. */
+  merge(): void {
+    this.#expectMergeable("merge", "weights");
+    if (!this.enabled) throw new FinetuneError("merge: the adapter is off; call enableAdapter() before");
+    if (this.merged) return;
+    this.#addDeltas(1);
+    this.#settings.merged = true;
+  }
+  /** Takes the updates out of the weights again; they are as before up to rounding. */
+  unmerge(): void {
+    if (!this.merged) return;
+    this.#addDeltas(-1);
+    this.#settings.merged = false;
+  }
+  #addDeltas(sign: number): void {
+    noGrad(() => {
+      for (const { layer } of this.#wrapped) {
+        const weight = layer.weight as Parameter;
+        weight.add_(layer.delta().mul(sign).to(weight.dtype));
+      }
+    });
+  }
+
+  /**
+   * The model's weights with the updates in them, under the keys that it had before applyLora; quantised ones as floating numbers. The model
+   * stays as it is.
+   */
+  mergedStateDict(): StateDict {
+    this.#expectMergeable("mergedStateDict", "dict");
+    const layers = new Map<string, LoraLayer>();
+    for (const { path, module } of places(this.#model)) if (isLoraLayer(module)) layers.set(path, module);
+    const out: StateDict = {};
+    for (const [key, tensor] of Object.entries(this.#model.stateDict())) {
+      const [, path, part, name] = /^(.*)\.(base_layer|lora_\w+)\.?(.*)$/.exec(key) ?? [];
+      const layer = layers.get(path);
+      if (layer === undefined) out[key] = tensor;
+      else if (part === "base_layer" && name === "weight") out[`${path}.weight`] = this.#mergedWeight(layer);
+      else if (part === "base_layer" && name === "bias") out[`${path}.bias`] = tensor;
+    }
+    return out;
+  }
+  #mergedWeight(layer: LoraLayer): Tensor {
+    return noGrad(() => {
+      const weight = layer.weight.detach();
+      return this.merged || !this.enabled ? weight : weight.add(layer.delta().to(weight.dtype));
+    });
+  }
+
+  /** Writes mergedStateDict as safetensors: a checkpoint of the model's own kind. */
+  async saveMerged(path: string): Promise<void> {
+    await save(this.mergedStateDict(), path);
+  }
+
+  /**
+   * Takes the adapter out of the model: the layers that were wrapped are back in their places, the other trained parameters have their
+   * old values, and what collected gradients before does again.
+   */
+  unload(): void {
+    this.unmerge();
+    if (this.enabled) this.#swap();
+    this.#remove();
+  }
+  /** Merges the adapter and takes its layers out of the model: a plain model that has learnt. */
+  mergeAndUnload(): void {
+    this.merge();
+    this.#remove();
+  }
+  #remove(): void {
+    for (const { layer, places: at } of this.#wrapped)
+      for (const { parent, name } of at) parent.replaceChild(name, layer.base_layer);
+    for (const [parameter, flag] of this.#flags) parameter.requiresGrad_(flag);
+    for (const name of methods) delete (this.#model as unknown as Record<string, unknown>)[name];
+    delete (this.#model as unknown as Record<string, unknown>)["adapter"];
+  }
+
+  /** The adapter's tensors by PEFT's keys: "base_model.model.….lora_A.weight", and what else is trained. */
+  adapterStateDict(): StateDict {
+    const out: StateDict = {};
+    for (const { path, layer } of this.#wrapped)
+      for (const [name, tensor] of Object.entries(layer.stateDict()))
+        if (name.startsWith("lora_")) out[`${prefix}${path}.${name}`] = tensor;
+    for (const { path, parameter } of this.#trained) out[prefix + path] = parameter;
+    return out;
+  }
+
+  /** Writes adapter_config.json and adapter_model.safetensors into a folder, as PEFT's save_pretrained. The adapter must be on. */
+  async saveAdapter(folder: string): Promise<void> {
+    if (!this.enabled)
+      throw new FinetuneError(
+        "saveAdapter: the adapter is off, and what is trained is not in the model; call enableAdapter()",
+      );
+    const transposed = this.#wrapped.some(({ layer }) => linearKind(layer.base_layer)?.transposed(layer.base_layer));
+    await ensureFolder(folder);
+    await save(this.adapterStateDict(), join(folder, weightsFile));
+    await writeFileAtomic(join(folder, configFile), formatAdapterConfig(this.config, transposed));
+  }
+
+  /**
+   * Reads the tensors of an adapter of the same shape (rank, alpha, layers) from a folder in PEFT's layout into this one. Throws
+   * FinetuneError naming what differs; nothing is loaded then.
+   */
+  async loadAdapter(folder: string): Promise<void> {
+    this.#expectUnmerged("loadAdapter");
+    if (!this.enabled) throw new FinetuneError("loadAdapter: the adapter is off; call enableAdapter() before");
+    const saved = await readConfig(folder);
+    for (const key of ["r", "alpha", "rslora"] as const)
+      if (saved[key] !== this.config[key])
+        throw new FinetuneError(
+          `${join(folder, configFile)}: ${key} is ${saved[key]}, the model's adapter has ${this.config[key]}; load it into a model without adapter: loadAdapter(model, folder)`,
+        );
+    await this.loadWeights(folder);
+  }
+
+  /** The tensors alone; for whoever has made the adapter by the folder's configuration. */
+  async loadWeights(folder: string): Promise<void> {
+    const file = join(folder, weightsFile);
+    const given = await load(file);
+    const own = this.adapterStateDict();
+    const missing = Object.keys(own).filter((key) => !(key in given));
+    // PEFT writes the biases of modules_to_save a second time, with bias="all"
+    const unknown = Object.keys(given).filter(
+      (key) => !(key in own) && !/\.(modules_to_save|original_module)\./.test(key),
+    );
+    const wrong = Object.keys(own).filter((key) => given[key] && given[key].shape.join() !== own[key].shape.join());
+    const complaints = [
+      ...(missing.length ? [`it lacks ${listed(missing)}`] : []),
+      ...(unknown.length ? [`the model has no place for ${listed(unknown)}`] : []),
+      ...wrong.map((key) => `"${key}" has shape [${given[key].shape}], the model's is [${own[key].shape}]`),
+    ];
+    if (complaints.length)
+      throw new FinetuneError(`${file}: ${complaints.join("; ")}. Is it an adapter of this model? Nothing was loaded`);
+    for (const [key, tensor] of Object.entries(own)) setData(tensor, given[key].to(tensor.dtype).to(tensor.device));
+    await realize(...Object.values(own));
+  }
+}
+
+/** What a model can do once it has an adapter. */
+const methods = [
+  "merge",
+  "unmerge",
+  "enableAdapter",
+  "disableAdapter",
+  "withoutAdapter",
+  "mergedStateDict",
+  "saveMerged",
+  "unload",
+  "mergeAndUnload",
+  "adapterStateDict",
+  "saveAdapter",
+  "loadAdapter",
+] as const satisfies readonly (keyof LoraAdapter)[];
+
+/** A model with an adapter: the model itself, with the adapter's methods. */
+export type Adapted<M extends Module> = M &
+  Pick<LoraAdapter, (typeof methods)[number]> & { readonly adapter: LoraAdapter };
+
+/** The adapter of a model; undefined where it has none. */
+export const adapterOf = (model: Module): LoraAdapter | undefined => (model as { adapter?: LoraAdapter }).adapter;
+
+async function readConfig(folder: string): Promise<AdapterConfig> {
+  const file = join(folder, configFile);
+  return parseAdapterConfig(new TextDecoder().decode(await readBytes(file)), file);
+}
+
+function checkOptions({ r = 8, alpha = 8, dropout = 0, bias = "none" }: LoraOptions): void {
+  if (!Number.isInteger(r) || r < 1) throw new FinetuneError(`applyLora: r must be a whole number ≥ 1, got ${r}`);
+  if (!(alpha > 0)) throw new FinetuneError(`applyLora: alpha must be above 0, got ${alpha}; twice the rank is usual`);
+  if (!(dropout >= 0 && dropout < 1))
+    throw new FinetuneError(`applyLora: dropout must be a probability below 1, got ${dropout}`);
+  if (!["none", "all", "lora_only"].includes(bias))
+    throw new FinetuneError(`applyLora: bias must be "none", "all" or "lora_only", got ${JSON.stringify(bias)}`);
+}
+
+/**
+ * Wraps layers of `model` in place by LoRA layers (Hu et al. 2021) and freezes all else, so that only the adapter is trained; the
+ * model computes what it did until then. Gives the model back, with the methods of its adapter. Make the optimiser afterwards. Throws FinetuneError
+ * where nothing matches, where the target names what can't be wrapped, or where there is an adapter already.
+ */
+export function applyLora<M extends Module>(model: M, options: LoraOptions = {}): Adapted<M> {
+  checkOptions(options);
+  if (adapterOf(model) !== undefined)
+    throw new FinetuneError("applyLora: the model has an adapter; unload() or mergeAndUnload() it before");
+  const { r = 8, alpha = 8, dropout = 0, target = "all-linear", exclude = [], rslora = false, bias = "none" } = options;
+  const modulesToSave = savedModules(model, options);
+  const settings = { r, scaling: rslora ? alpha / Math.sqrt(r) : alpha / r, dropout, enabled: true, merged: false };
+  const found = findTargets(model, target, exclude, modulesToSave);
+
+  const flags = new Map(model.parameters().map((parameter) => [parameter, parameter.requiresGrad]));
+  model.requiresGrad_(false);
+  const wrapped = found.map(({ path, module, places: at }): Wrapped => {
+    const layer = withLora(module, settings);
+    layer.train(module.training);
+    for (const { parent, name } of at) parent.replaceChild(name, layer);
+    return { path, layer, places: at };
+  });
+  const trained = trainedParameters(model, modulesToSave, bias);
+  for (const { parameter } of trained) parameter.requiresGrad_();
+
+  const config: AdapterConfig = {
+    r,
+    alpha,
+    dropout,
+    rslora,
+    bias,
+    targetModules: typeof target === "object" && !(target instanceof RegExp) ? target : wrapped.map(({ path }) => path),
+    excludeModules: exclude.length > 0 ? exclude : null,
+    modulesToSave,
+    taskType: options.taskType ?? null,
+    baseModel: options.baseModel ?? null,
+  };
+  const adapter = new LoraAdapter(model, config, settings, wrapped, trained, flags);
+  const attach = (name: string, value: unknown) => Object.defineProperty(model, name, { value, configurable: true });
+  for (const name of methods) {
+    if (name in model)
+      throw new FinetuneError(`applyLora: ${model.constructor.name} has a "${name}" of its own; rename it`);
+    attach(name, (adapter[name] as (...args: unknown[]) => unknown).bind(adapter));
+  }
+  attach("adapter", adapter);
+  return model as Adapted<M>;
+}
+
+/** Applies the adapter of a folder in PEFT's layout to a model that has none. Throws FinetuneError, FileError, SafetensorsError. */
+export async function loadAdapter<M extends Module>(model: M, folder: string): Promise<Adapted<M>> {
+  const config = await readConfig(folder);
+  const tuned = applyLora(model, {
+    r: config.r,
+    alpha: config.alpha,
+    dropout: config.dropout,
+    rslora: config.rslora,
+    bias: config.bias,
+    target: config.targetModules,
+    modulesToSave: config.modulesToSave,
+    ...(Array.isArray(config.excludeModules) ? { exclude: config.excludeModules } : {}),
+    ...(config.taskType === null ? {} : { taskType: config.taskType }),
+    ...(config.baseModel === null ? {} : { baseModel: config.baseModel }),
+  });
+  try {
+    await tuned.adapter.loadWeights(folder);
+  } catch (error) {
+    tuned.unload();
+    throw error;
+  }
+  return tuned;
+}
+
+/** The modules that are trained as a whole: those given, and a classifier's head. */
+function savedModules(model: Module, { modulesToSave = [], taskType }: LoraOptions): string[] {
+  const names = [...modulesToSave];
+  const paths = [...places(model)].map(({ path }) => path);
+  if (taskType === "SEQ_CLS")
+    for (const head of ["classifier", "score"]) if (paths.includes(head) && !names.includes(head)) names.push(head);
+  for (const name of modulesToSave)
+    if (!paths.some((path) => endsIn(path, [name])))
+      throw new FinetuneError(`applyLora: modulesToSave names "${name}", which no module of the model is called`);
+  return names;
+}
+
+interface Found {
+  readonly path: string;
+  readonly module: Module;
+  readonly places: { readonly parent: Module; readonly name: string }[];
+}
+
+/** The modules to wrap, each once. */
+function findTargets(
+  model: Module,
+  target: Target,
+  exclude: readonly string[],
+  modulesToSave: readonly string[],
+): Found[] {
+  const test = targetTest(target);
+  const excluded = pathTest(exclude, "applyLora: exclude");
+  const saved = [...places(model)].filter(({ path }) => endsIn(path, modulesToSave)).map(({ path }) => path);
+  const isSaved = (path: string) => saved.some((s) => path === s || path.startsWith(`${s}.`));
+  const found = new Map<Module, Found>();
+  for (const { parent, name, path, module } of places(model)) {
+    const known = found.get(module);
+    if (known) known.places.push({ parent, name });
+    if (known || excluded(path) || isSaved(path) || !test(path, module)) continue;
+    if (!isAdaptable(module))
+      throw new FinetuneError(
+        `applyLora: the target matches "${path}", a ${module.constructor.name}; LoRA can wrap Linear, GPT-2's Conv1D, quantised linear layers and Embedding. ` +
+          "Name those, or leave it out by exclude",
+      );
+    found.set(module, { path, module, places: [{ parent, name }] });
+  }
+  if (found.size === 0) {
+    const there = [...places(model)].filter(({ module }) => isAdaptable(module)).map(({ path }) => path);
+    throw new FinetuneError(
+      `applyLora: the target ${target instanceof RegExp ? String(target) : JSON.stringify(target)} matches no layer that LoRA can wrap; ` +
+        `there are ${listed(there) || "none in this model"}`,
+    );
+  }
+  return [...found.values()];
+}
+
+/** The parameters of the base model that are trained: of modulesToSave, and biases. */
+function trainedParameters(model: Module, modulesToSave: readonly string[], bias: LoraBias): Trained[] {
+  const tied = (model as { tiedEmbeddings?: readonly string[] }).tiedEmbeddings ?? [];
+  const out = new Map<Parameter, Trained>();
+  const add = (path: string, parameter: Parameter) => {
+    if (out.has(parameter)) return;
+    const other = noGrad(() => parameter.detach().clone());
+    out.set(parameter, { path, parameter, other });
+  };
+  for (const { path, module } of places(model)) {
+    if (endsIn(path, modulesToSave)) {
+      if (tied.includes(path))
+        throw new FinetuneError(
+          `applyLora: modulesToSave names "${path}", which is also the output head; PEFT would train a copy of one of them. Adapt it by target instead`,
+        );
+      for (const [name, parameter] of module.namedParameters()) add(`${path}.${name}`, parameter);
+    }
+    const own = (isLoraLayer(module) ? module.base_layer : module) as { bias?: unknown };
+    const takes = bias === "all" || (bias === "lora_only" && isLoraLayer(module));
+    if (takes && isParameter(own.bias)) add(isLoraLayer(module) ? `${path}.base_layer.bias` : `${path}.bias`, own.bias);
+  }
+  return [...out.values()];
+}
+
+const isParameter = (x: unknown): x is Parameter => typeof x === "object" && x !== null && "requiresGrad_" in x;

@@ -1,0 +1,186 @@
+/**
+ * Examples for fine-tuning from files: JSON lines of {"text"}, {"prompt", "completion"} or {"messages"}, tables with columns for text and
+ * label, plain text. What does not fit is told with file, line and field. Tokens are made in `supervised.ts`.
+ */
+import { extname } from "../data/path.ts";
+import { type ReadOptions, readBytes, type Source, sourceName } from "../data/source.ts";
+import { decodeText } from "../data/text.ts";
+import { readColumns } from "./csv.ts";
+import { FinetuneError } from "./errors.ts";
+
+/** A turn of a conversation: "system", "user", "assistant", or another role that the model's template knows. */
+export interface Message {
+  readonly role: string;
+  readonly content: string;
+}
+
+/** An example as it is written; `where` is the file and line that messages name. */
+export type TextualExample = { readonly where: string } & (
+  | { readonly text: string }
+  | { readonly prompt: string; readonly completion: string }
+  | { readonly messages: readonly Message[] }
+);
+
+export interface LabelledExample {
+  readonly where: string;
+  readonly text: string;
+  readonly label: string;
+}
+
+export interface ReadExamplesOptions extends ReadOptions {
+  /** The column, or JSON field, of the text. Default: "text". */
+  readonly text?: string;
+}
+
+const show = (x: unknown): string => {
+  const text = JSON.stringify(x) ?? String(x);
+  return text.length > 60 ? `${text.slice(0, 57)}…` : text;
+};
+
+/** The values of a file of JSON lines, with where they stand; empty lines are skipped. Throws FinetuneError. */
+export function parseJsonLines(text: string, file: string): { readonly where: string; readonly value: object }[] {
+  const out: { where: string; value: object }[] = [];
+  text.split("\n").forEach((line, i) => {
+    if (line.trim() === "") return;
+    const where = `${file}, line ${i + 1}`;
+    let value: unknown;
+    try {
+      value = JSON.parse(line);
+    } catch (error) {
+      throw new FinetuneError(`${where}: not valid JSON (${(error as Error).message}); each line holds one object`);
+    }
+    if (typeof value !== "object" || value === null || Array.isArray(value))
+      throw new FinetuneError(`${where}: expected an object, got ${show(value)}`);
+    out.push({ where, value });
+  });
+  return out;
+}
+
+function stringField(value: object, field: string, where: string): string {
+  const found = (value as Record<string, unknown>)[field];
+  if (typeof found !== "string")
+    throw new FinetuneError(
+      `${where}: "${field}" must be a text, got ${found === undefined ? "nothing" : show(found)}`,
+    );
+  return found;
+}
+
+function messagesOf(value: object, where: string): Message[] {
+  const { messages } = value as { messages: unknown };
+  if (!Array.isArray(messages) || messages.length === 0)
+    throw new FinetuneError(`${where}: "messages" must be a list of { role, content }, got ${show(messages)}`);
+  return messages.map((message: unknown, i) => {
+    const place = `${where}, message ${i + 1}`;
+    if (typeof message !== "object" || message === null)
+      throw new FinetuneError(`${place}: expected { role, content }, got ${show(message)}`);
+    return { role: stringField(message, "role", place), content: stringField(message, "content", place) };
+  });
+}
+
+function exampleOf(value: object, where: string, textField: string): TextualExample {
+  if ("messages" in value) return { where, messages: messagesOf(value, where) };
+  if ("prompt" in value || "completion" in value) {
+    const [prompt, completion] = ["prompt", "completion"].map((field) => stringField(value, field, where));
+    if (completion === "") throw new FinetuneError(`${where}: "completion" is empty; there is nothing to learn in it`);
+    return { where, prompt, completion };
+  }
+  if (textField in value) return { where, text: stringField(value, textField, where) };
+  const fields = Object.keys(value).map((field) => `"${field}"`);
+  throw new FinetuneError(
+    `${where}: expected "${textField}", or "prompt" and "completion", or "messages"; the fields are ${fields.join(", ") || "none"}`,
+  );
+}
+
+const textOf = async (source: Source, options: ReadOptions): Promise<string> =>
+  decodeText(await readBytes(source, options), sourceName(source));
+
+/** A file whose name does not say what is in it. */
+const unknownKind = (file: string, expected: string): FinetuneError =>
+  new FinetuneError(`${file}: its ending is not one of ${expected}; rename it to what it is`);
+
+/**
+ * Examples for a language model: of .jsonl, of the column `text` of .csv and .tsv, or one of a whole .txt or .md. Throws FinetuneError
+ * naming file, line and field; FileError; TextError where it is not UTF-8.
+ */
+export async function readExamples(source: Source, options: ReadExamplesOptions = {}): Promise<TextualExample[]> {
+  const { text: field = "text" } = options;
+  const file = sourceName(source);
+  const text = await textOf(source, options);
+  const examples = parsedExamples(text, file, field);
+  if (examples.length === 0) throw new FinetuneError(`${file}: there are no examples in it`);
+  return examples;
+}
+
+function parsedExamples(text: string, file: string, field: string): TextualExample[] {
+  switch (extname(file)) {
+    case ".jsonl":
+    case ".ndjson":
+      return parseJsonLines(text, file).map(({ where, value }) => exampleOf(value, where, field));
+    case ".csv":
+    case ".tsv":
+      return readColumns(text, file, { text: field }).map((row) => ({
+        where: `${file}, line ${row.line}`,
+        text: row.text,
+      }));
+    case ".txt":
+    case ".md":
+      return text === "" ? [] : [{ where: file, text }];
+    default:
+      throw unknownKind(file, ".jsonl, .csv, .tsv, .txt, .md");
+  }
+}
+
+export interface ReadLabelledOptions extends ReadExamplesOptions {
+  /** The column, or JSON field, of the class. Default: "label". */
+  readonly label?: string;
+}
+
+/** Texts with classes: of .csv and .tsv by their columns, of .jsonl by its fields (a label may be a number there). Throws as readExamples. */
+export async function readLabelled(source: Source, options: ReadLabelledOptions = {}): Promise<LabelledExample[]> {
+  const { text: textField = "text", label: labelField = "label" } = options;
+  const file = sourceName(source);
+  const text = await textOf(source, options);
+  let examples: LabelledExample[];
+  if ([".jsonl", ".ndjson"].includes(extname(file)))
+    examples = parseJsonLines(text, file).map(({ where, value }) => {
+      const label = (value as Record<string, unknown>)[labelField];
+      return {
+        where,
+        text: stringField(value, textField, where),
+        label:
+          typeof label === "number" || typeof label === "boolean"
+            ? String(label)
+            : stringField(value, labelField, where),
+      };
+    });
+  else if ([".csv", ".tsv"].includes(extname(file)))
+    examples = readColumns(text, file, { text: textField, label: labelField }).map(({ line, ...row }) => ({
+      where: `${file}, line ${line}`,
+      ...row,
+    }));
+  else throw unknownKind(file, ".jsonl, .csv, .tsv");
+  if (examples.length === 0) throw new FinetuneError(`${file}: there are no examples in it`);
+  const empty = examples.find(({ label }) => label.trim() === "");
+  if (empty) throw new FinetuneError(`${empty.where}: "${labelField}" is empty; every example needs a class`);
+  return examples;
+}
+
+/** The classes of a training set: their names in order, numbers by their value. */
+export function classesOf(examples: readonly LabelledExample[]): string[] {
+  const names = [...new Set(examples.map(({ label }) => label))];
+  const numeric = names.every((name) => name.trim() !== "" && Number.isFinite(Number(name)));
+  return names.sort((a, b) => (numeric ? Number(a) - Number(b) : a < b ? -1 : 1));
+}
+
+/** The number of each example's class. Throws FinetuneError naming file, line and the class that is not among those learnt. */
+export function labelNumbers(examples: readonly LabelledExample[], classes: readonly string[]): Int32Array {
+  const numbers = new Map(classes.map((name, i) => [name, i]));
+  return Int32Array.from(examples, ({ label, where }) => {
+    const number = numbers.get(label);
+    if (number === undefined)
+      throw new FinetuneError(
+        `${where}: the class ${JSON.stringify(label)} is not one that was learnt; those are ${classes.slice(0, 20).map(show).join(", ")}`,
+      );
+    return number;
+  });
+}

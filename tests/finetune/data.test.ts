@@ -1,0 +1,212 @@
+/** Data for fine-tuning: JSON lines, tables and conversations become examples with what is learnt of them; mistakes are told by line and field. */
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, describe, test } from "node:test";
+import { CharTokenizer } from "../../src/data/index.ts";
+import { parseCsv } from "../../src/finetune/csv.ts";
+import {
+  ChatTemplate,
+  classesOf,
+  labelNumbers,
+  type Message,
+  readExamples,
+  readLabelled,
+  tokenizeExamples,
+} from "../../src/finetune/index.ts";
+
+const room = mkdtempSync(join(tmpdir(), "nabla-data-"));
+after(() => rmSync(room, { recursive: true, force: true }));
+const file = (name: string, text: string): string => {
+  const path = join(room, name);
+  writeFileSync(path, text);
+  return path;
+};
+const without = (examples: readonly object[]): object[] =>
+  examples.map(({ where: _, ...rest }: { where?: string }) => rest);
+
+describe("examples from files", () => {
+  test("JSON lines hold texts, prompts with completions, and conversations", async () => {
+    const messages = [
+      { role: "user", content: "hi" },
+      { role: "assistant", content: "hello" },
+    ];
+    const lines = [{ text: "a b" }, { prompt: "2+2=", completion: "4" }, { messages }];
+    const path = file("good.jsonl", `${lines.map((line) => JSON.stringify(line)).join("\r\n")}\n\n`);
+    const examples = await readExamples(path);
+    assert.deepEqual(without(examples), lines);
+    assert.equal(examples[2].where, `${path}, line 3`);
+  });
+
+  test("a column of a table, and a whole text, are texts", async () => {
+    const table = file("good.csv", '\ufeffid,body\n1,"a, ""b""\nc"\n2,d\n');
+    assert.deepEqual(without(await readExamples(table, { text: "body" })), [{ text: 'a, "b"\nc' }, { text: "d" }]);
+    const tabs = file("good.tsv", "text\tlabel\na,b\t1\n");
+    assert.deepEqual(without(await readExamples(tabs)), [{ text: "a,b" }]);
+    assert.deepEqual(without(await readExamples(file("story.txt", "Once.\n"))), [{ text: "Once.\n" }]);
+  });
+
+  for (const [what, name, text, message] of [
+    ["a broken line", "a.jsonl", '{"text":"x"}\n{"text":\n', /a\.jsonl, line 2: not valid JSON/],
+    ["a line that is no object", "b.jsonl", '\n["x"]', /b\.jsonl, line 2: expected an object, got \["x"\]/],
+    ["a field of another kind", "c.jsonl", '{"text":1}', /c\.jsonl, line 1: "text" must be a text, got 1/],
+    ["a missing field", "d.jsonl", '{"prompt":"x"}', /d\.jsonl, line 1: "completion" must be a text, got nothing/],
+    ["an empty completion", "e.jsonl", '{"prompt":"x","completion":""}', /line 1: "completion" is empty/],
+    ["unknown fields", "f.jsonl", '{"input":"x"}', /line 1: expected "text", or "prompt".*the fields are "input"/],
+    [
+      "a message without role",
+      "g.jsonl",
+      '{"messages":[{"content":"x"}]}',
+      /line 1, message 1: "role" must be a text, got nothing/,
+    ],
+    ["no messages", "h.jsonl", '{"messages":[]}', /line 1: "messages" must be a list of/],
+    ["nothing", "i.jsonl", "\n", /i\.jsonl: there are no examples in it/],
+    ["an unknown ending", "j.json", "{}", /j\.json: its ending is not one of \.jsonl/],
+    ["a missing column", "k.csv", "a,b\n1,2\n", /k\.csv, line 1: there is no column "text"; there are "a", "b"/],
+    ["a record that is too long", "l.csv", 'text,b\n"1\n2",2\n1,2,3\n', /l\.csv, line 4: 3 fields, expected 2/],
+    ["an open quote", "m.csv", 'text\nx\n"y\n', /m\.csv, line 3: a quote is opened and never closed/],
+    ["text after a quote", "n.csv", 'text\n"y"z\n', /n\.csv, line 2: after a field in quotes comes "z"/],
+  ] as const)
+    test(`${what} is told by line and field`, async () => {
+      await assert.rejects(readExamples(file(name, text)), { name: "FinetuneError", message });
+    });
+
+  test("records of a table know their lines", () => {
+    assert.deepEqual(
+      parseCsv('a;b\n\n"x\ny";1\r\nz;\n', "t.csv").map(({ fields, line }) => [line, ...fields]),
+      [
+        [1, "a", "b"],
+        [3, "x\ny", "1"],
+        [5, "z", ""],
+      ],
+    );
+    assert.deepEqual(parseCsv("a,b,", "t.csv")[0].fields, ["a", "b", ""]);
+    assert.deepEqual(parseCsv("", "t.csv"), []);
+  });
+
+  test("labels become numbers; one that was not learnt is told by its line", async () => {
+    const train = await readLabelled(file("train.csv", "review,stars\ngood,10\nbad,2\nfine,9\n"), {
+      text: "review",
+      label: "stars",
+    });
+    const classes = classesOf(train);
+    assert.deepEqual(classes, ["2", "9", "10"]);
+    assert.deepEqual([...labelNumbers(train, classes)], [2, 0, 1]);
+    const lines = await readLabelled(file("test.jsonl", '{"text":"x","label":9}\n{"text":"y","label":3}\n'));
+    assert.throws(
+      () => labelNumbers(lines, classes),
+      /test\.jsonl, line 2: the class "3" is not one that was learnt; those are "2", "9", "10"/,
+    );
+    await assert.rejects(readLabelled(file("empty.csv", "text,label\nx,\n")), /empty\.csv, line 2: "label" is empty/);
+  });
+});
+
+const chatml =
+  "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}" +
+  "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+const messages: Message[] = [
+  { role: "user", content: "one" },
+  { role: "assistant", content: "two" },
+  { role: "user", content: "three" },
+  { role: "assistant", content: "four" },
+  { role: "user", content: "five" },
+];
+
+describe("conversations", () => {
+  test("what the assistant says is learnt, with what ends its turn", async () => {
+    const template = await ChatTemplate.create(chatml);
+    const parts = template.parts(messages);
+    assert.deepEqual(
+      parts.filter(({ learnt }) => learnt).map(({ text }) => text),
+      ["two<|im_end|>\n", "four<|im_end|>\n"],
+    );
+    assert.equal(parts.map(({ text }) => text).join(""), template.render(messages.slice(0, 4)));
+    const last = template.parts(messages, { turns: "last" });
+    assert.deepEqual(
+      last.filter(({ learnt }) => learnt).map(({ text }) => text),
+      ["four<|im_end|>\n"],
+    );
+    assert.equal(last.map(({ text }) => text).join(""), template.render(messages.slice(0, 4)));
+  });
+
+  test("a template sees its tokens and variables, and its own complaints are told with the line", async () => {
+    const template = await ChatTemplate.create(
+      "{{ bos_token }}{% if messages[0].role != 'user' %}{{ raise_exception('user first') }}{% endif %}{{ greeting }}",
+      { bosToken: "<s>", variables: { greeting: "hey" } },
+    );
+    assert.equal(template.render(messages), "<s>hey");
+    assert.throws(() => template.parts(messages.slice(1), { where: "chat.jsonl, line 7" }), {
+      name: "FinetuneError",
+      message: /chat\.jsonl, line 7: the chat template fails on this conversation: user first/,
+    });
+    await assert.rejects(ChatTemplate.create("{% for %}"), /the chat template can't be read/);
+  });
+
+  test("a template that drops what was said before is noticed; its last turns can be learnt", async () => {
+    const template = await ChatTemplate.create(
+      "{% for m in messages %}[{{ m.role }}]{% if m.role == 'user' or loop.last %}{{ m.content }}{% endif %}{% endfor %}" +
+        "{% if add_generation_prompt %}[assistant]{% endif %}",
+    );
+    assert.throws(
+      () => template.parts(messages, { where: "x, line 1" }),
+      /x, line 1, message 2: the chat template writes this turn in another way/,
+    );
+    assert.deepEqual(template.parts(messages, { turns: "last" }), [
+      { text: "[user]one[assistant][user]three[assistant]", learnt: false },
+      { text: "four", learnt: true },
+    ]);
+    assert.throws(() => template.parts(messages.slice(0, 1), { where: "y" }), /y: the assistant says nothing/);
+  });
+});
+
+describe("tokens of examples", () => {
+  const tokenizer = CharTokenizer.fromText("abcdef<>|_imstarndeuo\n ");
+  const decode = (ids: ArrayLike<number>) => tokenizer.decode(Array.from(ids).filter((id) => id >= 0 && id < 90));
+
+  test("a prompt is not learnt, its completion and the end are", () => {
+    const [example] = tokenizeExamples([{ where: "", prompt: "ab", completion: "cd" }], tokenizer, {
+      bosId: 97,
+      eosId: 99,
+    });
+    assert.equal(decode(example.ids), "abcd");
+    const labels = Array.from(example.labels!);
+    assert.deepEqual(labels.slice(0, 3), [-100, -100, -100]);
+    assert.equal(decode(labels), "cd");
+    assert.equal(labels.at(-1), 99);
+    assert.equal(example.ids[0], 97);
+  });
+
+  test("a long text becomes windows in which each token is learnt once", () => {
+    const examples = tokenizeExamples([{ where: "", text: "abcdefabcdef" }], tokenizer, { windows: 5 });
+    assert.deepEqual(
+      examples.map(({ ids }) => decode(ids)),
+      ["abcdef", "fabcde", "ef"],
+    );
+    assert.equal(examples.map(({ labels }) => decode(Array.from(labels!).slice(1))).join(""), "bcdefabcdef");
+  });
+
+  test("a conversation needs a template; a tokenizer's error is told with the line", async () => {
+    const talk = {
+      where: "t.jsonl, line 4",
+      messages: [
+        { role: "user", content: "a" },
+        { role: "assistant", content: "b" },
+      ],
+    };
+    assert.throws(
+      () => tokenizeExamples([talk], tokenizer),
+      /t\.jsonl, line 4: a conversation needs the model's chat template/,
+    );
+    const template = await ChatTemplate.create(
+      "{% for m in messages %}<{{ m.content }}>{% endfor %}{% if add_generation_prompt %}<{% endif %}",
+    );
+    const [example] = tokenizeExamples([talk], tokenizer, { template });
+    assert.equal(decode(example.ids), "<a><b>");
+    assert.equal(decode(Array.from(example.labels!)), "b>");
+    assert.throws(
+      () => tokenizeExamples([{ where: "t.jsonl, line 5", text: "xyz" }], tokenizer),
+      /t\.jsonl, line 5: character "x"/,
+    );
+  });
+});
