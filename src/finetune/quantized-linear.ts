@@ -6,7 +6,7 @@ import { sizeOf } from "../core/shape.ts";
 import { Projection } from "../models/gpt2.ts";
 import * as F from "../nn/functional.ts";
 import { Buffer, type Linear, Module, type Parameter } from "../nn/index.ts";
-import { noGrad, type Tensor, tensor } from "../tensor/index.ts";
+import { checkpoint, noGrad, type Tensor, tensor } from "../tensor/index.ts";
 import { FinetuneError } from "./errors.ts";
 import { blockScales, nf4Code, quantizeInt8, quantizeNF4 } from "./nf4.ts";
 
@@ -79,8 +79,9 @@ export class QuantizedLinear extends Module {
     return this.transposed ? this.dequantize().transpose(0, 1) : this.dequantize();
   }
 
+  /** The gradient needs the floating weight again: it is made again, or all layers' weights would be there at once. */
   forward(x: Tensor): Tensor {
-    return F.linear(x, noGrad(() => this.dequantize()).to(x.dtype), this.bias);
+    return checkpoint((input) => F.linear(input, noGrad(() => this.dequantize()).to(input.dtype), this.bias), x);
   }
 
   override extraRepr(): string {
