@@ -4,7 +4,6 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, describe, test } from "node:test";
-import { findCompiler } from "../../src/backends/cpu/toolchain.ts";
 import { Rng } from "../../src/core/rng.ts";
 import { setDevice } from "../../src/execution/index.ts";
 import {
@@ -28,9 +27,10 @@ import { GPT2, MLP } from "../../src/models/index.ts";
 import { AdamW } from "../../src/optim/index.ts";
 import { manualSeed } from "../../src/tensor/index.ts";
 import { fit } from "../../src/train/index.ts";
+import { nativeDevice } from "../support/cpu.ts";
 import { assertClose } from "../support/fixtures.ts";
 
-setDevice(findCompiler() === null ? "wasm" : "cpu");
+setDevice(nativeDevice());
 const rooms: string[] = [];
 const room = (): string => {
   const path = mkdtempSync(join(tmpdir(), "nabla-finetune-"));

@@ -8,6 +8,7 @@ import { Module } from "../../src/nn/index.ts";
 import { AdamW } from "../../src/optim/index.ts";
 import { manualSeed, noGrad, type Tensor, tensor, zeros } from "../../src/tensor/index.ts";
 import { backendsUnderTest, isBrief } from "../support/backends.ts";
+import { nativeDevice } from "../support/cpu.ts";
 import { assertClose } from "../support/fixtures.ts";
 
 const rotary = {
@@ -121,7 +122,7 @@ for (const backend of (await backendsUnderTest()).filter((b) => !isBrief(b)))
   });
 
 test("beyond the context, tokens through a cache are those of the whole window", async () => {
-  setDevice("cpu");
+  setDevice(nativeDevice());
   manualSeed(3);
   const small = { vocabSize: 11, contextLength: 8, numLayers: 2, numHeads: 2, hiddenSize: 16, initializerRange: 0.5 };
   for (const model of [tinyModel({ contextLength: 8 }), new GPT2(small)]) {
@@ -132,7 +133,7 @@ test("beyond the context, tokens through a cache are those of the whole window",
 });
 
 test("texts generated together are those generated alone", async () => {
-  setDevice("cpu");
+  setDevice(nativeDevice());
   manualSeed(8);
   const gpt = new GPT2({
     vocabSize: 23,
@@ -169,7 +170,7 @@ test("texts generated together are those generated alone", async () => {
 });
 
 test("examples packed into a row do not see each other", async () => {
-  setDevice("cpu");
+  setDevice(nativeDevice());
   const gpt = new GPT2({ vocabSize: 23, contextLength: 8, numLayers: 2, numHeads: 2, hiddenSize: 16 });
   const changes = [{}, { layers: configOf(2).layers }, { attentionSoftcap: 2 }];
   for (const model of [...changes.map(tinyModel), gpt]) {
@@ -187,7 +188,7 @@ test("examples packed into a row do not see each other", async () => {
 });
 
 test("a decoder learns, with dropped attention weights too", async () => {
-  setDevice("cpu");
+  setDevice(nativeDevice());
   const model = tinyModel({ attentionDropout: 0.1 });
   const optimizer = new AdamW(model.parameters(), { lr: 1e-2 });
   const ids = tensor([[1, 5, 2, 7, 3, 9, 4, 11]], { dtype: "int32" });

@@ -8,6 +8,7 @@ import { fromPretrained, pool } from "../../src/models/index.ts";
 import { functional as F } from "../../src/nn/index.ts";
 import { AdamW } from "../../src/optim/index.ts";
 import { noGrad, tensor, zeros } from "../../src/tensor/index.ts";
+import { nativeDevice } from "../support/cpu.ts";
 import { assertClose } from "../support/fixtures.ts";
 
 const fixtures = join(dirname(dirname(fileURLToPath(import.meta.url))), "parity", "fixtures", "pretrained");
@@ -31,7 +32,7 @@ test("pooling takes the first token, or the mean or maximum of those that the ma
 });
 
 test("what fills up a text changes nothing in its tokens", async () => {
-  setDevice("cpu");
+  setDevice(nativeDevice());
   for (const [name, padding] of [
     ["bert", 0],
     ["roberta", 1],
@@ -68,7 +69,7 @@ test("inputs that do not fit are named", async () => {
 });
 
 test("classifiers learn from where they are", async () => {
-  setDevice("cpu");
+  setDevice(nativeDevice());
   const ids = tensor(
     [
       [7, 8, 9, 10],

@@ -9,6 +9,7 @@ import { generate } from "../../src/generate/index.ts";
 import { modelFrom, readGgufModel } from "../../src/models/index.ts";
 import type { StateDict } from "../../src/nn/index.ts";
 import { noGrad, type Tensor, tensor } from "../../src/tensor/index.ts";
+import { nativeDevice } from "../support/cpu.ts";
 import { assertClose } from "../support/fixtures.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
@@ -67,7 +68,7 @@ for (const [name, read] of [
   test(`stories260K from ${name} gives the 200 greedy tokens that llama2.c gives`, {
     skip: !existsSync(folder) && "no test data here (NABLA_TEST_DATA)",
   }, async () => {
-    setDevice("cpu");
+    setDevice(nativeDevice());
     const expected = JSON.parse(readFileSync(join(folder, "greedy_ids_200.json"), "utf8"));
     const { config, tensors } = await read();
     const model = modelFrom(config, tensors);

@@ -61,7 +61,9 @@ export async function backendsUnderTest(): Promise<Backend[]> {
     const url = new URL(path, import.meta.url);
     if (!existsSync(fileURLToPath(url))) continue;
     const module = (await import(url.href)) as Record<string, () => Promise<Backend>>;
-    backends.push(await module[open]());
+    const opened = await orReason(module[open]());
+    if (typeof opened !== "string") backends.push(opened);
+    else test(`on ${name}`, { skip: opened }, () => {});
   }
   if (isWanted("webgpu")) backends.push(...(await webgpu()));
   for (const name of wanted ?? []) if (name.startsWith("chromium-")) backends.push(await inChromium(name));

@@ -3,10 +3,8 @@
  * the mask of ReLU on pooled gradients, and exchanged axes as a command: against the reference backend, and by the text.
  */
 import assert from "node:assert/strict";
-import { describe, test } from "node:test";
 import { gradientsOf } from "../../../src/autograd/index.ts";
 import type { Backend } from "../../../src/backends/backend.ts";
-import { openCpuBackend } from "../../../src/backends/cpu/index.ts";
 import { referenceBackend } from "../../../src/backends/reference/index.ts";
 import { type Shape, sizeOf } from "../../../src/core/shape.ts";
 import * as composites from "../../../src/graph/composites/index.ts";
@@ -14,6 +12,7 @@ import type { Node } from "../../../src/graph/node.ts";
 import * as o from "../../../src/graph/ops.ts";
 import { compileNodes, evaluate, nodeFrom } from "../../support/evaluate.ts";
 import { assertClose } from "../../support/fixtures.ts";
+import { describe, openCpuBackend, test } from "./with-compiler.ts";
 
 const backend = await openCpuBackend({ fuse: true });
 const reference = referenceBackend();

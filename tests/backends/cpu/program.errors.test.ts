@@ -3,13 +3,12 @@
  * and the program runs on with good data.
  */
 import assert from "node:assert/strict";
-import { describe, test } from "node:test";
-import { openCpuBackend } from "../../../src/backends/cpu/index.ts";
 import { IndexError } from "../../../src/core/errors.ts";
 import type { Node } from "../../../src/graph/node.ts";
 import * as o from "../../../src/graph/ops.ts";
 import { type Assign, compileNodes, nodeFrom } from "../../support/evaluate.ts";
 import { convStep, gptStep } from "./program.steps.ts";
+import { describe, openCpuBackend, test } from "./with-compiler.ts";
 
 const backend = await openCpuBackend({ fuse: true });
 

@@ -4,11 +4,10 @@
  */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { openCpuBackend } from "../../../src/backends/cpu/index.ts";
 import * as o from "../../../src/graph/ops.ts";
 import { compileNodes, nodeFrom } from "../../support/evaluate.ts";
+import { openCpuBackend, test } from "./with-compiler.ts";
 
 const child = fileURLToPath(new URL("./fixtures/exit-child.ts", import.meta.url));
 const times = process.env["NABLA_LONG"] === "1" ? 30 : 4;

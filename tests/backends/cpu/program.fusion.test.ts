@@ -3,10 +3,8 @@
  * written in place, what is packed beforehand, and how much memory a step moves.
  */
 import assert from "node:assert/strict";
-import { describe, test } from "node:test";
 import { withGrad } from "../../../src/autograd/index.ts";
 import type { Program } from "../../../src/backends/backend.ts";
-import { openCpuBackend } from "../../../src/backends/cpu/index.ts";
 import { referenceBackend } from "../../../src/backends/reference/index.ts";
 import type { TypedArray } from "../../../src/core/dtype.ts";
 import { type Shape, sizeOf } from "../../../src/core/shape.ts";
@@ -16,6 +14,7 @@ import * as o from "../../../src/graph/ops.ts";
 import { type Assign, compileNodes, evaluate, nodeFrom } from "../../support/evaluate.ts";
 import { assertClose } from "../../support/fixtures.ts";
 import { gptStep } from "./program.steps.ts";
+import { describe, openCpuBackend, test } from "./with-compiler.ts";
 
 const backend = await openCpuBackend({ fuse: true });
 

@@ -4,14 +4,13 @@
  * NABLA_SEED=n starts from another seed; a failure prints its seed and the program.
  */
 import assert from "node:assert/strict";
-import { describe, test } from "node:test";
 import type { Backend } from "../../../src/backends/backend.ts";
-import { openCpuBackend } from "../../../src/backends/cpu/index.ts";
 import { referenceBackend } from "../../../src/backends/reference/index.ts";
 import { type DType, decode, isFloat, type TypedArray } from "../../../src/core/dtype.ts";
 import { compileNodes } from "../../support/evaluate.ts";
 import { firstDifference } from "../../support/fixtures.ts";
 import { type Options, randomProgram, showProgram } from "./program.generator.ts";
+import { describe, openCpuBackend, test } from "./with-compiler.ts";
 
 const long = process.env["NABLA_LONG"] === "1";
 const first = Number(process.env["NABLA_SEED"] ?? 1);
