@@ -236,6 +236,30 @@ test("containers: names, iteration, errors", async () => {
   assert.throws(() => dict.get("b"), /there is no "b"; there are a, forward/);
 });
 
+test("replaceChild puts another module in a child's place, in containers too", async () => {
+  const twice = () => new nn.Sequential(new nn.Identity(), new nn.Identity());
+  const x = tensor([-1, 2]);
+  for (const [parent, name] of [
+    [twice(), "1"],
+    [new nn.Sequential({ first: new nn.Identity(), last: new nn.Identity() }), "first"],
+  ] as const) {
+    parent.replaceChild(name, new nn.ReLU());
+    assert.deepEqual(await parent.forward(x).tolist(), [0, 2]);
+    assert.match(String(parent), new RegExp(`\\(${name}\\): ReLU`));
+  }
+  const list = new nn.ModuleList([new nn.Identity(), new nn.Identity()]);
+  list.replaceChild("0", new nn.ReLU());
+  assert.ok([...list][0] instanceof nn.ReLU);
+  const dict = new nn.ModuleDict({ a: new nn.Identity() });
+  dict.replaceChild("a", new nn.ReLU());
+  assert.ok(dict.get("a") instanceof nn.ReLU);
+  assert.throws(() => dict.replaceChild("b", new nn.ReLU()), /there is no "b"; there are a/);
+  assert.throws(
+    () => new Net().replaceChild("fc3", new nn.ReLU()),
+    /there is no child "fc3"; there are fc1, norm, fc2/,
+  );
+});
+
 test("a module prints as a tree", () => {
   assert.equal(
     String(new nn.Sequential(new nn.Linear(2, 3), new nn.Dropout(0.1))),
