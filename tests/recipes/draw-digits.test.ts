@@ -16,7 +16,7 @@ const skip = chromiumPath() === null && "there is no Chromium here";
 const long =
   process.env["NABLA_LONG"] === "1"
     ? false
-    : "NABLA_LONG=1 trains on WebGPU, which takes a minute without a graphics processor";
+    : "NABLA_LONG=1 does the same on an adapter in software, which takes a minute";
 const patience = 300_000;
 
 type Point = readonly [x: number, y: number];
