@@ -1,16 +1,15 @@
 /**
  * What the jax-js peers share: the library on its backend DEVICE ("webgpu" or "wasm"), from the node_modules of the folder
- * that is the first argument, or the word that it is absent; and the conversation with the bench (support/protocol.ts).
+ * that is the first argument, or the word that it is absent.
  * jax-js looks for navigator.gpu: in Node that is the package webgpu, the one that our side uses.
  */
 import { createRequire } from "node:module";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";
+import { absent, serveAs } from "./serve.mjs";
 
 const [folder, device] = process.argv.slice(2);
-const say = (answer) => process.stdout.write(`${JSON.stringify(answer)}\n`);
 for (const name of ["log", "warn", "info"]) console[name] = console.error;
 export let jax;
 let version;
@@ -29,31 +28,11 @@ try {
   if (!(await jax.init()).includes(device)) throw new Error(`its backend ${device} does not start`);
   jax.defaultDevice(device);
 } catch (error) {
-  say({ absent: `jax-js: ${error.message}` });
-  process.exit(0);
+  absent(`jax-js: ${error.message}`);
 }
 
 /** What follows folder and device on the command line. */
 export const rest = process.argv.slice(4);
 
-/** Serves until the bench ends: `check` gives numbers to compare, `sample` takes one sample, of `per` steps. */
-export async function serve({ check, sample, per = 1 }) {
-  say({ ready: `jax-js ${version} ${device}` });
-  for await (const text of createInterface({ input: process.stdin })) {
-    const request = JSON.parse(text);
-    if (request.do === "check") say({ values: await check() });
-    else {
-      await sample(); // brings things back into the caches
-      const ms = [];
-      const end = performance.now() + 1000 * request.seconds;
-      for (let now = performance.now(); ms.length === 0 || now < end; ) {
-        await sample();
-        const after = performance.now();
-        ms.push((after - now) / per);
-        now = after;
-      }
-      say({ ms });
-    }
-  }
-  process.exit(0);
-}
+/** See serve.mjs; a sample before each round brings things back into the caches. */
+export const serve = (peer) => serveAs(`jax-js ${version} ${device}`, { first: peer.sample, ...peer });

@@ -1,12 +1,11 @@
 /**
  * What the TensorFlow.js peers share: the library on its wasm backend, from the node_modules of the folder that is the first
- * argument, or the word that it is absent; and the conversation with the bench (support/protocol.ts).
+ * argument, or the word that it is absent.
  */
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
-import { createInterface } from "node:readline";
+import { absent, serveAs } from "./serve.mjs";
 
-const say = (answer) => process.stdout.write(`${JSON.stringify(answer)}\n`);
 for (const name of ["log", "warn", "info"]) console[name] = console.error;
 let wasm;
 export let tf;
@@ -18,28 +17,9 @@ try {
   if (!(await tf.setBackend("wasm"))) throw new Error("its wasm backend does not start");
   await tf.ready();
 } catch (error) {
-  say({ absent: `TensorFlow.js: ${error.message}` });
-  process.exit(0);
+  absent(`TensorFlow.js: ${error.message}`);
 }
 
-/** Serves until the bench ends: `check` gives numbers to compare, `sample` takes one sample, of `per` steps; `first` goes before a round. */
-export async function serve({ check, sample, per = 1, first = () => {} }) {
-  say({ ready: `TensorFlow.js ${tf.version.tfjs} wasm, ${wasm.getThreadsCount?.() ?? 1} thread(s)` });
-  for await (const text of createInterface({ input: process.stdin })) {
-    const request = JSON.parse(text);
-    if (request.do === "check") say({ values: await check() });
-    else {
-      await first();
-      const ms = [];
-      const end = performance.now() + 1000 * request.seconds;
-      for (let now = performance.now(); ms.length === 0 || now < end; ) {
-        await sample();
-        const after = performance.now();
-        ms.push((after - now) / per);
-        now = after;
-      }
-      say({ ms });
-    }
-  }
-  process.exit(0);
-}
+/** See serve.mjs. */
+export const serve = (peer) =>
+  serveAs(`TensorFlow.js ${tf.version.tfjs} wasm, ${wasm.getThreadsCount?.() ?? 1} thread(s)`, peer);

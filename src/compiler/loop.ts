@@ -5,13 +5,13 @@
  */
 import type { Capture } from "../backends/backend.ts";
 import { sizeOf } from "../core/shape.ts";
-import { bodyOf, type LoopAttrs, recordStep } from "../graph/loop.ts";
+import { bodyOf, type LoopAttrs, loopAttrs, recordStep } from "../graph/loop.ts";
 import { type Node, Storage, setGradEnabled, topologicalOrder } from "../graph/node.ts";
 import { leaf } from "../graph/ops.ts";
 import type { GNode, Lowered } from "./lower.ts";
 
 /** The numbers of the outputs that something reads. */
-export function liveOutputs(n: GNode, { nodes, roots, assigns }: Lowered): Set<number> {
+function liveOutputs(n: GNode, { nodes, roots, assigns }: Lowered): Set<number> {
   const live = new Set<number>();
   const read = (x: GNode): void => {
     if (x === n) live.add(0);
@@ -44,4 +44,22 @@ export function bodyCapture(attrs: LoopAttrs, live?: readonly number[]): Capture
   } finally {
     setGradEnabled(gradients);
   }
+}
+
+/** What of a loop's body is wanted. */
+export interface LiveBody {
+  readonly attrs: LoopAttrs;
+  readonly capture: Capture;
+  /** Outputs of the node that somebody reads. */
+  readonly live: ReadonlySet<number>;
+  /** Root k of the capture is output `stacked[k]` of a step. */
+  readonly stacked: readonly number[];
+}
+
+/** The body of a loop in a lowered graph, without the outputs that nobody reads. */
+export function liveBody(n: GNode, lowered: Lowered): LiveBody {
+  const attrs = loopAttrs(n);
+  const live = liveOutputs(n, lowered);
+  const stacked = attrs.outputs.flatMap((_, k) => (live.has(attrs.carries + k) ? [k] : []));
+  return { attrs, capture: bodyCapture(attrs, stacked), live, stacked };
 }

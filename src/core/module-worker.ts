@@ -1,4 +1,15 @@
-/** Starting a worker of the browser's build from a page. */
+/** A page and the workers of the browser's build: whether this is one, how it starts them, and what their errors become. */
+
+/** Whether this is a page's main thread, which must go on answering its user. */
+export const isPage = (): boolean => typeof (globalThis as { document?: unknown }).document === "object";
+
+type ErrorClass = new (message: string) => Error;
+
+/** An error that came from a worker as one of ours: of the class in `kinds` that its name names, where there is one. */
+export function revive({ name, message }: { readonly name: string; readonly message: string }, kinds: object): Error {
+  const known = (kinds as Readonly<Record<string, ErrorClass | undefined>>)[name];
+  return known ? new known(message) : Object.assign(new Error(message), { name });
+}
 
 /** What of a browser's worker is used (TypeScript's library for browsers is not among ours). */
 export interface ModuleWorker<Request, Answer> {

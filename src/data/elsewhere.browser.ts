@@ -4,7 +4,7 @@
  */
 
 import * as core from "../core/errors.ts";
-import { type ModuleWorker, startModule, type WorkerClass } from "../core/module-worker.ts";
+import { isPage, type ModuleWorker, revive, startModule, type WorkerClass } from "../core/module-worker.ts";
 import type { Answer, Request } from "./decoder.ts";
 import type { Elsewhere } from "./elsewhere.ts";
 import * as errors from "./errors.ts";
@@ -26,14 +26,11 @@ interface Decoder {
 let decoder: Decoder | null = null;
 let count = 0;
 
-type Kind = new (message: string) => Error;
-
 /** An error of the worker as one of ours. */
-function revive({ name, message, code, path }: NonNullable<Answer["error"]>): Error {
-  if (code !== undefined && path !== undefined) return new errors.FileError(message, code, path);
-  const known = ({ ...core, ...errors } as unknown as Readonly<Record<string, Kind | undefined>>)[name];
-  return known ? new known(message) : Object.assign(new Error(message), { name });
-}
+const revived = ({ code, path, ...error }: NonNullable<Answer["error"]>): Error =>
+  code !== undefined && path !== undefined
+    ? new errors.FileError(error.message, code, path)
+    : revive(error, { ...core, ...errors });
 
 function start(): Decoder {
   const tasks = new Map<number, Task>();
@@ -50,7 +47,7 @@ function start(): Decoder {
       return;
     }
     tasks.delete(id);
-    if (error) task?.reject(revive(error));
+    if (error) task?.reject(revived(error));
     else task?.resolve(value as never);
   });
   worker.addEventListener("error", (event) => {
@@ -98,7 +95,6 @@ const inWorker: Elsewhere = (task, values, options) => {
   });
 };
 
-const choose = (): Elsewhere | null =>
-  typeof (globalThis as { document?: unknown }).document === "object" ? inWorker : null;
+const choose = (): Elsewhere | null => (isPage() ? inWorker : null);
 
 export const elsewhere: Elsewhere | null = /* @__PURE__ */ choose();

@@ -15,36 +15,31 @@ export interface Reader {
   close(): Promise<void>;
 }
 
-/** Reads of bytes in memory. */
-export function bytesReader(bytes: Uint8Array, name: string): Reader {
+/** Reads on through something of a known size, of which `part` gives any bytes. */
+function inOrder(
+  name: string,
+  size: number,
+  part: (from: number, to: number) => Uint8Array | Promise<Uint8Array>,
+): Reader {
   let at = 0;
   return {
     name,
-    size: bytes.length,
-    expected: bytes.length,
+    size,
+    expected: size,
     read: async (out) => {
-      const part = bytes.subarray(at, at + out.length);
-      out.set(part);
-      at += part.length;
-      return part.length;
+      const bytes = await part(at, at + out.length);
+      out.set(bytes);
+      at += bytes.length;
+      return bytes.length;
     },
     close: async () => {},
   };
 }
 
+/** Reads of bytes in memory. */
+export const bytesReader = (bytes: Uint8Array, name: string): Reader =>
+  inOrder(name, bytes.length, (from, to) => bytes.subarray(from, to));
+
 /** Reads a blob in slices, so that it need not be in memory as a whole. What a browser says where it can't is thrown as it is. */
-export function blobReader(blob: Blob, name: string): Reader {
-  let at = 0;
-  return {
-    name,
-    size: blob.size,
-    expected: blob.size,
-    read: async (out) => {
-      const part = new Uint8Array(await blob.slice(at, at + out.length).arrayBuffer());
-      out.set(part);
-      at += part.length;
-      return part.length;
-    },
-    close: async () => {},
-  };
-}
+export const blobReader = (blob: Blob, name: string): Reader =>
+  inOrder(name, blob.size, async (from, to) => new Uint8Array(await blob.slice(from, to).arrayBuffer()));

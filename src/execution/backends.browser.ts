@@ -3,13 +3,11 @@
  * of its own, loaded when it is needed. A page's main thread opens them in workers: it compiles nothing and runs no kernel.
  */
 import type { Backend } from "../backends/backend.ts";
+import { isPage } from "../core/module-worker.ts";
 import type { Open } from "./backends.ts";
 
 /** The device of those who name none. */
 export const usualDevice: string = "wasm";
-
-/** Whether this is a page's main thread, which must go on answering its user. */
-const isPage = (): boolean => typeof (globalThis as { document?: unknown }).document === "object";
 
 const opened =
   (name: string, here: () => Promise<Backend>): Open =>

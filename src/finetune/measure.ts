@@ -3,7 +3,7 @@
  * interval, which says whether "better" is more than luck in the choice of examples.
  */
 import { Rng } from "../core/rng.ts";
-import type { Module } from "../nn/index.ts";
+import { inEvaluation, type Module } from "../nn/module.ts";
 import { noGrad, realize } from "../tensor/index.ts";
 import { FinetuneError } from "./errors.ts";
 import type { Task } from "./tasks.ts";
@@ -35,9 +35,7 @@ export async function measure<M extends Module, E, B>(
 ): Promise<Measurement> {
   const { batch: rows = 8 } = options;
   const [loss, correct, count] = Array.from({ length: 3 }, () => new Float64Array(examples.length));
-  const modes = model.modules().map((module) => [module, module.training] as const);
-  model.eval();
-  try {
+  await inEvaluation(model, async () => {
     for (const { batch, examples: numbers } of task.evaluation(model, examples, rows)) {
       const scores = noGrad(() => task.scores(model, batch));
       await realize(scores.loss, scores.correct, scores.count);
@@ -48,9 +46,7 @@ export async function measure<M extends Module, E, B>(
         count[example] = n[row];
       });
     }
-  } finally {
-    for (const [module, training] of modes) module.training = training;
-  }
+  });
   return summary({ loss, correct, count });
 }
 

@@ -1,8 +1,6 @@
-/** Unpacking raw deflate, and CRC-32. In a browser's build `deflate.browser.ts` is in the place of this file. */
+/** Unpacking raw deflate. In a browser's build `deflate.browser.ts` is in the place of this file. */
 import { promisify } from "node:util";
 import { constants, inflateRaw as inflateRawCallback } from "node:zlib";
-
-export { crc32 } from "node:zlib";
 
 const inflate = promisify(inflateRawCallback) as (
   bytes: Uint8Array,

@@ -14,6 +14,7 @@ import {
   numericTypes,
   valueTypes,
 } from "./gguf.ts";
+import { joined } from "./pieces.ts";
 import { blockTypes, type GgufType, quantize } from "./quants.ts";
 
 /** A tensor to write: float32 values that are rounded to `type`, or the bytes of blocks as they are. */
@@ -200,14 +201,7 @@ function* chunks({ metadata: given = {}, tensors: input }: GgufInput): Generator
  * type are written as they are. Throws ShapeError and DTypeError where type, shape and data do not fit together.
  */
 export function formatGguf(input: GgufInput): Uint8Array {
-  const pieces = [...chunks(input)];
-  const out = new Uint8Array(pieces.reduce((n, piece) => n + piece.length, 0));
-  let at = 0;
-  for (const piece of pieces) {
-    out.set(piece, at);
-    at += piece.length;
-  }
-  return out;
+  return joined([...chunks(input)]);
 }
 
 /** Writes a GGUF file atomically, tensor by tensor. Throws what formatGguf throws, and FileError; the old file then stays. */

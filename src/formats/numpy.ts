@@ -8,6 +8,7 @@ import { sizeOf } from "../core/shape.ts";
 import { writeFileAtomic } from "../data/files.ts";
 import { Cursor } from "./cursor.ts";
 import { FormatError, quote } from "./format-error.ts";
+import { joined } from "./pieces.ts";
 import { type FormatSource, openAccess } from "./random-access.ts";
 import { gather, type StoredDType, type StoredTensor, storedBytes, swapBytes } from "./stored-tensor.ts";
 import { readZip, type ZipMember, zipChunks } from "./zip.ts";
@@ -250,16 +251,6 @@ function npyPieces(what: string, { dtype, shape, bytes }: NpyInput): [header: Ui
   header.set([...magic, 1, 0, (text.length + 1) & 255, (text.length + 1) >> 8]);
   header.set(new TextEncoder().encode(`${text}\n`), 10);
   return [header, bytes];
-}
-
-function joined(pieces: readonly Uint8Array[]): Uint8Array {
-  const out = new Uint8Array(pieces.reduce((n, piece) => n + piece.length, 0));
-  let at = 0;
-  for (const piece of pieces) {
-    out.set(piece, at);
-    at += piece.length;
-  }
-  return out;
 }
 
 type NpzInput = ReadonlyMap<string, NpyInput> | Readonly<Record<string, NpyInput>>;

@@ -6,6 +6,7 @@
 import { NablaError } from "../core/errors.ts";
 import { writeFileAtomic } from "../data/files.ts";
 import { openSource, type ReadOptions, type Source, take } from "../data/source.ts";
+import { joined } from "./pieces.ts";
 
 /** A file that is not valid safetensors. The message names the file and, where there is one, the tensor. */
 export class SafetensorsError extends NablaError {
@@ -285,14 +286,7 @@ export function formatSafetensors(
   tensors: SafetensorsInput,
   metadata?: Readonly<Record<string, string>>,
 ): Uint8Array<ArrayBuffer> {
-  const chunks = layOut(tensors, metadata, "safetensors");
-  const out = new Uint8Array(chunks.reduce((n, c) => n + c.length, 0));
-  let at = 0;
-  for (const chunk of chunks) {
-    out.set(chunk, at);
-    at += chunk.length;
-  }
-  return out;
+  return joined(layOut(tensors, metadata, "safetensors"));
 }
 
 /** Writes a safetensors file atomically. Throws SafetensorsError or FileError; the old file then stays as it was. */

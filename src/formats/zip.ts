@@ -3,8 +3,9 @@
  * directory is read and checked when an archive is opened, members when they are asked for. Members may not share bytes, and may
  * not claim to unpack to more than deflate can make of them: both are how zip bombs work.
  */
+import { crc32 } from "../data/checksum.ts";
 import { Cursor } from "./cursor.ts";
-import { crc32, inflateRaw, inflateStart } from "./deflate.ts";
+import { inflateRaw, inflateStart } from "./deflate.ts";
 import { FormatError, quote } from "./format-error.ts";
 import type { OpenedSource } from "./random-access.ts";
 

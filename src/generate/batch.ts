@@ -1,9 +1,10 @@
 /** Several texts at once: rows of one batch, whose unlike lengths are filled up in front, so that all go on at one position. */
 import { NablaError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
+import { inEvaluation } from "../nn/module.ts";
 import { noGrad, type Tensor, tensor } from "../tensor/index.ts";
 import { type CachedLanguageModel, readPieces, sizesFor } from "./readers.ts";
-import { checkSampling, type GenerateOptions, inEvaluation, penalizeRepetition, sampleLogits } from "./sample.ts";
+import { checkSampling, type GenerateOptions, penalizeRepetition, sampleLogits } from "./sample.ts";
 
 export interface BatchOptions extends Omit<GenerateOptions, "onToken"> {
   /** Called with each new token as it comes and the row that it is of; false ends that row. */

@@ -5,7 +5,7 @@
  */
 import { NablaError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
-import type { Module } from "../nn/index.ts";
+import { inEvaluation } from "../nn/module.ts";
 import { cacheReader, hasCache, type LanguageModel, windowReader } from "./readers.ts";
 
 export interface SamplingOptions {
@@ -83,17 +83,6 @@ export function sampleLogits(logits: ArrayLike<number>, rng: Rng, options: Sampl
   let at = rng.uniform() * total;
   for (let i = 0; i < weights.length; i++) if ((at -= weights[i]) < 0) return candidates[i];
   return candidates[candidates.length - 1];
-}
-
-/** Runs `fn` with the model in evaluation mode, and puts each of its modules back into the mode that it was in. */
-export async function inEvaluation<T>(model: Module, fn: () => Promise<T>): Promise<T> {
-  const modes = model.modules().map((module) => [module, module.training] as const);
-  model.eval();
-  try {
-    return await fn();
-  } finally {
-    for (const [module, training] of modes) module.training = training;
-  }
 }
 
 /**

@@ -7,7 +7,7 @@ import * as F from "../nn/functional.ts";
 import { type Embedding, type FactoryOptions, LayerNorm, type Linear, Module, ModuleList } from "../nn/index.ts";
 import { arange, type Tensor, zerosLike } from "../tensor/index.ts";
 import { type ActivationName, activationNames, activations } from "./activations.ts";
-import { type ConfigReader, PretrainedError } from "./config.ts";
+import type { ConfigReader } from "./config.ts";
 import {
   attentionMaskOf,
   bidirectionalAttention,
@@ -45,15 +45,12 @@ export function bertConfigOf(config: ConfigReader, { padding }: { readonly paddi
   config.expect("position_embedding_type", "absolute", "positions are looked up in a table");
   config.expect("is_decoder", false, "tokens see each other in both directions");
   const hiddenSize = config.count("hidden_size", 768);
-  const numHeads = config.count("num_attention_heads", 12);
-  if (hiddenSize % numHeads !== 0)
-    throw new PretrainedError(`${config.source}: ${numHeads} heads do not divide a hidden size of ${hiddenSize}`);
   const hiddenDropout = config.number("hidden_dropout_prob", 0.1);
   return {
     vocabSize: config.count("vocab_size"),
     hiddenSize,
     numLayers: config.count("num_hidden_layers", 12),
-    numHeads,
+    numHeads: config.heads("num_attention_heads", hiddenSize, 12),
     intermediateSize: config.count("intermediate_size", 3072),
     maxPositions: config.count("max_position_embeddings", 512),
     typeVocabSize: config.count("type_vocab_size", 2),

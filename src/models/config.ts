@@ -87,6 +87,14 @@ export class ConfigReader {
       );
   }
 
+  /** How many attention heads the field says; they have to divide the hidden size. */
+  heads(name: string, hiddenSize: number, fallback: number): number {
+    const count = this.count(name, fallback);
+    if (hiddenSize % count !== 0)
+      throw new PretrainedError(`${this.source}: ${count} heads do not divide a hidden size of ${hiddenSize}`);
+    return count;
+  }
+
   /** How many of the classes that a classifier tells apart, by `id2label`, `num_labels`, or transformers' default of 2. */
   labels(): number {
     const names = this.part("id2label");

@@ -7,7 +7,7 @@ import * as F from "../nn/functional.ts";
 import { type Embedding, type FactoryOptions, LayerNorm, type Linear, Module, ModuleList } from "../nn/index.ts";
 import type { Tensor } from "../tensor/index.ts";
 import { type ActivationName, activationNames, activations } from "./activations.ts";
-import { type ConfigReader, PretrainedError } from "./config.ts";
+import type { ConfigReader } from "./config.ts";
 import {
   attentionMaskOf,
   bidirectionalAttention,
@@ -37,14 +37,11 @@ const layerNormEps = 1e-12;
 
 export function distilBertConfigOf(config: ConfigReader): DistilBertConfig {
   const hiddenSize = config.count("dim", 768);
-  const numHeads = config.count("n_heads", 12);
-  if (hiddenSize % numHeads !== 0)
-    throw new PretrainedError(`${config.source}: ${numHeads} heads do not divide a hidden size of ${hiddenSize}`);
   return {
     vocabSize: config.count("vocab_size"),
     hiddenSize,
     numLayers: config.count("n_layers", 6),
-    numHeads,
+    numHeads: config.heads("n_heads", hiddenSize, 12),
     intermediateSize: config.count("hidden_dim", 3072),
     maxPositions: config.count("max_position_embeddings", 512),
     activation: config.choice("activation", activationNames(), "gelu"),

@@ -42,16 +42,13 @@ function pairOf(config: ConfigReader, name: string, fallback: number): [number, 
 export function vitConfigOf(config: ConfigReader): ViTConfig {
   const [imageSize, patchSize] = [pairOf(config, "image_size", 224), pairOf(config, "patch_size", 16)];
   const hiddenSize = config.count("hidden_size", 768);
-  const numHeads = config.count("num_attention_heads", 12);
-  if (hiddenSize % numHeads !== 0)
-    throw new PretrainedError(`${config.source}: ${numHeads} heads do not divide a hidden size of ${hiddenSize}`);
   return {
     imageSize,
     patchSize,
     numChannels: config.count("num_channels", 3),
     hiddenSize,
     numLayers: config.count("num_hidden_layers", 12),
-    numHeads,
+    numHeads: config.heads("num_attention_heads", hiddenSize, 12),
     intermediateSize: config.count("intermediate_size", 3072),
     activation: config.choice("hidden_act", activationNames(), "gelu"),
     layerNormEps: config.number("layer_norm_eps", 1e-12),

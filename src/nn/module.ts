@@ -300,6 +300,17 @@ export abstract class Module {
   }
 }
 
+/** Runs `fn` with the model in evaluation mode, and puts each of its modules back into the mode that it was in. */
+export async function inEvaluation<T>(model: Module, fn: () => Promise<T>): Promise<T> {
+  const modes = model.modules().map((module) => [module, module.training] as const);
+  model.eval();
+  try {
+    return await fn();
+  } finally {
+    for (const [module, training] of modes) module.training = training;
+  }
+}
+
 function listed(keys: readonly string[]): string {
   const shown = keys.slice(0, 20).map((key) => `"${key}"`);
   return shown.join(", ") + (keys.length > 20 ? ` and ${keys.length - 20} more` : "");

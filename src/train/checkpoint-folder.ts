@@ -5,10 +5,10 @@
  * What the files mean (weights, optimiser, random state) is the trainer's affair.
  */
 import { NablaError } from "../core/errors.ts";
+import { crc32 } from "../data/checksum.ts";
 import { type Chunks, cleanStaleTemporaries, FileError, fileError, listFolder } from "../data/files.ts";
 import { join } from "../data/path.ts";
 import { openSource, readBytes } from "../data/source.ts";
-import { crc32 } from "./checksum.ts";
 import { discard, exists, isUnfinished, publish as publishFile, remove, writeWholeFolder } from "./whole-folder.ts";
 
 /** Checkpoints of which none is whole. */

@@ -3,7 +3,7 @@
  * the sizes of the batches. Modules are put in evaluation mode for the time, and back.
  */
 import { NablaError } from "../core/errors.ts";
-import type { Module } from "../nn/module.ts";
+import { inEvaluation, type Module } from "../nn/module.ts";
 import { noGrad } from "../tensor/backward.ts";
 import { cat } from "../tensor/movement.ts";
 import { realize, type Tensor } from "../tensor/tensor.ts";
@@ -82,17 +82,6 @@ export const ownWeight = (batch: unknown): number | undefined => {
 const weightOf = (batch: unknown): number =>
   ownWeight(batch) ?? (Array.isArray(batch) && batch.length >= 2 ? (batch[1] as Tensor).size : 1);
 
-/** Runs `fn` with the model in evaluation mode and without recording gradients. */
-async function evaluating<T>(model: Module, fn: () => Promise<T>): Promise<T> {
-  const modes = model.modules().map((module) => [module, module.training] as const);
-  model.eval();
-  try {
-    return await fn();
-  } finally {
-    for (const [module, training] of modes) module.training = training;
-  }
-}
-
 /**
  * The mean loss over the data, and the means of `metrics` by their names. Each batch is one program and one read. Throws
  * EvaluateError where there is no batch.
@@ -105,7 +94,7 @@ export async function evaluate<M extends Module, B = readonly Tensor[]>(
   const { metrics = {} } = options;
   const means = new Map(["loss", ...Object.keys(metrics)].map((name) => [name, new RunningMean()]));
   const lossOf = lossOfBatch(options);
-  await evaluating(model, async () => {
+  await inEvaluation(model, async () => {
     const iterator = iterate(data);
     for (let next = await iterator.next(); !next.done; next = await iterator.next()) {
       const batch = next.value;
@@ -140,7 +129,7 @@ export async function predict(
   if (!Number.isInteger(batchSize) || batchSize < 1)
     throw new EvaluateError(`predict: batchSize must be a whole number ≥ 1, got ${batchSize}`);
   const outputs: Tensor[] = [];
-  await evaluating(model, async () => {
+  await inEvaluation(model, async () => {
     const iterator = iterate(isTensor(data) ? rowsOf(data, batchSize) : data);
     for (let next = await iterator.next(); !next.done; next = await iterator.next()) {
       const batch = next.value;

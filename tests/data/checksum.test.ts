@@ -2,8 +2,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { crc32 as ours } from "../../src/train/checksum.browser.ts";
-import { crc32 as zlibs } from "../../src/train/checksum.ts";
+import { crc32 as ours } from "../../src/data/checksum.browser.ts";
+import { crc32 as zlibs } from "../../src/data/checksum.ts";
 
 test("CRC-32 is zlib's, whole and in parts", () => {
   fc.assert(

@@ -4,13 +4,12 @@
  * capture of its own (assemble.ts), and the table's loops are table.ts's.
  */
 
-import { bodyCapture, liveOutputs } from "../../compiler/loop.ts";
+import { type LiveBody, liveBody } from "../../compiler/loop.ts";
 import type { GNode, Lowered } from "../../compiler/lower.ts";
 import { type Buffer, planMemory, schedule, type Unit } from "../../compiler/schedule.ts";
 import { type Strided, strided } from "../../compiler/views.ts";
 import { contiguousStrides } from "../../core/shape.ts";
-import { elementAt, type LoopAttrs, loopAttrs } from "../../graph/loop.ts";
-import type { Capture } from "../backend.ts";
+import { elementAt, loopAttrs } from "../../graph/loop.ts";
 import { bytesOf } from "./templates.ts";
 
 /** A buffer as a command has it: from a byte on, and how it moves in the loops around the command. */
@@ -38,13 +37,7 @@ export function takesView(n: GNode, operand: number, inMemory: (n: GNode) => boo
 }
 
 /** A loop's body as a program of its own, and which of its results lie where. */
-export interface LoopBody {
-  readonly attrs: LoopAttrs;
-  readonly capture: Capture;
-  /** Outputs of the node that somebody reads. */
-  readonly live: ReadonlySet<number>;
-  /** Root k of the capture is output `stacked[k]` of a step. */
-  readonly stacked: readonly number[];
+export interface LoopBody extends LiveBody {
   /**
    * Carries that are a step's output as well, by the root's number: they are not kept twice, but read where the step before
    * has left them.
@@ -53,17 +46,15 @@ export interface LoopBody {
 }
 
 export function loopBody(n: GNode, lowered: Lowered): LoopBody {
-  const attrs = loopAttrs(n);
-  const live = liveOutputs(n, lowered);
-  const stacked = attrs.outputs.flatMap((_, k) => (live.has(attrs.carries + k) ? [k] : []));
-  const whole = bodyCapture(attrs, stacked);
+  const body = liveBody(n, lowered);
+  const { capture } = body;
   const trailing = new Map<number, number>();
-  for (const { storage, value } of whole.assigns) {
-    const root = value.storage === null ? whole.roots.indexOf(value) : -1;
+  for (const { storage, value } of capture.assigns) {
+    const root = value.storage === null ? capture.roots.indexOf(value) : -1;
     if (root >= 0) trailing.set(storage, root);
   }
-  const assigns = whole.assigns.filter(({ storage }) => !trailing.has(storage));
-  return { attrs, capture: { ...whole, assigns }, live, stacked, trailing };
+  const assigns = capture.assigns.filter(({ storage }) => !trailing.has(storage));
+  return { ...body, capture: { ...capture, assigns }, trailing };
 }
 
 /** What the loop's node knows of memory: its operands' looks and its outputs' buffers. */

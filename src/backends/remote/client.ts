@@ -5,9 +5,10 @@
  */
 import type { TypedArray } from "../../core/dtype.ts";
 import * as errors from "../../core/errors.ts";
+import { revive } from "../../core/module-worker.ts";
 import type { Backend, Capture, Program, ProgramStats } from "../backend.ts";
 import { Collector } from "../collector.ts";
-import { type Answer, type Opened, type Request, type WireError, writeCapture } from "./wire.ts";
+import { type Answer, type Opened, type Request, writeCapture } from "./wire.ts";
 
 /** A way to a worker that hosts a backend. */
 export interface Port {
@@ -23,15 +24,6 @@ interface Call {
 
 interface RemoteMemory {
   readonly number: number;
-}
-
-/** An error of the worker as one of ours: of the same class, where it is one that Nabla throws. */
-function revive({ name, message }: WireError): Error {
-  const known = (errors as Readonly<Record<string, new (message: string) => Error>>)[name];
-  if (known) return new known(message);
-  const error = new Error(message);
-  error.name = name;
-  return error;
 }
 
 type Asked = Extract<Request, { call: number }>;
@@ -80,7 +72,7 @@ class Line {
   #take(answer: Answer): void {
     const call = this.#calls.get(answer.call);
     this.#calls.delete(answer.call);
-    if ("error" in answer) call?.reject(revive(answer.error));
+    if ("error" in answer) call?.reject(revive(answer.error, errors));
     else call?.resolve(answer.value as never);
   }
 
@@ -117,10 +109,10 @@ export async function openRemoteBackend(port: Port, name: string): Promise<Backe
       line.tell({ kind: "write", memory: numberOf(memory), data }, [data.buffer as ArrayBuffer]);
     },
     read: (memory, dtype, length) => line.ask({ kind: "read", memory: numberOf(memory), dtype, length }),
-    compile: async (capture) => compile(line, capture, known),
+    compile,
   };
 
-  async function compile(line: Line, capture: Capture, known: ReadonlySet<string>): Promise<Program> {
+  async function compile(capture: Capture): Promise<Program> {
     const program = line.number();
     const stats = await line.ask<ProgramStats>({ kind: "compile", program, capture: writeCapture(capture, known) });
     return {

@@ -7,6 +7,7 @@ import { finishKernel } from "../../compiler/finish.ts";
 import { Fuser, type Group, type GroupKernel } from "../../compiler/fuse.ts";
 import { Hosts } from "../../compiler/hosts.ts";
 import { partDType, showKernel } from "../../compiler/kernel.ts";
+import { liveBody } from "../../compiler/loop.ts";
 import { type GNode, type Lowered, lower, showNode } from "../../compiler/lower.ts";
 import { opaqueChecks, orderStates, Placement, type Target, valueKey } from "../../compiler/place.ts";
 import { type Buffer, planMemory, schedule, showPhases, type Unit } from "../../compiler/schedule.ts";
@@ -18,7 +19,7 @@ import type { Capture, ProgramStats } from "../backend.ts";
 import type { Device } from "./device.ts";
 import { canFollow, renderEpilogue } from "./epilogue.ts";
 import { perWord, storageBytes } from "./layout.ts";
-import { type LoopBody, loopBody, loopBuffers, loopStep } from "./loops.ts";
+import { type LoopBody, loopBuffers, loopStep } from "./loops.ts";
 import { ALIGNMENT } from "./memory.ts";
 import { type Check, type RenderedWgsl, renderWgsl } from "./render.ts";
 import { type Dispatch, Shader, sameMemory } from "./shader.ts";
@@ -158,18 +159,14 @@ export class Assembler {
       ...storages.map((s, i) => slot(s.dtype, s.length, i, `state ${i}`)),
       ...roots.map((r, i) => slot(r.dtype, sizeOf(r.shape), storages.length + i, `output ${i}`)),
     ];
-    for (const n of this.lowered.nodes)
-      if (n.op === "loop")
-        this.bodies.set(
-          n,
-          loopBody(n, this.lowered, (body) => this.assembleBody(body)),
-        );
+    for (const n of this.lowered.nodes) if (n.op === "loop") this.bodies.set(n, this.assembleBody(n));
   }
 
-  private assembleBody(capture: Capture): Pick<LoopBody, "parts" | "canFail"> {
+  private assembleBody(n: GNode): LoopBody {
+    const body = liveBody(n, this.lowered);
     const before = this.failures.length;
-    const parts = new Assembler(this.device, capture, this.fuse, this.failures).run();
-    return { parts, canFail: this.failures.length > before };
+    const parts = new Assembler(this.device, body.capture, this.fuse, this.failures).run();
+    return { ...body, parts, canFail: this.failures.length > before };
   }
 
   run(): Parts {

@@ -4,14 +4,13 @@
  * whole words, and no two places in one buffer: what a body works in is a segment of its own. (`cpu/loops.ts` moves
  * pointers instead, but bindings begin at multiples of 256 bytes.)
  */
-import { bodyCapture, liveOutputs } from "../../compiler/loop.ts";
-import type { GNode, Lowered } from "../../compiler/lower.ts";
+import type { LiveBody } from "../../compiler/loop.ts";
+import type { GNode } from "../../compiler/lower.ts";
 import type { Buffer } from "../../compiler/schedule.ts";
 import { dtypes } from "../../core/dtype.ts";
 import { sizeOf } from "../../core/shape.ts";
-import { bodyOf, elementAt, type LoopAttrs, loopAttrs } from "../../graph/loop.ts";
+import { bodyOf, elementAt, loopAttrs } from "../../graph/loop.ts";
 import type { Node, Spec } from "../../graph/node.ts";
-import type { Capture } from "../backend.ts";
 import type { Location, LoopStep, Move, Parts, Step } from "./assemble.ts";
 import { storageBytes } from "./layout.ts";
 import { ALIGNMENT } from "./memory.ts";
@@ -27,28 +26,9 @@ export function canRepeat(node: Node): boolean {
 }
 
 /** A loop's body as parts of a program of its own. */
-export interface LoopBody {
-  readonly attrs: LoopAttrs;
-  readonly capture: Capture;
-  /** Outputs of the node that somebody reads. */
-  readonly live: ReadonlySet<number>;
-  /** Root k of the capture is output `stacked[k]` of a step. */
-  readonly stacked: readonly number[];
+export interface LoopBody extends LiveBody {
   readonly parts: Parts;
   readonly canFail: boolean;
-}
-
-/** `assemble` makes the parts of a body's capture and says whether they can fail. */
-export function loopBody(
-  n: GNode,
-  lowered: Lowered,
-  assemble: (capture: Capture) => Pick<LoopBody, "parts" | "canFail">,
-): LoopBody {
-  const attrs = loopAttrs(n);
-  const live = liveOutputs(n, lowered);
-  const stacked = attrs.outputs.flatMap((_, k) => (live.has(attrs.carries + k) ? [k] : []));
-  const capture = bodyCapture(attrs, stacked);
-  return { attrs, capture, live, stacked, ...assemble(capture) };
 }
 
 /** What the program around a loop knows: where operand i and output k of the node are. */
