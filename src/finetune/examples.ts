@@ -74,7 +74,8 @@ function messagesOf(value: object, where: string): Message[] {
   });
 }
 
-function exampleOf(value: object, where: string, textField: string): TextualExample {
+/** An example of an object with the fields of one; `where` is what errors call it. Throws FinetuneError naming the field. */
+export function exampleOf(value: object, where: string, textField = "text"): TextualExample {
   if ("messages" in value) return { where, messages: messagesOf(value, where) };
   if ("prompt" in value || "completion" in value) {
     const [prompt, completion] = ["prompt", "completion"].map((field) => stringField(value, field, where));

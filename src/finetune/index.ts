@@ -13,14 +13,8 @@ export {
   readLabelled,
   type TextualExample,
 } from "./examples.ts";
-export {
-  type FinetuneOptions,
-  type FinetuneResult,
-  finetune,
-  type Sample,
-  type SampleOptions,
-  type Schedule,
-} from "./finetune.ts";
+export type { FinetuneOptions, FinetuneResult, Sample, SampleOptions, Schedule } from "./finetune.ts";
+export { finetune, type PlainExample, type TextData, type TextFinetuneOptions } from "./finetune-text.ts";
 export { type FreezeOptions, freeze } from "./freeze.ts";
 export { LoraEmbedding, type LoraLayer, LoraLinear, type LoraSettings } from "./lora.ts";
 export { type Comparison, compare, type Difference, type Measurement, measure } from "./measure.ts";

@@ -9,8 +9,8 @@ import { ignored, type TokenExample } from "./token-batches.ts";
 
 /** What is needed of a tokenizer. */
 export interface TextEncoder {
-  /** Without the tokens that a tokenizer puts around a text: those are given by bosId and eosId. */
-  encode(text: string, options: { readonly addSpecialTokens: false }): ArrayLike<number>;
+  /** The ids of a text, with the tokens that the model expects around it unless `addSpecialTokens` is false. */
+  encode(text: string, options?: { readonly addSpecialTokens?: boolean }): ArrayLike<number>;
 }
 
 export interface TokenizeOptions {
