@@ -75,18 +75,17 @@ const ends: Readonly<Record<string, string>> = {
   call: "endcall",
   filter: "endfilter",
 };
-const opener: Readonly<Record<string, string>> = Object.fromEntries(
-  Object.entries({ ...ends, set: "endset" }).map(([from, to]) => [to, from]),
-);
+/** What a statement ends, by its keyword: "if" for "endif". */
+const ended = (keyword: string): string | undefined =>
+  Object.keys({ ...ends, set: "endset" }).find((name) => keyword === `end${name}`);
 
 /** A statement alone, with what it needs to be whole. */
 function whole({ text, keyword }: Tag): string | null {
-  if (keyword in opener || keyword === "generation" || keyword === "endgeneration") return null;
-  if (keyword === "elif") return `{% if 1 %}${text}{% endif %}`;
-  if (keyword === "else") return `{% if 1 %}${text}{% endif %}`;
+  if (keyword === "generation" || keyword === "endgeneration") return null; // read as if they were not there
+  if (keyword === "elif" || keyword === "else") return `{% if 1 %}${text}{% endif %}`;
   if (keyword === "break" || keyword === "continue") return `{% for i in [] %}${text}{% endfor %}`;
   if (keyword === "set" && !/[^=!<>]=[^=]/.test(text)) return `${text}{% endset %}`;
-  return keyword in ends ? `${text}{% ${ends[keyword]} %}` : text;
+  return Object.hasOwn(ends, keyword) ? `${text}{% ${ends[keyword]} %}` : text;
 }
 
 /** The first tag that can't be read, alone or for what is open around it; undefined where none is found. `reads` tries a template. */
@@ -97,13 +96,14 @@ export function unreadableTag(template: string, reads: (template: string) => boo
       if (!reads(tag.text)) return tag;
       continue;
     }
-    if (tag.keyword in opener) {
-      if (open.pop()?.keyword !== opener[tag.keyword]) return tag;
+    const beginning = ended(tag.keyword);
+    if (beginning !== undefined) {
+      if (open.pop()?.keyword !== beginning) return tag;
       continue;
     }
     const alone = whole(tag);
     if (alone !== null && !reads(alone)) return tag;
-    if (tag.keyword in ends || (tag.keyword === "set" && alone?.endsWith("{% endset %}"))) open.push(tag);
+    if (Object.hasOwn(ends, tag.keyword) || (tag.keyword === "set" && alone?.endsWith("{% endset %}"))) open.push(tag);
   }
   return open.at(-1);
 }

@@ -119,18 +119,27 @@ const split = (pattern: string): object => ({
 const bytes = (splits: boolean): object => ({ type: "ByteLevel", add_prefix_space: false, use_regex: splits });
 const both = (...pretokenizers: object[]): object => ({ type: "Sequence", pretokenizers });
 
-/** How texts are split, by `tokenizer.ggml.pre`; whether whole words are looked up first, and whether a text begins with a token. */
-const splittings: Readonly<Record<string, { readonly pre: object; readonly whole?: true; readonly bos?: true }>> = {
+interface Splitting {
+  readonly pre: object;
+  /** Whole words are looked up before any merging. */
+  readonly whole?: true;
+  /** A text begins with a token of its own. */
+  readonly bos?: true;
+}
+
+/** How texts are split, by `tokenizer.ggml.pre`. Made when it is asked for: what is made at load time a bundler would put on every page. */
+const splittingsByName = (): Readonly<Record<string, Splitting>> => ({
   default: { pre: bytes(true) },
   "gpt-2": { pre: bytes(true) },
   smollm: { pre: both({ type: "Digits", individual_digits: true }, bytes(true)) },
   "llama-bpe": { pre: both(split(words("\\p{N}{1,3}")), bytes(false)), whole: true, bos: true },
   llama3: { pre: both(split(words("\\p{N}{1,3}")), bytes(false)), whole: true, bos: true },
   qwen2: { pre: both(split(words("\\p{N}")), bytes(false)) },
-};
+});
 
 function byteLevel(metadata: TokenizerMetadata, tokens: readonly string[]): Parts {
   const name = metadata.text("ggml.pre") ?? "default";
+  const splittings = splittingsByName();
   if (!Object.hasOwn(splittings, name))
     throw new PretrainedError(
       `${metadata.source}: its tokenizer splits texts as "${name}", which is not known; known are ${Object.keys(splittings).join(", ")}. ` +

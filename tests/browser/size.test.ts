@@ -48,8 +48,13 @@ async function bundle(program: string): Promise<Chunk[]> {
     write: false,
     logLevel: "error",
   });
+  // a bundler also writes chunks that only what it left out would load
+  const loadable = outputFiles.filter(({ path }) => /^(application|worker)\.js$/.test(basename(path)));
+  for (const { text } of loadable)
+    for (const file of outputFiles)
+      if (text.includes(basename(file.path)) && !loadable.includes(file)) loadable.push(file);
   return Promise.all(
-    outputFiles.map(async ({ path, text }) => {
+    loadable.map(async ({ path, text }) => {
       const name = basename(path);
       // as Vite does last of all
       const { code } = await minify(name, text, { module: true, compress: { target: "es2022" } });
