@@ -68,6 +68,15 @@ export function withDefaults(model: PossiblyText, options: TextOptions): TextOpt
   return { stopTokens: model.stopTokens ?? [], ...sampling, ...given } as TextOptions;
 }
 
+/** Stop strings that are special tokens: they are not in the text, which leaves them out, but they end it. */
+function specialStops(tokenizer: Tokenizer, stops: string | readonly string[] = []): number[] {
+  return [stops].flat().flatMap((stop) => {
+    const id = tokenizer.tokenId(stop);
+    const isSpecial = id !== undefined && stop !== "" && tokenizer.decode([id], { skipSpecialTokens: true }) === "";
+    return isSpecial && tokenizer.decode([id]) === stop ? [id] : [];
+  });
+}
+
 /** Tokens of one text that become pieces: decoded, up to a stop token or a stop string. */
 export class Pieces {
   readonly #stream: DecodeStream;
@@ -78,7 +87,7 @@ export class Pieces {
   constructor(tokenizer: Tokenizer, { stopStrings, stopTokens = [], skipSpecialTokens = true }: TextOptions) {
     this.#stream = tokenizer.decodeStream({ skipSpecialTokens });
     this.#stops = new StopStrings(stopStrings);
-    this.#stopTokens = stopTokens;
+    this.#stopTokens = [...stopTokens, ...(skipSpecialTokens ? specialStops(tokenizer, stopStrings) : [])];
   }
 
   /** Whether the text has ended by itself. */

@@ -111,6 +111,20 @@ describe("a text that is generated", () => {
     await assert.rejects(generateBatch(model, ["a"], { maxNewTokens: 2, signal }), /enough/);
   });
 
+  test("ends at a special token that is given as a stop string", async () => {
+    const model = await load();
+    const messages = [{ role: "user", content: "Who are you?" }];
+    const options = { maxNewTokens: 40, temperature: 0, stopTokens: [] };
+    const stream = generate(model, messages, { ...options, stopStrings: ["<|end|>"] });
+    assert.equal(await stream.text(), "I am a little fox.");
+    assert.equal(stream.ids.at(-1), model.tokenizer.tokenId("<|end|>"));
+    assert.equal(stream.finishReason, "stop");
+    assert.equal(
+      (await generate(model, messages, { ...options, maxNewTokens: 12, skipSpecialTokens: false }).text()).slice(0, 25),
+      "I am a little fox.<|end|>",
+    );
+  });
+
   test("leaves the model in the mode that it was in, also between the pieces", async () => {
     const model = (await load()).train();
     for await (const _ of generate(model, "Once", { maxNewTokens: 4 })) assert.ok(model.training);

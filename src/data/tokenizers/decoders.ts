@@ -56,17 +56,35 @@ const whole =
     };
   };
 
-const byteLevel: Decoder = () => {
-  const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-  return {
-    push(token) {
-      const bytes = Uint8Array.from(token, (c) => characterBytes[c.charCodeAt(0)] ?? -1);
-      const isSpelt = [...token].every((c) => (characterBytes[c.codePointAt(0) as number] ?? -1) >= 0);
-      return [decoder.decode(isSpelt ? bytes : utf8.encode(token), { stream: true })];
-    },
-    end: () => [decoder.decode()],
+/** The bytes that a token spells; its own where it is no spelling, as of special tokens. */
+function spelt(token: string): Uint8Array {
+  const bytes = new Uint8Array(token.length);
+  for (let i = 0; i < token.length; i++) {
+    const byte = characterBytes[token.charCodeAt(i)] ?? -1;
+    if (byte < 0) return utf8.encode(token);
+    bytes[i] = byte;
+  }
+  return bytes;
+}
+
+function byteLevel(): Decoder {
+  const known = new Map<string, Uint8Array>(); // of tokens of one vocabulary
+  const bytesOf = (token: string): Uint8Array => {
+    let bytes = known.get(token);
+    if (bytes === undefined) {
+      bytes = spelt(token);
+      known.set(token, bytes);
+    }
+    return bytes;
   };
-};
+  return () => {
+    const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+    return {
+      push: (token) => [decoder.decode(bytesOf(token), { stream: true })],
+      end: () => [decoder.decode()],
+    };
+  };
+}
 
 /** Tokens <0x00> … in a row are UTF-8; where they are not, each is U+FFFD. What follows decides, so the row is held back. */
 const byteFallback: Decoder = () => {
@@ -223,7 +241,7 @@ function ctc(fields: Fields): Decoder {
 
 const kinds: Readonly<Record<string, (fields: Fields) => Decoder>> = {
   Sequence: (fields) => sequence(fields.parts("decoders")),
-  ByteLevel: () => byteLevel,
+  ByteLevel: byteLevel,
   ByteFallback: () => byteFallback,
   Fuse: () => each((token) => token),
   Strip: (fields) => strip(fields).decoder,
