@@ -9,18 +9,29 @@ import type { Module } from "../nn/index.ts";
 import { cacheReader, hasCache, type LanguageModel, windowReader } from "./readers.ts";
 import { checkSampling, type GenerateOptions, penalizeRepetition, sampleLogits } from "./sample.ts";
 
-/** Runs steps with the model in evaluation mode. Between them each module is in the mode that it was in, whatever becomes of the loop. */
+/** The models that are in evaluation mode for steps at this moment: how many, and the modes of before. */
+const borrowed = new WeakMap<Module, { steps: number; readonly modes: readonly boolean[] }>();
+
+/**
+ * Runs steps with the model in evaluation mode. Between them each module is in the mode that it was in, whatever becomes of the loop, and
+ * also where several loops go on at once.
+ */
 export function evaluationSteps(model: Module): <T>(step: () => Promise<T>) => Promise<T> {
   const modules = model.modules();
   return async (step) => {
-    const modes = modules.map(({ training }) => training);
+    const state = borrowed.get(model) ?? { steps: 0, modes: modules.map(({ training }) => training) };
+    borrowed.set(model, state);
+    state.steps++;
     for (const module of modules) module.training = false;
     try {
       return await step();
     } finally {
-      modules.forEach((module, i) => {
-        module.training = modes[i];
-      });
+      if (--state.steps === 0) {
+        borrowed.delete(model);
+        modules.forEach((module, i) => {
+          module.training = state.modes[i];
+        });
+      }
     }
   };
 }

@@ -129,6 +129,11 @@ describe("a text that is generated", () => {
     const model = (await load()).train();
     for await (const _ of generate(model, "Once", { maxNewTokens: 4 })) assert.ok(model.training);
     assert.ok(model.modules().every(({ training }) => training));
+    const prompts = ["Once upon", "One day", "The fox"];
+    const options = { maxNewTokens: 12, temperature: 0 };
+    const together = await Promise.all(prompts.map((prompt) => generate(model, prompt, options).text()));
+    assert.ok(model.modules().every(({ training }) => training));
+    assert.deepEqual(together, await generateBatch(model, prompts, options));
   });
 
   test("lets go of its cache when its loop is left", async () => {
