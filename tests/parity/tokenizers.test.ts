@@ -65,3 +65,11 @@ for (const [name, { tokenizer: json, cases, batch }] of Object.entries(kinds))
         }
       });
   });
+
+test("post-processors may come in any order", () => {
+  const { tokenizer: json, cases } = kinds["llama3-like"];
+  const reversed = structuredClone(json) as { post_processor: { processors: object[] } };
+  reversed.post_processor.processors.reverse();
+  const tokenizer = tokenizerFromJSON(reversed);
+  for (const { text, ids } of cases) assert.deepEqual([...tokenizer.encode(text)], ids);
+});

@@ -74,17 +74,16 @@ function roberta(fields: Fields): Template {
   return { single, pair: [...single, { ids: [sep], type: 0 }, { text: 1, type: 0 }, { ids: [sep], type: 0 }] };
 }
 
-/** One template inside another: the texts of the outer are what the inner gave. */
-function within(inner: readonly Piece[], outer: readonly Piece[]): Piece[] {
-  if (outer.some((piece) => "text" in piece && piece.text === 1)) {
-    const second = inner.findIndex((piece) => "text" in piece && piece.text === 1);
-    if (second !== 1 || inner.length !== 2)
-      throw new TokenizerError(
-        "tokenizer.json: two post-processors that both put tokens around pairs can't be combined",
-      );
-    return [...outer];
-  }
-  return outer.flatMap((piece) => ("text" in piece ? inner.map((each) => ({ ...each, type: piece.type })) : [piece]));
+/** One template around what another gave. */
+function around(inner: Template, outer: Template, place: string): Template {
+  if (outer === bare) return inner;
+  if (inner === bare) return outer;
+  const single = outer.single.flatMap((piece) =>
+    "text" in piece ? inner.single.map((each) => ({ ...each, type: piece.type })) : [piece],
+  );
+  if (outer.pair.some((piece) => "text" in piece && piece.text === 1))
+    throw new TokenizerError(`${place}: two post-processors that both put tokens around pairs can't be combined here`);
+  return { single, pair: outer.pair };
 }
 
 const kinds: Readonly<Record<string, (fields: Fields) => Template>> = {
@@ -96,10 +95,7 @@ const kinds: Readonly<Record<string, (fields: Fields) => Template>> = {
     fields
       .parts("processors")
       .map(templateOf)
-      .reduce(
-        (inner, outer) => ({ single: within(inner.single, outer.single), pair: within(inner.pair, outer.pair) }),
-        bare,
-      ),
+      .reduce((inner, outer) => around(inner, outer, fields.place), bare),
 };
 
 /** The templates of a post-processor. Throws TokenizerError for one that is not known or damaged. */
