@@ -5,8 +5,8 @@
  */
 import { NablaError } from "../core/errors.ts";
 import { writeFileAtomic } from "../data/files.ts";
+import { joined } from "../data/pieces.ts";
 import { openSource, type ReadOptions, type Source, take } from "../data/source.ts";
-import { joined } from "./pieces.ts";
 
 /** A file that is not valid safetensors. The message names the file and, where there is one, the tensor. */
 export class SafetensorsError extends NablaError {
