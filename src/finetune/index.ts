@@ -23,7 +23,15 @@ export {
 } from "./finetune.ts";
 export { type FreezeOptions, freeze } from "./freeze.ts";
 export { LoraEmbedding, type LoraLayer, LoraLinear, type LoraSettings } from "./lora.ts";
-export { type Comparison, compare, type Difference, type Measurement, measure } from "./measure.ts";
+export {
+  type Comparison,
+  compare,
+  compareColumns,
+  type Difference,
+  type Measurement,
+  measure,
+} from "./measure.ts";
+export { type Columns, type Metric, metrics, metricsOf } from "./metrics.ts";
 export {
   type BlockScales,
   dequantizeInt8,
@@ -37,7 +45,7 @@ export {
 export { type AdapterConfig, formatAdapterConfig, type LoraBias, parseAdapterConfig } from "./peft.ts";
 export { quantizeModel } from "./quantize-model.ts";
 export { type Quantization, QuantizedLinear, type QuantizeOptions, quantizeLinear } from "./quantized-linear.ts";
-export { formatComparison, formatResult } from "./report.ts";
+export { formatColumns, formatComparison, formatResult } from "./report.ts";
 export { type TextEncoder, type TokenizeOptions, tokenizeExamples } from "./supervised.ts";
 export type { Target } from "./targets.ts";
 export {
@@ -50,6 +58,14 @@ export {
   type Task,
   type TrainableLanguageModel,
 } from "./tasks.ts";
+export {
+  type ProblemType,
+  type TextBatch,
+  type TextHead,
+  type TextTarget,
+  type TextTaskOptions,
+  textTask,
+} from "./text-task.ts";
 export {
   ignored,
   type TokenBatch,
