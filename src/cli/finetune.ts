@@ -81,7 +81,12 @@ export const declare: Declare = (parent, done) => {
     .option("--also <path...>", "other data to measure on before and after: what was learnt at its cost")
     .option("--out <dir>", "the run's folder; by default a new one in runs")
     .option("--resume <dir>", "go on with the run in this folder, exactly where it stopped")
-    .option("--task <kind>", "language (the next token), classify or regress", oneOf("language", "classify", "regress"), "language")
+    .option(
+      "--task <kind>",
+      "language (the next token), classify or regress",
+      oneOf("language", "classify", "regress"),
+      "language",
+    )
     .option("--text <name>", "the column or field of the text", "text")
     .option("--label <name>", "the column or field of the class, or of the number", "label")
     .option("--turns <which>", "the assistant's turns that are learnt: all or last", oneOf("all", "last"), "all")
@@ -94,11 +99,20 @@ export const declare: Declare = (parent, done) => {
     .option("--quantize <kind>", "the base of qlora: nf4 (the default) or int8", oneOf("nf4", "int8"))
     .option("--train <names>", "freeze: what alone is trained, by beginnings of parameters' names", names)
     .option("--freeze <names>", "freeze: or, the other way round, what stays as it is", names)
-    .option("--dtype <name>", "of the weights: f32, bf16 or f16; as stored by default (full and freeze: f32)", oneOf("f32", "bf16", "f16"))
+    .option(
+      "--dtype <name>",
+      "of the weights: f32, bf16 or f16; as stored by default (full and freeze: f32)",
+      oneOf("f32", "bf16", "f16"),
+    )
     .option("--epochs <n>", "passes over the data; 3, or as many as --steps takes", count(1))
     .option("--steps <n>", "steps of the optimiser in all", count(1))
     .option("--lr <x>", "highest learning rate; 2e-4 for an adapter, 2e-5 otherwise", positive)
-    .option("--schedule <kind>", "how it falls to 0: linear, cosine or constant", oneOf("linear", "cosine", "constant"), "linear")
+    .option(
+      "--schedule <kind>",
+      "how it falls to 0: linear, cosine or constant",
+      oneOf("linear", "cosine", "constant"),
+      "linear",
+    )
     .option("--warmup <x>", "share of the steps in which it rises", between(0, 0.99), 0.03)
     .option("--weight-decay <x>", "AdamW's weight decay of matrices", nonNegative, 0)
     .option("--batch <n>", "examples in a batch", count(1), 8)
@@ -122,7 +136,10 @@ async function run(command: Command, model: string | undefined, flags: FinetuneF
   const { runFinetune } = await import("./finetune-run.ts");
   if (flags.resume !== undefined) {
     checkResume(command, model);
-    return runFinetune(settings.readFinetuneSettings(flags.resume), flags.resume, { resume: true, json: flags.json ?? false });
+    return runFinetune(settings.readFinetuneSettings(flags.resume), flags.resume, {
+      resume: true,
+      json: flags.json ?? false,
+    });
   }
   if (model === undefined) throw new UsageError("MODEL is missing: name a model's folder or a GGUF file");
   if (flags.data === undefined) throw new UsageError("--data is missing: name .jsonl, .csv or .txt files");
@@ -143,7 +160,9 @@ const given = (command: Command): { readonly flag: string; readonly name: string
 
 function checkResume(command: Command, model: string | undefined): void {
   const values: OptionValues = command.opts();
-  const extra = given(command).filter(({ name }) => !allowedOnResume.has(name)).map(({ flag }) => flag);
+  const extra = given(command)
+    .filter(({ name }) => !allowedOnResume.has(name))
+    .map(({ flag }) => flag);
   if (model !== undefined) extra.unshift("MODEL");
   if (extra.length > 0)
     throw new UsageError(

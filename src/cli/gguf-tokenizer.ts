@@ -26,7 +26,14 @@ export async function tokenizerFilesOfGguf(path: string): Promise<TokenizerFiles
     version: "1.0",
     truncation: null,
     padding: null,
-    added_tokens: special.map((each) => ({ ...each, single_word: false, lstrip: false, rstrip: false, normalized: false, special: true })),
+    added_tokens: special.map((each) => ({
+      ...each,
+      single_word: false,
+      lstrip: false,
+      rstrip: false,
+      normalized: false,
+      special: true,
+    })),
     normalizer: {
       type: "Sequence",
       normalizers: [
@@ -101,6 +108,10 @@ function mergesOf(tokens: readonly string[], scores: readonly number[]): [string
 const beginning = (token: string, id: number) => ({
   type: "TemplateProcessing",
   single: [{ SpecialToken: { id: token, type_id: 0 } }, { Sequence: { id: "A", type_id: 0 } }],
-  pair: [{ SpecialToken: { id: token, type_id: 0 } }, { Sequence: { id: "A", type_id: 0 } }, { Sequence: { id: "B", type_id: 0 } }],
+  pair: [
+    { SpecialToken: { id: token, type_id: 0 } },
+    { Sequence: { id: "A", type_id: 0 } },
+    { Sequence: { id: "B", type_id: 0 } },
+  ],
   special_tokens: { [token]: { id: token, ids: [id], tokens: [token] } },
 });

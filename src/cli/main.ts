@@ -15,6 +15,7 @@ export type Declare = (parent: Command, done: (outcome: Outcome) => Promise<void
 const commands: readonly (() => Promise<{ declare: Declare }>)[] = [
   () => import("./start.ts"),
   () => import("./train.ts"),
+  () => import("./finetune.ts"),
   () => import("./generate.ts"),
   () => import("./eval.ts"),
   () => import("./doctor.ts"),

@@ -2,7 +2,7 @@
  * Writing a model's folder in Hugging Face's layout, all or nothing: it is filled under another name beside its place, and renamed when
  * it is whole. What lies beside the weights (configuration, tokenizer, pooling) comes along from where the model came from.
  */
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, rmdirSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmdirSync, rmSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { fileError, writeFileAtomic } from "../formats/atomic.ts";
 import type { RawConfig, Task } from "../models/index.ts";

@@ -2,19 +2,29 @@
  * Opening a pretrained model for a command: its weights, its tokenizer, and an adapter on it. Also what is known of it before anything
  * is loaded: what kind of model it is, and the classes that it tells apart.
  */
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { DType } from "../core/dtype.ts";
 import { type Adapted, loadAdapter, parseAdapterConfig } from "../finetune/index.ts";
-import { architectures, fromPretrained, type RawConfig, readConfig, readGgufModel, type Task, type Tasks } from "../models/index.ts";
+import {
+  architectures,
+  fromPretrained,
+  type RawConfig,
+  readConfig,
+  readGgufModel,
+  type Task,
+  type Tasks,
+} from "../models/index.ts";
 import type { Module } from "../nn/index.ts";
 import { findModel, ModelError, type ModelPlace } from "./model-argument.ts";
 import { type ModelTokenizer, openTokenizer } from "./model-tokenizer.ts";
 import { readJson } from "./run-folder.ts";
-import { readFileSync } from "node:fs";
 
 /** The dtypes of weights, as the flags call them. */
-export const weightDTypes = { f32: "float32", bf16: "bfloat16", f16: "float16" } as const satisfies Record<string, DType>;
+export const weightDTypes = { f32: "float32", bf16: "bfloat16", f16: "float16" } as const satisfies Record<
+  string,
+  DType
+>;
 export type WeightDType = keyof typeof weightDTypes;
 
 export interface AdapterPlace {
@@ -31,9 +41,12 @@ export const labelsName = "labels.json";
 /** Reads what an adapter is. Throws ModelError where the folder holds none, FinetuneError where it is damaged. */
 export function findAdapter(folder: string): AdapterPlace {
   const file = join(folder, "adapter_config.json");
-  if (!existsSync(folder)) throw new ModelError(`there is no folder ${folder}; --adapter names a folder with adapter_config.json`);
+  if (!existsSync(folder))
+    throw new ModelError(`there is no folder ${folder}; --adapter names a folder with adapter_config.json`);
   if (!existsSync(file))
-    throw new ModelError(`${folder} holds no adapter: it has no adapter_config.json; --adapter names what finetune --out, or PEFT, has written`);
+    throw new ModelError(
+      `${folder} holds no adapter: it has no adapter_config.json; --adapter names what finetune --out, or PEFT, has written`,
+    );
   if (!existsSync(join(folder, "adapter_model.safetensors")))
     throw new ModelError(`${folder} holds no weights: it has no adapter_model.safetensors; the adapter is not whole`);
   const { taskType, modulesToSave } = parseAdapterConfig(readFileSync(file, "utf8"), file);
@@ -91,7 +104,10 @@ export async function openModel<T extends Task>(place: ModelPlace, options: Open
     ...(numLabels === undefined ? {} : { numLabels }),
   });
   if (adapter === undefined) return model;
-  return (await loadAdapter(model as unknown as Module, adapter.folder)) as unknown as Adapted<Module> as unknown as Tasks[T];
+  return (await loadAdapter(
+    model as unknown as Module,
+    adapter.folder,
+  )) as unknown as Adapted<Module> as unknown as Tasks[T];
 }
 
 export interface OpenedText<T extends Task> {
