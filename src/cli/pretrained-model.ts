@@ -17,8 +17,7 @@ import {
 } from "../models/index.ts";
 import type { Module } from "../nn/index.ts";
 import { findModel, ModelError, type ModelPlace } from "./model-argument.ts";
-import { type ModelTokenizer, openTokenizer } from "./model-tokenizer.ts";
-import { readJson } from "./run-folder.ts";
+import { readJson, settingsName } from "./run-folder.ts";
 
 /** The dtypes of weights, as the flags call them. */
 export const weightDTypes = { f32: "float32", bf16: "bfloat16", f16: "float16" } as const satisfies Record<
@@ -110,16 +109,18 @@ export async function openModel<T extends Task>(place: ModelPlace, options: Open
   )) as unknown as Adapted<Module> as unknown as Tasks[T];
 }
 
-export interface OpenedText<T extends Task> {
-  readonly place: ModelPlace;
-  readonly model: Tasks[T];
-  readonly tokenizer: ModelTokenizer;
-}
-
-/** A model of texts with its tokenizer, whose ids must be the model's. */
-export async function openTextModel<T extends Task>(name: string, options: OpenOptions<T>): Promise<OpenedText<T>> {
-  const place = await findModel(name);
-  const tokenizer = await openTokenizer(place);
-  const model = await openModel(place, options);
-  return { place, model, tokenizer };
+/**
+ * The model and the adapter that two arguments name. A folder that `finetune` has left an adapter in may stand for both: it says which
+ * model it belongs to. Throws ModelError, FinetuneError.
+ */
+export async function findText(
+  name: string,
+  adapter?: string,
+): Promise<{ readonly place: ModelPlace; readonly adapter: AdapterPlace | undefined }> {
+  const settings = join(name, settingsName);
+  if (adapter === undefined && existsSync(join(name, "adapter_config.json")) && existsSync(settings)) {
+    const { model } = readJson(settings) as { readonly model?: unknown };
+    if (typeof model === "string") return { place: await findModel(model), adapter: findAdapter(name) };
+  }
+  return { place: await findModel(name), adapter: adapter === undefined ? undefined : findAdapter(adapter) };
 }

@@ -85,6 +85,13 @@ export function readSettings<S extends RunSettings>(folder: string, kind?: S["ki
   return settings;
 }
 
+/** Whether a folder is a run of `train`: a GPT or a classifier that began here. */
+export function isOwnRun(folder: string): boolean {
+  const path = join(folder, settingsName);
+  if (!existsSync(path)) return false;
+  return (readJson(path) as { kind?: unknown }).kind !== "finetune";
+}
+
 export function readJson(path: string): unknown {
   try {
     return JSON.parse(readFileSync(path, "utf8"));
