@@ -17,16 +17,6 @@ export interface LengthBatchesOptions {
 /** Examples that are sorted by length together, in batches: equal lengths waste no padding, and the order stays random. */
 const sortedTogether = 32;
 
-/**
- * Lengths to which rows are padded: 16, 24, 32, 48, 64, … up to `longest`, so that few programs are compiled. A row is at most a third
- * padding beyond 16.
- */
-export function paddedLength(length: number, longest: number): number {
-  let size = 16;
-  while (size < length) size = Number.isInteger(Math.log2(size)) ? size * 1.5 : (size / 1.5) * 2;
-  return Math.min(size, longest);
-}
-
 /** A copy in a random order. */
 export function shuffled<T>(items: readonly T[], rng: Rng): T[] {
   const out = [...items];

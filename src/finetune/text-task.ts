@@ -2,11 +2,12 @@
  * Tasks on whole texts for models with a head: one class of several, or a number (regression). Texts are tokens here, padded to
  * few lengths, with a mask that says which tokens count. The losses are those of transformers' `problem_type`.
  */
+import { paddedLength } from "../data/padding.ts";
 import * as F from "../nn/functional.ts";
 import type { Module } from "../nn/index.ts";
 import { type Tensor, tensor } from "../tensor/index.ts";
 import { FinetuneError } from "./errors.ts";
-import { LengthBatches, paddedLength } from "./length-batches.ts";
+import { LengthBatches } from "./length-batches.ts";
 import type { Task } from "./tasks.ts";
 import { ignored } from "./token-batches.ts";
 

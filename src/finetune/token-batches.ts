@@ -3,9 +3,10 @@
  * packing several examples into a row with boundaries that attention respects. Text comes to tokens in `supervised.ts`.
  */
 import { Rng } from "../core/rng.ts";
+import { paddedLength } from "../data/padding.ts";
 import { type Tensor, tensor } from "../tensor/index.ts";
 import { FinetuneError } from "./errors.ts";
-import { LengthBatches, type LengthBatchesOptions, paddedLength, shuffled } from "./length-batches.ts";
+import { LengthBatches, type LengthBatchesOptions, shuffled } from "./length-batches.ts";
 
 /** Marks a target that does not count in the loss (PyTorch's ignore_index). */
 export const ignored = -100;

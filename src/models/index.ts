@@ -8,7 +8,15 @@ export { type CacheOptions, type CreateCacheOptions, KeyValueCache } from "./cac
 export { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
 export { ConvNet, type ConvNetConfig } from "./convnet.ts";
 export { CausalLM, type DecoderConfig, type LayerConfig } from "./decoder.ts";
+export { CausalLMForSequenceClassification, GPT2ForSequenceClassification } from "./decoder-classifier.ts";
 export { DistilBert, type DistilBertConfig, DistilBertForSequenceClassification } from "./distilbert.ts";
+export {
+  type EmbeddingSettings,
+  type EmbeddingTokenizer,
+  type EmbedOptions,
+  embed,
+  readEmbeddingSettings,
+} from "./embed.ts";
 export { type Pooling, pool, type TextClassifier, type TextEncoder, type TextInput } from "./encoder.ts";
 export { readGgufModel } from "./gguf.ts";
 export { adaptGPT2StateDict, GPT2, type GPT2Config, gpt2FlopsPerStep, gpt2ParameterCount } from "./gpt2.ts";
@@ -22,4 +30,5 @@ export {
   readConfig,
 } from "./pretrained.ts";
 export { ResNet, type ResNetConfig, ResNetForImageClassification } from "./resnet.ts";
+export { type SavePretrainedOptions, savePretrained } from "./save-pretrained.ts";
 export { ViT, type ViTConfig, ViTForImageClassification } from "./vit.ts";

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, describe, test } from "node:test";
 import { Rng } from "../../src/core/rng.ts";
+import { paddedLength } from "../../src/data/padding.ts";
 import { setDevice } from "../../src/execution/index.ts";
 import {
   applyLora,
@@ -22,7 +23,6 @@ import {
   TokenBatches,
   type TokenExample,
 } from "../../src/finetune/index.ts";
-import { paddedLength } from "../../src/finetune/length-batches.ts";
 import { GPT2, MLP } from "../../src/models/index.ts";
 import { AdamW } from "../../src/optim/index.ts";
 import { manualSeed } from "../../src/tensor/index.ts";
