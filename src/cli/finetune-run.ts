@@ -26,6 +26,7 @@ import { resumeRunFolder } from "../train/checkpoint-folder.ts";
 import type { Callback } from "../train/fit.ts";
 import { formatCount, formatDuration } from "../train/terminal.ts";
 import { openDevice } from "./device.ts";
+import { evaluationPrint } from "./eval-pretrained.ts";
 import { exitCodes } from "./exit.ts";
 import { holdOut, promptsOf, readLanguage, readTargets } from "./finetune-data.ts";
 import { prepareModel } from "./finetune-method.ts";
@@ -301,6 +302,7 @@ async function train(
       step: result.training.step,
       epoch: result.training.epoch,
       seconds: took,
+      evaluation: evaluationPrint(evaluation),
     });
     if (json) console.log(JSON.stringify(outcomeOf(folder, result, after, took)));
     else sayOutcome(folder, settings, result, after, took);

@@ -18,6 +18,7 @@ const commands: readonly (() => Promise<{ declare: Declare }>)[] = [
   () => import("./finetune.ts"),
   () => import("./generate.ts"),
   () => import("./eval.ts"),
+  () => import("./embed.ts"),
   () => import("./doctor.ts"),
   () => import("./plan.ts"),
   () => import("./graph.ts"),

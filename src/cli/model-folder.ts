@@ -5,7 +5,7 @@
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmdirSync, rmSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { fileError, writeFileAtomic } from "../formats/atomic.ts";
-import type { RawConfig, Task } from "../models/index.ts";
+import { architectures, type RawConfig, type Task } from "../models/index.ts";
 import type { ModelPlace } from "./model-argument.ts";
 import { tokenizerFiles } from "./model-tokenizer.ts";
 import { RunError, writeJson } from "./run-folder.ts";
@@ -63,33 +63,6 @@ export async function writeWholeFolder(out: string, fill: (folder: string) => Pr
   }
 }
 
-/** transformers' classes, by task and kind of model: what a loader there looks for. */
-const classNames: Readonly<Record<string, string>> = {
-  gpt2: "GPT2",
-  llama: "Llama",
-  mistral: "Mistral",
-  qwen2: "Qwen2",
-  qwen3: "Qwen3",
-  gemma2: "Gemma2",
-  gemma3_text: "Gemma3",
-  phi3: "Phi3",
-  smollm3: "SmolLM3",
-  bert: "Bert",
-  roberta: "Roberta",
-  distilbert: "DistilBert",
-  vit: "ViT",
-  resnet: "ResNet",
-};
-
-function className(type: string, task: Task): string | undefined {
-  const name = classNames[type];
-  if (name === undefined) return undefined;
-  if (task === "classification") return `${name}ForSequenceClassification`;
-  if (task === "image-classification") return `${name}ForImageClassification`;
-  if (task === "features") return `${name}Model`;
-  return type === "gpt2" ? "GPT2LMHeadModel" : `${name}ForCausalLM`;
-}
-
 export interface WrittenConfig {
   readonly task: Task;
   /** Of the weights; left as it is where it is not given. */
@@ -97,14 +70,15 @@ export interface WrittenConfig {
   readonly labels?: readonly string[] | null;
 }
 
-/** The configuration of the model that is written, from that of the one it was made of. */
+/** The configuration of the model that is written, from that of the one it was made of; as transformers writes it. */
 export function writtenConfig(config: RawConfig, { task, dtype, labels }: WrittenConfig): RawConfig {
-  const architecture = className(String(config["model_type"]), task);
-  const { dtype: _, num_labels: __, ...rest } = config;
+  const rows: Readonly<Record<string, { readonly transformers: string }>> = architectures()[task];
+  const { dtype: _, torch_dtype: __, num_labels: ___, ...rest } = config;
+  const kept = config["dtype"] ?? config["torch_dtype"];
   return {
     ...rest,
-    ...(architecture === undefined ? {} : { architectures: [architecture] }),
-    ...(dtype === undefined ? {} : { torch_dtype: dtype }),
+    architectures: [rows[String(config["model_type"])].transformers],
+    ...((dtype ?? kept) === undefined ? {} : { dtype: dtype ?? kept }),
     ...(labels
       ? {
           id2label: Object.fromEntries(labels.map((label, i) => [i, label])),
