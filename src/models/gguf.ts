@@ -10,7 +10,7 @@ import type { Tensor } from "../tensor/index.ts";
 import { PretrainedError, type RawConfig } from "./config.ts";
 
 /** The parts of a block, by GGUF's names. */
-const blockNames = {
+export const blockNames = {
   attn_norm: "input_layernorm",
   attn_q: "self_attn.q_proj",
   attn_k: "self_attn.k_proj",
@@ -29,7 +29,7 @@ const sandwichNames = {
   post_ffw_norm: "post_feedforward_layernorm",
 } as const;
 
-interface Row {
+export interface GgufRow {
   /** transformers' name of the architecture. */
   readonly modelType: string;
   /** What differs from `blockNames`. */
@@ -43,7 +43,7 @@ interface Row {
 }
 
 /** By `general.architecture`; Mistral and SmolLM 1 and 2 are "llama" here. */
-const rows: Readonly<Record<string, Row>> = {
+export const ggufRows: Readonly<Record<string, GgufRow>> = {
   llama: { modelType: "llama", interleaved: true },
   qwen2: { modelType: "qwen2" },
   qwen3: { modelType: "qwen3" },
@@ -83,10 +83,10 @@ class Metadata {
   }
 }
 
-const rowOf = ({ architecture, source }: Metadata): Row => {
-  if (Object.hasOwn(rows, architecture)) return rows[architecture];
+const rowOf = ({ architecture, source }: Metadata): GgufRow => {
+  if (Object.hasOwn(ggufRows, architecture)) return ggufRows[architecture];
   throw new PretrainedError(
-    `${source}: unknown architecture "${architecture}"; known in GGUF files are ${Object.keys(rows).join(", ")}`,
+    `${source}: unknown architecture "${architecture}"; known in GGUF files are ${Object.keys(ggufRows).join(", ")}`,
   );
 };
 
