@@ -5,6 +5,7 @@
 import type { Command } from "commander";
 import { exitCodes, UsageError } from "./exit.ts";
 import type { Declare, Outcome } from "./main.ts";
+import { modelHelp } from "./model-argument.ts";
 import { count, deviceFlag, oneOf } from "./options.ts";
 
 export interface EvalFlags {
@@ -29,7 +30,7 @@ export const declare: Declare = (parent: Command, done) => {
   parent
     .command("eval")
     .description("how good a model is on data: loss, perplexity, accuracy, exact match, F1; or runs side by side")
-    .argument("[model]", "a folder in Hugging Face's layout, a GGUF file, or a run's folder")
+    .argument("[model]", `${modelHelp}, or a run's folder`)
     .option("--compare <run...>", "what runs of finetune, or eval --out, have measured, side by side")
     .option("--adapter <dir>", "a LoRA adapter on the model")
     .option(

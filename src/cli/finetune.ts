@@ -5,6 +5,7 @@
 import type { Command, OptionValues } from "commander";
 import { exitCodes, UsageError } from "./exit.ts";
 import type { Declare, Outcome } from "./main.ts";
+import { modelHelp } from "./model-argument.ts";
 import { between, count, deviceFlag, nonNegative, oneOf, positive, seed } from "./options.ts";
 
 export type Method = "full" | "freeze" | "lora" | "qlora";
@@ -74,7 +75,7 @@ export const declare: Declare = (parent, done) => {
   const command: Command = parent
     .command("finetune")
     .description("adapt a pretrained model to your data (LoRA by default), measured before and after")
-    .argument("[model]", "a folder in Hugging Face's layout, or a GGUF file")
+    .argument("[model]", modelHelp)
     .option("--data <path...>", ".jsonl (text; prompt and completion; messages), .csv or .tsv with a head, .txt, .md")
     .option("--eval <path...>", "what to measure on; without it a share of the data is held out")
     .option("--eval-share <x>", "that share", between(0.001, 0.9), 0.1)

@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import { exitCodes, UsageError } from "./exit.ts";
 import type { Declare, Outcome } from "./main.ts";
+import { modelHelp } from "./model-argument.ts";
 import { between, count, deviceFlag, nonNegative, oneOf, positive, seed } from "./options.ts";
 
 interface Flags {
@@ -28,7 +29,7 @@ export const declare: Declare = (parent: Command, done) => {
   parent
     .command("generate")
     .description("text from a language model; the same seed gives the same text")
-    .argument("<model>", "a folder in Hugging Face's layout, a GGUF file, or a run's folder")
+    .argument("<model>", `${modelHelp}, or a run's folder`)
     .option("--adapter <dir>", "a LoRA adapter on it: what finetune --out, or PEFT, has written")
     .option("--prompt <text>", "how the text begins; of a run that was trained here, a new line by default")
     .option("--chat", "a conversation: each line that you write is answered, by the model's chat template")

@@ -19,6 +19,8 @@ const commands: readonly (() => Promise<{ declare: Declare }>)[] = [
   () => import("./generate.ts"),
   () => import("./eval.ts"),
   () => import("./embed.ts"),
+  () => import("./merge.ts"),
+  () => import("./convert.ts"),
   () => import("./doctor.ts"),
   () => import("./plan.ts"),
   () => import("./graph.ts"),

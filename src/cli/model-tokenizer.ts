@@ -5,15 +5,14 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { TokenizerError } from "../data/errors.ts";
-import { CharTokenizer, tokenizerFromJSON } from "../data/tokenizer.ts";
+import { type Tokenizer, tokenizerFromJSON } from "../data/tokenizer.ts";
 import type { ChatTemplate } from "../finetune/chat.ts";
 import { tokenizerFilesOfGguf } from "./gguf-tokenizer.ts";
 import type { ModelPlace } from "./model-argument.ts";
 import { readJson } from "./run-folder.ts";
 
 export interface ModelTokenizer {
-  /** "characters", or the model of tokenizer.json: "BPE", "WordPiece", "Unigram". */
-  readonly kind: string;
+  readonly kind: Tokenizer["kind"];
   readonly vocabSize: number;
   /** The ids of a piece of text, nothing added. */
   encode(text: string): number[];
@@ -87,69 +86,28 @@ function templateOf(config: TokenizerFiles["config"]): string | null {
   return typeof chosen?.template === "string" ? chosen.template : null;
 }
 
-/** The three things that differ between our character tokenizer and the library's. */
-interface Coder {
-  readonly kind: string;
-  readonly vocabSize: number;
-  encode(text: string, whole: boolean): number[];
-  decode(ids: readonly number[]): string;
-  id(token: string): number | undefined;
-}
-
-async function coderOf({ tokenizer: json, config, source }: TokenizerFiles): Promise<Coder> {
-  if (CharTokenizer.recognises(json as never)) {
-    const own = tokenizerFromJSON(json as never, source);
-    return {
-      kind: own.kind,
-      vocabSize: own.vocabSize,
-      encode: (text) => Array.from(own.encode(text)),
-      decode: (ids) => own.decode(ids),
-      id: (token) => own.tokenId(token),
-    };
-  }
-  const { Tokenizer } = await import("@huggingface/tokenizers");
-  // Padding and truncation are the caller's affair: a file may ask for rows of 128
-  const bare = { ...json, padding: null, truncation: null };
-  try {
-    const theirs = new Tokenizer(bare, { clean_up_tokenization_spaces: false, ...config });
-    return {
-      kind: String((json as { model?: { type?: unknown } }).model?.type ?? "BPE"),
-      vocabSize: theirs.get_vocab().size,
-      encode: (text, whole) => theirs.encode(text, { add_special_tokens: whole }).ids,
-      decode: (ids) => (ids.length === 0 ? "" : theirs.decode([...ids], { skip_special_tokens: true })),
-      id: (token) => theirs.token_to_id(token),
-    };
-  } catch (error) {
-    throw new TokenizerError(`${source}: this tokenizer can't be read (${(error as Error).message})`);
-  }
-}
-
-async function makeTokenizer(files: TokenizerFiles): Promise<ModelTokenizer> {
-  const coder = await coderOf(files);
+function makeTokenizer(files: TokenizerFiles): ModelTokenizer {
   const { config, eosTokenId } = files;
+  // Padding and truncation are the caller's affair: a file may ask for rows of 128
+  const coder = tokenizerFromJSON({ ...files.tokenizer, padding: null, truncation: null }, files.source);
   const named = (name: string): number | undefined => {
     const text = tokenText(config, name);
-    return text === undefined ? undefined : coder.id(text);
+    return text === undefined ? undefined : coder.tokenId(text);
   };
   const listed = (Array.isArray(eosTokenId) ? eosTokenId : [eosTokenId]).filter((id) => Number.isInteger(id));
   const eosId = named("eos_token") ?? (listed[0] as number | undefined);
   const endIds = [...new Set([...(eosId === undefined ? [] : [eosId]), ...(listed as number[])])];
-  const around = coder.encode("", true);
+  const around = coder.encode("");
   const bosId = around[0] === undefined || endIds.includes(around[0]) ? undefined : around[0];
   const templateText = templateOf(config);
-  const ids = (text: string, whole: boolean): number[] => {
-    const found = coder.encode(text, whole);
-    if (found.some((id) => !Number.isInteger(id)))
-      throw new TokenizerError(`the tokenizer has no token for a part of ${JSON.stringify(text.slice(0, 60))}`);
-    return found;
-  };
+  const bare = (text: string): number[] => Array.from(coder.encode(text, { addSpecialTokens: false }));
   return {
     kind: coder.kind,
     vocabSize: coder.vocabSize,
-    encode: (text) => ids(text, false),
-    encodeWhole: (text) => ids(text, true),
-    encodePrompt: (text) => [...(bosId === undefined ? [] : [bosId]), ...ids(text, false)],
-    decode: (given) => coder.decode(Array.from(given)),
+    encode: bare,
+    encodeWhole: (text) => Array.from(coder.encode(text)),
+    encodePrompt: (text) => [...(bosId === undefined ? [] : [bosId]), ...bare(text)],
+    decode: (ids) => coder.decode(ids, { skipSpecialTokens: true }),
     bosId,
     eosId,
     endIds,
