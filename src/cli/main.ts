@@ -21,6 +21,7 @@ const commands: readonly (() => Promise<{ declare: Declare }>)[] = [
   () => import("./embed.ts"),
   () => import("./merge.ts"),
   () => import("./convert.ts"),
+  () => import("./info.ts"),
   () => import("./doctor.ts"),
   () => import("./plan.ts"),
   () => import("./graph.ts"),

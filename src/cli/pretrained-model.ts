@@ -11,7 +11,7 @@ import {
   fromPretrained,
   type RawConfig,
   readConfig,
-  readGgufModel,
+  readGgufConfig,
   type Task,
   type Tasks,
 } from "../models/index.ts";
@@ -55,7 +55,7 @@ export function findAdapter(folder: string): AdapterPlace {
 
 /** What config.json says of a model; of a GGUF file what it would say. */
 export async function configOf(place: ModelPlace): Promise<RawConfig> {
-  if (place.kind === "gguf") return (await readGgufModel(place.path)).config;
+  if (place.kind === "gguf") return readGgufConfig(place.path);
   return (await readConfig(place.path)).raw;
 }
 

@@ -147,6 +147,11 @@ async function configOf(metadata: Metadata): Promise<RawConfig> {
   return Object.fromEntries(Object.entries(raw).filter(([, value]) => value !== undefined));
 }
 
+/** The configuration alone, from the metadata. Throws as readGgufModel does. */
+export async function readGgufConfig(source: FormatSource): Promise<RawConfig> {
+  return configOf(new Metadata(await readGguf(source), typeof source === "string" ? basename(source) : "GGUF file"));
+}
+
 /** Rows (x₀, x₁), (x₂, x₃) … of each head [heads · width, …] as halves (x₀, x₂ …), (x₁, x₃ …). */
 function asHalves(x: Tensor, heads: number): Tensor {
   const [rowCount, ...rest] = x.shape;

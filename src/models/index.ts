@@ -19,7 +19,7 @@ export {
   readEmbeddingSettings,
 } from "./embed.ts";
 export { type Pooling, pool, type TextClassifier, type TextEncoder, type TextInput } from "./encoder.ts";
-export { readGgufModel } from "./gguf.ts";
+export { readGgufConfig, readGgufModel } from "./gguf.ts";
 export { type GgufModel, ggufModelOf, ggufTypeFor } from "./gguf-export.ts";
 export { adaptGPT2StateDict, GPT2, type GPT2Config, gpt2FlopsPerStep, gpt2ParameterCount } from "./gpt2.ts";
 export { MLP, type MlpActivation, type MlpConfig } from "./mlp.ts";
