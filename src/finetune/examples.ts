@@ -2,17 +2,14 @@
  * Examples for fine-tuning from files: JSON lines of {"text"}, {"prompt", "completion"} or {"messages"}, tables with columns for text and
  * label, plain text. What does not fit is told with file, line and field. Tokens are made in `supervised.ts`.
  */
+import type { Message } from "../data/chat-template.ts";
 import { extname } from "../data/path.ts";
 import { type ReadOptions, readBytes, type Source, sourceName } from "../data/source.ts";
 import { decodeText } from "../data/text.ts";
 import { readColumns } from "./csv.ts";
 import { FinetuneError } from "./errors.ts";
 
-/** A turn of a conversation: "system", "user", "assistant", or another role that the model's template knows. */
-export interface Message {
-  readonly role: string;
-  readonly content: string;
-}
+export type { Message } from "../data/chat-template.ts";
 
 /** An example as it is written; `where` is the file and line that messages name. */
 export type TextualExample = { readonly where: string } & (

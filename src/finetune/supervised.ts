@@ -9,7 +9,8 @@ import { ignored, type TokenExample } from "./token-batches.ts";
 
 /** What is needed of a tokenizer. */
 export interface TextEncoder {
-  encode(text: string): ArrayLike<number>;
+  /** Without the tokens that a tokenizer puts around a text: those are given by bosId and eosId. */
+  encode(text: string, options: { readonly addSpecialTokens: false }): ArrayLike<number>;
 }
 
 export interface TokenizeOptions {
@@ -72,7 +73,7 @@ export function tokenizeExamples(
 
 function encoded(tokenizer: TextEncoder, text: string, where: string): number[] {
   try {
-    return Array.from(tokenizer.encode(text));
+    return Array.from(tokenizer.encode(text, { addSpecialTokens: false }));
   } catch (error) {
     throw new FinetuneError(`${where}: ${(error as Error).message}`, { cause: error });
   }
