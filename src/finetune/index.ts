@@ -46,7 +46,14 @@ export { type AdapterConfig, formatAdapterConfig, type LoraBias, parseAdapterCon
 export { quantizeModel } from "./quantize-model.ts";
 export { type Quantization, QuantizedLinear, type QuantizeOptions, quantizeLinear } from "./quantized-linear.ts";
 export { formatColumns, formatComparison, formatResult } from "./report.ts";
-export { type TextEncoder, type TokenizeOptions, tokenizeExamples } from "./supervised.ts";
+export {
+  type LabelMeaning,
+  labelValues,
+  type TextEncoder,
+  type TokenizeOptions,
+  tokenizeExamples,
+  tokenizeLabelled,
+} from "./supervised.ts";
 export type { Target } from "./targets.ts";
 export {
   type ClassExample,

@@ -4,7 +4,8 @@
  */
 import type { ChatPart, ChatTemplate } from "./chat.ts";
 import { FinetuneError } from "./errors.ts";
-import type { TextualExample } from "./examples.ts";
+import { type LabelledExample, labelNumbers, type TextualExample } from "./examples.ts";
+import type { TextTarget } from "./text-task.ts";
 import { ignored, type TokenExample } from "./token-batches.ts";
 
 /** What is needed of a tokenizer. */
@@ -85,4 +86,34 @@ function cut(ids: readonly number[], labels: readonly number[], length: number):
   for (let at = 0; at < ids.length - 1; at += length)
     out.push({ ids: ids.slice(at, at + length + 1), labels: labels.slice(at, at + length + 1) });
   return out;
+}
+
+/** Which number each label is: that of a class, or its own. */
+export type LabelMeaning = { readonly classes: readonly string[] } | { readonly regression: true };
+
+/** The number that each label says. Throws FinetuneError naming file and line. */
+export function labelValues(examples: readonly LabelledExample[]): Float64Array {
+  return Float64Array.from(examples, ({ label, where }) => {
+    const value = label.trim() === "" ? Number.NaN : Number(label);
+    if (!Number.isFinite(value))
+      throw new FinetuneError(`${where}: the label ${JSON.stringify(label)} is not a number, which regression needs`);
+    return value;
+  });
+}
+
+/**
+ * Texts with labels as tokens with numbers, for `textTask`. The tokenizer puts the tokens around a text that the model expects. Throws
+ * FinetuneError naming file and line for a class that was not learnt, a value that is no number, and a text without tokens.
+ */
+export function tokenizeLabelled(
+  examples: readonly LabelledExample[],
+  tokenizer: TextEncoder,
+  meaning: LabelMeaning,
+): TextTarget[] {
+  const targets = "classes" in meaning ? labelNumbers(examples, meaning.classes) : labelValues(examples);
+  return examples.map(({ text, where }, i) => {
+    const ids = encoded(tokenizer, text, where);
+    if (ids.length === 0) throw new FinetuneError(`${where}: the text has no tokens`);
+    return { ids, target: targets[i] };
+  });
 }
