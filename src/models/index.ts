@@ -2,6 +2,7 @@
  * Models, each one page: MLP, a small convolutional network, GPT-2, the family of Llama, BERT and its kin, ViT, ResNet; and
  * how pretrained ones are loaded.
  */
+export { HubError, type HubErrorCode, type HubOptions, modelFolder } from "../hub/index.ts";
 export { type Architecture, architectures, type Task, type Tasks } from "./architectures.ts";
 export { Bert, type BertConfig, BertForSequenceClassification, RobertaForSequenceClassification } from "./bert.ts";
 export { type CacheOptions, type CreateCacheOptions, KeyValueCache } from "./cache.ts";

@@ -9,12 +9,13 @@ import { NablaError } from "../core/errors.ts";
 import { join } from "../data/path.ts";
 import { type ReadOptions, readBytes } from "../data/source.ts";
 import { load, loadTorch } from "../formats/index.ts";
+import { type HubOptions, modelFolder } from "../hub/index.ts";
 import { type FactoryOptions, type Module, type StateDict, withDeferredInit } from "../nn/index.ts";
 import { type Architecture, architectures, type BuildOptions, type Task, type Tasks } from "./architectures.ts";
 import { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
 import { readGgufModel } from "./gguf.ts";
 
-export interface PretrainedOptions<T extends Task = "generation"> extends ReadOptions {
+export interface PretrainedOptions<T extends Task = "generation"> extends Omit<HubOptions, "files"> {
   /** Default: "generation". */
   readonly task?: T;
   /** Of the parameters. Default: that of the checkpoint's largest floating tensor. */
@@ -148,7 +149,7 @@ function storedDType(tensors: Readonly<StateDict>): DType {
 export function modelFrom<T extends Task = "generation">(
   config: ConfigReader | RawConfig,
   tensors: Readonly<StateDict>,
-  options: Omit<PretrainedOptions<T>, keyof ReadOptions> = {},
+  options: Omit<PretrainedOptions<T>, keyof HubOptions> = {},
 ): Tasks[T] {
   const reader = config instanceof ConfigReader ? config : new ConfigReader(config);
   const { task = "generation", device, numLabels } = options;
@@ -200,22 +201,25 @@ function fill(
 }
 
 /**
- * Loads a model from a folder in Hugging Face's layout, or a decoder from a GGUF file (a path that ends so), in evaluation mode. Throws
- * FileError where a file can't be read, SafetensorsError or FormatError where one is damaged, and PretrainedError where the
- * architecture is unknown or configuration and tensors do not fit, naming them.
+ * Loads a model from a folder in Hugging Face's layout, or a decoder from a GGUF file (a path that ends so), in evaluation mode; or by its
+ * name on the hub (`org/name`, `org/name@revision`, `org/name/file.gguf`: see modelFolder). `onProgress` is told of the download first, then of
+ * reading. Throws HubError where the hub does not have it, FileError where a file can't be read, SafetensorsError or FormatError
+ * where one is damaged, and PretrainedError where the architecture is unknown or configuration and tensors do not fit, naming them.
  */
 export async function fromPretrained<T extends Task = "generation">(
   path: string,
   options: PretrainedOptions<T> = {},
 ): Promise<Tasks[T]> {
-  const { onProgress, signal, ...rest } = options;
+  const { onProgress, signal } = options;
   const device = options.device === undefined ? {} : { device: options.device };
-  if (/\.gguf$/i.test(path)) {
-    const { config, tensors, source } = await readGgufModel(path, device);
-    return modelFrom(new ConfigReader(config, source), tensors, rest);
+  if (/\.gguf(@[^@]*)?$/i.test(path)) {
+    const { config, tensors, source } = await readGgufModel(await modelFolder(path, options), device);
+    return modelFrom(new ConfigReader(config, source), tensors, options);
   }
-  const config = await readConfig(path);
-  architectureOf(config, options.task ?? "generation"); // before gigabytes are read
+  // the configuration alone first: what is not known should say so before gigabytes are fetched and read
+  const config = await readConfig(await modelFolder(path, { ...options, files: ["config.json"] }));
+  architectureOf(config, options.task ?? "generation");
+  const folder = await modelFolder(path, options);
   const reading = { ...(onProgress ? { onProgress } : {}), ...(signal ? { signal } : {}) };
-  return modelFrom(config, await readCheckpoint(path, { ...reading, ...device }), rest);
+  return modelFrom(config, await readCheckpoint(folder, { ...reading, ...device }), options);
 }
