@@ -10,7 +10,8 @@ import { ignored, type TokenExample } from "./token-batches.ts";
 
 /** What is needed of a tokenizer. */
 export interface TextEncoder {
-  encode(text: string): ArrayLike<number>;
+  /** The ids of a text, with the tokens that the model expects around it unless `addSpecialTokens` is false. */
+  encode(text: string, options?: { readonly addSpecialTokens?: boolean }): ArrayLike<number>;
 }
 
 export interface TokenizeOptions {
@@ -42,7 +43,7 @@ function partsOf(example: TextualExample, { template, turns }: TokenizeOptions):
 }
 
 /**
- * Examples as tokens. Parts are encoded one by one, as generation will meet them: a prompt ends where it ends, whatever the completion begins
+ * Examples as tokens. Parts are encoded one by one, without special tokens of the tokenizer's own, as generation will meet them: a prompt ends where it ends, whatever the completion begins
  * with. Throws FinetuneError naming the example; errors of the tokenizer are told with the example too.
  */
 export function tokenizeExamples(
@@ -57,7 +58,7 @@ export function tokenizeExamples(
     const ids: number[] = bosId === undefined ? [] : [bosId];
     const labels: number[] = bosId === undefined ? [] : [ignored];
     for (const { text, learnt } of partsOf(example, options)) {
-      const tokens = encoded(tokenizer, text, example.where);
+      const tokens = encodePart(tokenizer, text, example.where);
       for (const token of tokens) {
         ids.push(token);
         labels.push(learnt ? token : ignored);
@@ -71,9 +72,18 @@ export function tokenizeExamples(
   });
 }
 
-function encoded(tokenizer: TextEncoder, text: string, where: string): number[] {
+/** The ids of a part of an example, with nothing around it. Throws FinetuneError naming the example. */
+export const encodePart = (tokenizer: TextEncoder, text: string, where: string): number[] =>
+  encoded(tokenizer, text, where, { addSpecialTokens: false });
+
+function encoded(
+  tokenizer: TextEncoder,
+  text: string,
+  where: string,
+  options: { readonly addSpecialTokens?: boolean } = {},
+): number[] {
   try {
-    return Array.from(tokenizer.encode(text));
+    return Array.from(tokenizer.encode(text, options));
   } catch (error) {
     throw new FinetuneError(`${where}: ${(error as Error).message}`, { cause: error });
   }
