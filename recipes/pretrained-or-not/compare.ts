@@ -10,8 +10,8 @@
  */
 import { appendFileSync, existsSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { loadTok } from "/tmp/ev/tok.ts";
 import { Rng } from "../../src/core/rng.ts";
+import { loadTokenizer } from "../../src/data/index.ts";
 import { finetune, measure, metricsOf, type TextTarget, textTask } from "../../src/finetune/index.ts";
 import { bertConfigOf } from "../../src/models/bert.ts";
 import { BertForSequenceClassification, fromPretrained, readConfig } from "../../src/models/index.ts";
@@ -78,7 +78,7 @@ const option = (flag: string, usual: string): string => (rest.includes(flag) ? r
 const out = option("--out", `${name}.jsonl`);
 const seeds = Number(option("--seeds", "5"));
 
-const tokenizer = loadTok(folder);
+const tokenizer = await loadTokenizer(folder);
 const sentences = setting.sentences();
 const classes = [...new Set(sentences.map(({ label }) => label))].sort();
 const examples = sentences.map(({ text, label }): TextTarget & { readonly target: number } => ({

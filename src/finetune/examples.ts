@@ -162,6 +162,46 @@ export async function readLabelled(source: Source, options: ReadLabelledOptions 
   return examples;
 }
 
+/** A question with answers to choose from. */
+export interface ChoiceExample {
+  readonly where: string;
+  readonly prompt: string;
+  readonly choices: readonly string[];
+  /** The number of the right one, from 0. */
+  readonly answer: number;
+}
+
+function choicesOf(value: object, where: string): ChoiceExample {
+  const { choices, answer } = value as { choices: unknown; answer: unknown };
+  const prompt = stringField(value, "prompt", where);
+  if (!Array.isArray(choices) || choices.length < 2)
+    throw new FinetuneError(`${where}: "choices" must be a list of two texts or more, got ${show(choices)}`);
+  choices.forEach((choice: unknown, i) => {
+    if (typeof choice !== "string" || choice === "")
+      throw new FinetuneError(`${where}: "choices"[${i}] must be a text that is not empty, got ${show(choice)}`);
+  });
+  const place = typeof answer === "string" ? choices.indexOf(answer) : answer;
+  if (!Number.isInteger(place) || (place as number) < 0 || (place as number) >= choices.length)
+    throw new FinetuneError(
+      `${where}: "answer" must be one of the choices, or its number from 0 to ${choices.length - 1}, got ${show(answer)}`,
+    );
+  return { where, prompt, choices, answer: place as number };
+}
+
+/**
+ * Questions with choices of .jsonl: {"prompt", "choices": […], "answer"}, the answer by its number from 0 or as it stands among the choices.
+ * Throws as readExamples.
+ */
+export async function readChoices(source: Source, options: ReadOptions = {}): Promise<ChoiceExample[]> {
+  const file = sourceName(source);
+  if (![".jsonl", ".ndjson"].includes(extname(file))) throw unknownKind(file, ".jsonl");
+  const examples = parseJsonLines(await textOf(source, options), file).map(({ where, value }) =>
+    choicesOf(value, where),
+  );
+  if (examples.length === 0) throw new FinetuneError(`${file}: there are no examples in it`);
+  return examples;
+}
+
 /** The classes of a training set: their names in order, numbers by their value. */
 export function classesOf(examples: readonly LabelledExample[]): string[] {
   const names = [...new Set(examples.map(({ label }) => label))];

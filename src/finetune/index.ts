@@ -3,12 +3,24 @@ export { type Adapted, adapterOf, applyLora, LoraAdapter, type LoraOptions, load
 export { type ChatPart, ChatTemplate, type ChatTemplateOptions } from "./chat.ts";
 export { FinetuneError } from "./errors.ts";
 export {
+  type CompareRunsOptions,
+  compareRuns,
+  type Evaluation,
+  examplesPrint,
+  formatEvaluation,
+  type RunComparison,
+  readEvaluation,
+  writeEvaluation,
+} from "./evaluation-file.ts";
+export {
+  type ChoiceExample,
   classesOf,
   type LabelledExample,
   labelNumbers,
   type Message,
   type ReadExamplesOptions,
   type ReadLabelledOptions,
+  readChoices,
   readExamples,
   readLabelled,
   type TextualExample,
@@ -45,8 +57,21 @@ export {
 export { type AdapterConfig, formatAdapterConfig, type LoraBias, parseAdapterConfig } from "./peft.ts";
 export { quantizeModel } from "./quantize-model.ts";
 export { type Quantization, QuantizedLinear, type QuantizeOptions, quantizeLinear } from "./quantized-linear.ts";
+export {
+  type ExactMatchOptions,
+  exactMatch,
+  type MultipleChoiceOptions,
+  multipleChoice,
+} from "./questions.ts";
 export { formatColumns, formatComparison, formatResult } from "./report.ts";
-export { type TextEncoder, type TokenizeOptions, tokenizeExamples } from "./supervised.ts";
+export {
+  type LabelMeaning,
+  labelValues,
+  type TextEncoder,
+  type TokenizeOptions,
+  tokenizeExamples,
+  tokenizeLabelled,
+} from "./supervised.ts";
 export type { Target } from "./targets.ts";
 export {
   type ClassExample,
