@@ -1,23 +1,19 @@
 /** A conversation at the terminal, or along a pipe: each line is answered, by the model's own chat template. */
 import { createInterface } from "node:readline";
-import type { ChatTemplate, Message } from "../finetune/index.ts";
-import type { LanguageModel } from "../generate/index.ts";
+import type { Message, Tokenizer } from "../data/index.ts";
+import { generate, type LanguageModel, type ChatOptions as Options } from "../generate/index.ts";
 import { exitCodes } from "./exit.ts";
 import { printable } from "./gpt-run.ts";
 import type { Outcome } from "./main.ts";
-import type { ModelTokenizer } from "./model-tokenizer.ts";
-import { type StreamOptions, streamText } from "./stream.ts";
 
 export interface ChatOptions {
   readonly model: LanguageModel;
-  readonly tokenizer: ModelTokenizer;
-  readonly template: ChatTemplate;
   readonly system: string | undefined;
-  readonly options: StreamOptions;
+  readonly options: Options & { readonly tokenizer: Tokenizer };
 }
 
 /** Speaks until the input ends. Ctrl-C ends the answer at hand, or, where there is none, the conversation. */
-export async function chat({ model, tokenizer, template, system, options }: ChatOptions): Outcome {
+export async function chat({ model, system, options }: ChatOptions): Outcome {
   const atTerminal = process.stdin.isTTY === true;
   const messages: Message[] = system === undefined ? [] : [{ role: "system", content: system }];
   const lines = createInterface({
@@ -47,14 +43,16 @@ export async function chat({ model, tokenizer, template, system, options }: Chat
       }
       messages.push({ role: "user", content: line });
       [answering, stopped] = [true, false];
-      // the template writes what a conversation begins with
-      const ids = tokenizer.encode(template.render(messages, { addGenerationPrompt: true }));
       if (atTerminal) process.stdout.write("model › ");
-      const { text } = await streamText(model, tokenizer, ids, (piece) => process.stdout.write(printable(piece)), {
+      let text = "";
+      for await (const piece of generate(model, messages, {
         ...options,
         seed: (options.seed ?? 0) + messages.length,
-        stopped: () => stopped,
-      });
+      })) {
+        text += piece;
+        process.stdout.write(printable(piece));
+        if (stopped) break;
+      }
       process.stdout.write(atTerminal ? "\n\n" : "\n");
       messages.push({ role: "assistant", content: text.trim() });
       answering = false;

@@ -4,12 +4,18 @@ import { basename, dirname, join, resolve } from "node:path";
 import { isFloat } from "../core/dtype.ts";
 import { ensureFolder } from "../formats/atomic.ts";
 import { type GgufTensorInput, type GgufType, type GgufValue, readGguf, save, writeGguf } from "../formats/index.ts";
-import { ggufModelOf, ggufTypeFor, readCheckpoint, readConfig, readGgufModel } from "../models/index.ts";
+import {
+  ggufModelOf,
+  ggufTokenizerMetadata,
+  ggufTypeFor,
+  readCheckpoint,
+  readConfig,
+  readGgufModel,
+} from "../models/index.ts";
 import type { StateDict } from "../nn/index.ts";
 import { noGrad } from "../tensor/index.ts";
 import { formatBytes } from "../train/terminal.ts";
 import type { StoredAs } from "./convert.ts";
-import { ggufTokenizerMetadata } from "./gguf-tokenizer.ts";
 import type { ModelPlace } from "./model-argument.ts";
 import { writeCompanions, writeWholeFolder, writtenConfig } from "./model-folder.ts";
 import { tokenizerFiles } from "./model-tokenizer.ts";

@@ -55,7 +55,7 @@ async function embedTexts(name: string, flags: Flags): Outcome {
   });
   const vectors = await embed(model, texts, {
     ...settings,
-    tokenizer: { encode: (text) => tokenizer.encodeWhole(text) },
+    tokenizer: tokenizer.tokenizer,
     batch: flags.batch,
   });
   const data = (await vectors.data()) as Float32Array;

@@ -4,23 +4,25 @@
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { type Columns, compareColumns, FinetuneError, formatColumns, metrics, metricsOf } from "../finetune/index.ts";
+import { evaluationFile } from "../finetune/evaluation-file.ts";
+import {
+  compareColumns,
+  type Evaluation,
+  FinetuneError,
+  formatColumns,
+  metrics,
+  metricsOf,
+  readEvaluation,
+} from "../finetune/index.ts";
 import { exitCodes, UsageError } from "./exit.ts";
 import type { Outcome } from "./main.ts";
-import { RunError, readJson } from "./run-folder.ts";
-import { resultName } from "./session.ts";
+import { RunError } from "./run-folder.ts";
 
-interface Measured {
-  readonly name: string;
-  /** Before a fine-tuning; null of what eval --out has measured. */
-  readonly before: Columns | null;
-  readonly after: Columns;
-  /** Of the examples; null where it is not known. */
-  readonly print: string | null;
-}
+type Measured = Evaluation & { readonly name: string };
 
 export async function compareRuns(names: readonly string[], { json }: { readonly json: boolean }): Outcome {
-  const runs = names.map(readRun);
+  const runs: Measured[] = [];
+  for (const name of names) runs.push(await readRun(name));
   const pairs = runs.slice(1).map((run) => ({ from: runs[0], to: run, differences: differencesOf(runs[0], run) }));
   if (json) {
     console.log(
@@ -89,27 +91,12 @@ function sideBySide(runs: readonly Measured[]): string {
     .join("\n");
 }
 
-function readRun(name: string): Measured {
-  const path = join(name, "evaluation.json");
+async function readRun(name: string): Promise<Measured> {
   if (!existsSync(name))
     throw new RunError(`there is no folder ${name}; --compare takes folders of finetune, or of eval --out`);
-  if (!existsSync(path))
+  if (!existsSync(join(name, evaluationFile)))
     throw new RunError(
-      `${name} holds no measurement: it has no evaluation.json; a run of finetune has one when it is finished`,
+      `${name} holds no measurement: it has no ${evaluationFile}; a run of finetune has one when it is finished`,
     );
-  const file = readJson(path) as Record<string, unknown>;
-  const columns = (key: string): Columns | null => {
-    const measured = file[key] as { readonly examples?: Record<string, number[]> } | undefined;
-    if (measured === undefined) return null;
-    const { examples } = measured;
-    if (typeof examples !== "object" || !Array.isArray(examples["loss"]) || !Array.isArray(examples["count"]))
-      throw new RunError(`${path}: "${key}" holds no sums of examples; the file is damaged`);
-    return Object.fromEntries(Object.entries(examples).map(([each, values]) => [each, Float64Array.from(values)]));
-  };
-  const after = columns("after");
-  if (after === null) throw new RunError(`${path}: "after" is missing; the file is damaged`);
-  const result = join(name, resultName);
-  const print =
-    file["evaluation"] ?? (existsSync(result) ? (readJson(result) as { evaluation?: unknown }).evaluation : null);
-  return { name, before: columns("before"), after, print: typeof print === "string" ? print : null };
+  return { name, ...(await readEvaluation(name)) };
 }

@@ -7,13 +7,13 @@ import { Rng } from "../core/rng.ts";
 import {
   classesOf,
   FinetuneError,
-  labelNumbers,
   readExamples,
   readLabelled,
   type TextTarget,
   type TextualExample,
   type TokenExample,
   tokenizeExamples,
+  tokenizeLabelled,
 } from "../finetune/index.ts";
 import type { ModelTokenizer } from "./model-tokenizer.ts";
 
@@ -45,7 +45,7 @@ export async function readLanguage(
   const template = spoken ? await tokenizer.template() : undefined;
   const { bosId, eosId } = tokenizer;
   const tokens = textual.flatMap((example) =>
-    tokenizeExamples([example], tokenizer, {
+    tokenizeExamples([example], tokenizer.tokenizer, {
       // A template writes itself what a conversation begins with
       ...(bosId === undefined || "messages" in example ? {} : { bosId }),
       ...(eosId === undefined ? {} : { eosId }),
@@ -85,7 +85,7 @@ export async function promptsOf(
       prompts.push(
         template.render(example.messages.slice(0, last), { addGenerationPrompt: true, where: example.where }),
       );
-    } else prompts.push(beginning({ ids: tokenizer.encodePrompt(example.text) }));
+    } else prompts.push(beginning({ ids: tokenizer.tokenizer.encode(example.text) }));
   }
   return prompts.filter((prompt) => prompt !== "");
 }
@@ -135,22 +135,13 @@ export async function readTargets(
   const { text, label, regress } = options;
   const read = [];
   for (const path of paths) read.push(...(await readLabelled(path, { text, label })));
-  const ids = read.map((example) => tokenizer.encodeWhole(example.text));
   const texts = read.map((example) => example.text);
-  if (regress) {
-    const examples = read.map((example, i) => {
-      const target = Number(example.label);
-      if (!Number.isFinite(target))
-        throw new FinetuneError(`${example.where}: "${label}" must be a number, got ${JSON.stringify(example.label)}`);
-      return { ids: ids[i], target };
-    });
-    return { examples, labels: [], texts };
-  }
+  if (regress)
+    return { examples: tokenizeLabelled(read, tokenizer.tokenizer, { regression: true }), labels: [], texts };
   const labels = options.labels ?? classesOf(read);
   if (labels.length < 2)
     throw new FinetuneError(
       `${paths.join(", ")}: all examples are of the class ${JSON.stringify(labels[0])}; there is nothing to tell apart`,
     );
-  const numbers = labelNumbers(read, labels);
-  return { examples: ids.map((each, i) => ({ ids: each, target: numbers[i] })), labels, texts };
+  return { examples: tokenizeLabelled(read, tokenizer.tokenizer, { classes: labels }), labels, texts };
 }

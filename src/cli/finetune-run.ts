@@ -26,7 +26,6 @@ import { resumeRunFolder } from "../train/checkpoint-folder.ts";
 import type { Callback } from "../train/fit.ts";
 import { formatCount, formatDuration } from "../train/terminal.ts";
 import { openDevice } from "./device.ts";
-import { evaluationPrint } from "./eval-pretrained.ts";
 import { exitCodes } from "./exit.ts";
 import { holdOut, promptsOf, readLanguage, readTargets } from "./finetune-data.ts";
 import { prepareModel } from "./finetune-method.ts";
@@ -302,7 +301,6 @@ async function train(
       step: result.training.step,
       epoch: result.training.epoch,
       seconds: took,
-      evaluation: evaluationPrint(evaluation),
     });
     if (json) console.log(JSON.stringify(outcomeOf(folder, result, after, took)));
     else sayOutcome(folder, settings, result, after, took);
@@ -336,7 +334,7 @@ const optional = <T extends Record<string, number | null>>(values: T): { [K in k
 const sampling = (prompts: readonly string[], tokenizer: ModelTokenizer, settings: FinetuneSettings) => ({
   prompts,
   tokenizer: {
-    encode: (text: string) => tokenizer.encodePrompt(text),
+    encode: (text: string) => tokenizer.tokenizer.encode(text),
     decode: (ids: ArrayLike<number>) => tokenizer.decode(ids),
   },
   maxNewTokens: settings.sampleTokens,

@@ -44,7 +44,7 @@ export const declare: Declare = (parent: Command, done) => {
     .option("--dtype <name>", "of the weights: f32, bf16 or f16; as stored by default", oneOf("f32", "bf16", "f16"))
     .option("--seed <n>", "of the random choices", seed, 1337)
     .option(...deviceFlag)
-    .option("--json", "print one line of JSON: the prompt, the text, the number of tokens")
+    .option("--json", "print one line of JSON: the prompt, the text, the number of tokens, what ended it")
     .action((model: string, flags: Flags) => done(generateText(model, flags)));
 };
 
@@ -68,14 +68,14 @@ async function generateText(name: string, flags: Flags): Outcome {
   const tokenizer = await openTokenizer(place);
   const template = flags.chat ? await tokenizer.template() : null;
   const prompt = flags.prompt ?? "\n";
-  const ids = tokenizer.encodePrompt(prompt);
+  const ids = tokenizer.tokenizer.encode(prompt);
   if (!flags.chat && ids.length === 0) throw new UsageError("--prompt is empty: give the text something to begin with");
   const { openDevice } = await import("./device.ts");
   await openDevice(flags.device);
   const model = own ? await (await import("./load.ts")).loadGpt(name) : await openGenerator(place, adapter, flags);
-  const { streamText } = await import("./stream.ts");
+  const { generate } = await import("../generate/index.ts");
   const { printable } = await import("./gpt-run.ts");
-  const { temperature, topK, topP, minP, repetitionPenalty, stop = [] } = flags;
+  const { temperature, topK, topP, minP, repetitionPenalty, stop } = flags;
   const options = {
     maxNewTokens: flags.tokens,
     temperature,
@@ -83,20 +83,24 @@ async function generateText(name: string, flags: Flags): Outcome {
     ...(topP === undefined ? {} : { topP }),
     ...(minP === undefined ? {} : { minP }),
     ...(repetitionPenalty === undefined ? {} : { repetitionPenalty }),
+    ...(stop === undefined ? {} : { stopStrings: stop }),
     seed: flags.seed,
-    stop,
+    tokenizer: tokenizer.tokenizer,
+    stopTokens: tokenizer.endIds,
   };
   if (template !== null) {
     const { chat } = await import("./chat.ts");
-    return chat({ model, tokenizer, template, system: flags.system, options });
+    return chat({ model, system: flags.system, options: { ...options, chatTemplate: template } });
   }
-  const write = (piece: string): void => {
-    if (!flags.json) process.stdout.write(printable(piece));
-  };
-  write(tokenizer.decode(ids));
-  const { text, tokens } = await streamText(model, tokenizer, ids, write, options);
-  if (flags.json) console.log(JSON.stringify({ prompt, text, tokens }));
-  else process.stdout.write("\n");
+  const stream = generate(model, prompt, options);
+  if (flags.json) {
+    const text = await stream.text();
+    console.log(JSON.stringify({ prompt, text, tokens: stream.ids.length, ended: stream.finishReason }));
+    return exitCodes.ok;
+  }
+  process.stdout.write(printable(prompt));
+  for await (const piece of stream) process.stdout.write(printable(piece));
+  process.stdout.write("\n");
   return exitCodes.ok;
 }
 

@@ -64,7 +64,7 @@ export async function describeModel(place: ModelPlace): Promise<ModelFacts> {
     files: files.length,
     shape: shapeOf(config),
     context: contextOf(config),
-    tokenizer: tokenizer === null ? null : `${tokenizer.kind}, ${tokenizer.vocabSize} tokens`,
+    tokenizer: tokenizer === null ? null : `${tokenizer.tokenizer.kind}, ${tokenizer.tokenizer.vocabSize} tokens`,
     chatTemplate: tokenizer !== null && tokenizer.templateText !== null,
     labels: task.includes("classification") ? labelsOf(config) : null,
     config,

@@ -4,22 +4,16 @@
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { ChatTemplate } from "../data/chat-template.ts";
 import { TokenizerError } from "../data/errors.ts";
 import { type Tokenizer, tokenizerFromJSON } from "../data/tokenizer.ts";
-import type { ChatTemplate } from "../finetune/chat.ts";
-import { tokenizerFilesOfGguf } from "./gguf-tokenizer.ts";
+import { readGguf } from "../formats/index.ts";
+import { readGgufText, type TokenizerFiles } from "../models/index.ts";
 import type { ModelPlace } from "./model-argument.ts";
 import { readJson } from "./run-folder.ts";
 
 export interface ModelTokenizer {
-  readonly kind: Tokenizer["kind"];
-  readonly vocabSize: number;
-  /** The ids of a piece of text, nothing added. */
-  encode(text: string): number[];
-  /** The ids of a whole text, with what the model expects around it ([CLS] … [SEP]). */
-  encodeWhole(text: string): number[];
-  /** The ids that a text to be continued begins with. */
-  encodePrompt(text: string): number[];
+  readonly tokenizer: Tokenizer;
   /** The text of ids, without special tokens. */
   decode(ids: ArrayLike<number>): string;
   /** What is put before every text; undefined where nothing is. */
@@ -36,21 +30,12 @@ export interface ModelTokenizer {
   template(): Promise<ChatTemplate>;
 }
 
-/** The files of a tokenizer, as they lie in a model's folder. */
-export interface TokenizerFiles {
-  readonly tokenizer: object;
-  readonly config: Readonly<Record<string, unknown>>;
-  /** Of config.json or generation_config.json: a number, or several. */
-  readonly eosTokenId?: unknown;
-  readonly source: string;
-}
-
 const optional = (path: string): Record<string, unknown> =>
   existsSync(path) ? (readJson(path) as Record<string, unknown>) : {};
 
 /** The tokenizer's files of a model. Throws TokenizerError where there are none. */
 export async function tokenizerFiles(place: ModelPlace): Promise<TokenizerFiles> {
-  if (place.kind === "gguf") return tokenizerFilesOfGguf(place.path);
+  if (place.kind === "gguf") return filesOfGguf(place.path);
   const file = join(place.path, "tokenizer.json");
   if (!existsSync(file))
     throw new TokenizerError(
@@ -63,6 +48,21 @@ export async function tokenizerFiles(place: ModelPlace): Promise<TokenizerFiles>
     optional(join(place.path, "generation_config.json"))["eos_token_id"] ??
     optional(join(place.path, "config.json"))["eos_token_id"];
   return { tokenizer: readJson(file) as object, config, eosTokenId, source: file };
+}
+
+/** What the tokenizer inside of a GGUF file would be as files. */
+async function filesOfGguf(path: string): Promise<TokenizerFiles> {
+  const { tokenizer, chatTemplate, bosToken, eosToken, stopTokens } = readGgufText(await readGguf(path), path);
+  return {
+    tokenizer: tokenizer.toJSON(),
+    config: {
+      ...(bosToken === "" ? {} : { bos_token: bosToken }),
+      ...(eosToken === "" ? {} : { eos_token: eosToken }),
+      ...(chatTemplate === null ? {} : { chat_template: chatTemplate }),
+    },
+    eosTokenId: stopTokens.length === 1 ? stopTokens[0] : stopTokens,
+    source: path,
+  };
 }
 
 export const openTokenizer = async (place: ModelPlace): Promise<ModelTokenizer> =>
@@ -97,16 +97,11 @@ function makeTokenizer(files: TokenizerFiles): ModelTokenizer {
   const listed = (Array.isArray(eosTokenId) ? eosTokenId : [eosTokenId]).filter((id) => Number.isInteger(id));
   const eosId = named("eos_token") ?? (listed[0] as number | undefined);
   const endIds = [...new Set([...(eosId === undefined ? [] : [eosId]), ...(listed as number[])])];
-  const around = coder.encode("");
-  const bosId = around[0] === undefined || endIds.includes(around[0]) ? undefined : around[0];
+  const [first] = coder.encode("");
+  const bosId = first === undefined || endIds.includes(first) ? undefined : first;
   const templateText = templateOf(config);
-  const bare = (text: string): number[] => Array.from(coder.encode(text, { addSpecialTokens: false }));
   return {
-    kind: coder.kind,
-    vocabSize: coder.vocabSize,
-    encode: bare,
-    encodeWhole: (text) => Array.from(coder.encode(text)),
-    encodePrompt: (text) => [...(bosId === undefined ? [] : [bosId]), ...bare(text)],
+    tokenizer: coder,
     decode: (ids) => coder.decode(ids, { skipSpecialTokens: true }),
     bosId,
     eosId,
@@ -114,7 +109,6 @@ function makeTokenizer(files: TokenizerFiles): ModelTokenizer {
     padId: named("pad_token") ?? eosId ?? 0,
     templateText,
     async template() {
-      const { ChatTemplate } = await import("../finetune/chat.ts");
       const { FinetuneError } = await import("../finetune/errors.ts");
       if (templateText === null)
         throw new FinetuneError(

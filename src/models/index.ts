@@ -21,6 +21,8 @@ export {
 export { type Pooling, pool, type TextClassifier, type TextEncoder, type TextInput } from "./encoder.ts";
 export { readGgufConfig, readGgufModel } from "./gguf.ts";
 export { type GgufModel, ggufModelOf, ggufTypeFor } from "./gguf-export.ts";
+export { readGgufText } from "./gguf-tokenizer.ts";
+export { ggufTokenizerMetadata, type TokenizerFiles } from "./gguf-tokenizer-export.ts";
 export { adaptGPT2StateDict, GPT2, type GPT2Config, gpt2FlopsPerStep, gpt2ParameterCount } from "./gpt2.ts";
 export { MLP, type MlpActivation, type MlpConfig } from "./mlp.ts";
 export type { Packing } from "./packing.ts";
