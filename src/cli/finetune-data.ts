@@ -72,10 +72,7 @@ export async function promptsOf(
       .replace(/\s+\S*$/, "");
   };
   if (count === 0) return [];
-  if (running)
-    return spread(tokens, count)
-      .map(beginning)
-      .filter((prompt) => prompt !== "");
+  if (running) return usable(spread(tokens, count).map(beginning));
   const prompts: string[] = [];
   for (const example of spread(textual, count)) {
     if ("prompt" in example) prompts.push(example.prompt);
@@ -87,8 +84,11 @@ export async function promptsOf(
       );
     } else prompts.push(beginning({ ids: tokenizer.tokenizer.encode(example.text) }));
   }
-  return prompts.filter((prompt) => prompt !== "");
+  return usable(prompts);
 }
+
+/** Each once, without empty ones. */
+const usable = (prompts: readonly string[]): string[] => [...new Set(prompts)].filter((prompt) => prompt !== "");
 
 /** `count` of a list, from all over it. */
 const spread = <T>(list: readonly T[], count: number): T[] =>

@@ -4,7 +4,7 @@
  */
 import { existsSync } from "node:fs";
 import { readdir } from "node:fs/promises";
-import { join } from "node:path";
+import { isAbsolute, join, relative } from "node:path";
 import {
   compare,
   FinetuneError,
@@ -70,7 +70,7 @@ export async function runFinetune(
   if (resume && isFinished(folder)) return exitCodes.ok;
   const settings = resume ? asked : { ...asked, device: await openDevice(deviceAsked(asked)) };
   if (resume) {
-    lockRun(folder);
+    lockRun(folder, say);
     await openDevice(settings.device);
   } else if (!existsSync(join(folder, "training.json"))) expectFree(folder);
   try {
@@ -137,8 +137,11 @@ async function languageSubject(
   const also = [];
   for (const name of settings.also)
     also.push({ name, examples: (await readLanguage([name], tokenizer, reading)).tokens });
-  const tokens = (list: readonly { readonly ids: ArrayLike<number> }[]) =>
-    list.reduce((n, { ids }) => n + ids.length, 0);
+  const amount = (list: readonly { readonly ids: ArrayLike<number> }[], texts: number | null): string => {
+    const tokens = `${formatCount(list.reduce((n, { ids }) => n + ids.length, 0))} tokens`;
+    if (texts === null || texts === list.length) return `${formatCount(list.length)} examples (${tokens})`;
+    return `${formatCount(texts)} ${texts === 1 ? "text" : "texts"} (${tokens}, in ${formatCount(list.length)} pieces)`;
+  };
   return {
     model,
     task: languageTask({ maxLength, packing }) as never,
@@ -151,8 +154,9 @@ async function languageSubject(
     lines: [
       describe(place, model, settings),
       await prepareModel(model, settings),
-      `${formatCount(kept.length)} examples to learn from (${formatCount(tokens(kept))} tokens), ` +
-        `${formatCount(held.length)} to measure on (${formatCount(tokens(held))} tokens)${own === null ? ", held out of the same data" : ""}`,
+      own === null
+        ? `to learn from: ${amount(kept, null)}; to measure on, held out of the same data: ${amount(held, null)}`
+        : `to learn from: ${amount(kept, data.textual.length)}; to measure on: ${amount(held, own.textual.length)}`,
     ],
   };
 }
@@ -201,8 +205,8 @@ async function textSubject(
     lines: [
       describe(place, model, settings),
       await prepareModel(model, settings),
-      `${formatCount(kept.length)} texts to learn from, ${formatCount(held.length)} to measure on` +
-        `${own === null ? ", held out of the same data" : ""}; ${classes}`,
+      `to learn from: ${formatCount(kept.length)} texts; to measure on${own === null ? ", held out of the same data" : ""}: ` +
+        `${formatCount(held.length)}; ${classes}`,
     ],
   };
 }
@@ -210,9 +214,16 @@ async function textSubject(
 const dtypeFlag = ({ dtype }: FinetuneSettings) => (dtype === null ? {} : { dtype });
 const dtypeOf = (model: Module): string => model.parameters().reduce((a, b) => (b.size > a.size ? b : a)).dtype;
 
+/** A path as short as it can be said from here. */
+function shownPath(path: string): string {
+  if (!isAbsolute(path)) return path;
+  const short = relative(process.cwd(), path);
+  return short === "" || short.startsWith("..") ? path : short;
+}
+
 /** What the model is, before an adapter is put on it. */
 const describe = (place: ModelPlace, model: Module, { device }: FinetuneSettings): string =>
-  `${place.name}: ${model.constructor.name}, ${formatCount(model.parameterCount())} parameters, ${dtypeOf(model)}, on ${device}`;
+  `${shownPath(place.name)}: ${model.constructor.name}, ${formatCount(model.parameterCount())} parameters, ${dtypeOf(model)}, on ${device}`;
 
 /** Says after which step a resumed run goes on. */
 async function sayWhere(folder: string, say: Say): Promise<void> {
@@ -370,14 +381,16 @@ function sayOutcome(
 ): void {
   console.log(`\n${printable(formatResult(result))}`);
   for (const { name, before, after } of also)
-    console.log(`\non ${name}, which was not learnt:\n${formatComparison(before, after, compare(before, after))}`);
+    console.log(
+      `\non ${shownPath(name)}, which was not learnt:\n${formatComparison(before, after, compare(before, after))}`,
+    );
   const { step } = result.training;
   const best =
     result.bestStep === step ? "" : `; the weights are those of step ${result.bestStep}, whose evaluation was best`;
   console.log(`\n${step} steps, all in ${formatDuration(took)}${best}`);
   const lora = usesLora(settings.method);
   console.log(`the ${lora ? "adapter" : "model"} is in ${folder}`);
-  const use = lora ? `${settings.model} --adapter ${folder}` : folder;
+  const use = lora ? `${shownPath(settings.model)} --adapter ${folder}` : folder;
   if (settings.task === "language") console.log(`use it: npx nabla generate ${use} --prompt "…"`);
   else console.log(`measure it elsewhere: npx nabla eval ${use} --data FILE`);
 }

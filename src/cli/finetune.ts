@@ -26,7 +26,7 @@ export interface FinetuneFlags {
   readonly rank: number;
   readonly alpha?: number;
   readonly dropout: number;
-  readonly target: string[];
+  readonly target?: readonly string[];
   readonly rslora?: boolean;
   readonly quantize?: "nf4" | "int8";
   readonly train?: string[];
