@@ -2,17 +2,14 @@
  * Examples for fine-tuning from files: JSON lines of {"text"}, {"prompt", "completion"} or {"messages"}, tables with columns for text and
  * label, plain text. What does not fit is told with file, line and field. Tokens are made in `supervised.ts`.
  */
+import type { Message } from "../data/chat-template.ts";
 import { extname } from "../data/path.ts";
 import { type ReadOptions, readBytes, type Source, sourceName } from "../data/source.ts";
 import { decodeText } from "../data/text.ts";
 import { readColumns } from "./csv.ts";
 import { FinetuneError } from "./errors.ts";
 
-/** A turn of a conversation: "system", "user", "assistant", or another role that the model's template knows. */
-export interface Message {
-  readonly role: string;
-  readonly content: string;
-}
+export type { Message } from "../data/chat-template.ts";
 
 /** An example as it is written; `where` is the file and line that messages name. */
 export type TextualExample = { readonly where: string } & (
@@ -162,6 +159,46 @@ export async function readLabelled(source: Source, options: ReadLabelledOptions 
   if (examples.length === 0) throw new FinetuneError(`${file}: there are no examples in it`);
   const empty = examples.find(({ label }) => label.trim() === "");
   if (empty) throw new FinetuneError(`${empty.where}: "${labelField}" is empty; every example needs a class`);
+  return examples;
+}
+
+/** A question with answers to choose from. */
+export interface ChoiceExample {
+  readonly where: string;
+  readonly prompt: string;
+  readonly choices: readonly string[];
+  /** The number of the right one, from 0. */
+  readonly answer: number;
+}
+
+function choicesOf(value: object, where: string): ChoiceExample {
+  const { choices, answer } = value as { choices: unknown; answer: unknown };
+  const prompt = stringField(value, "prompt", where);
+  if (!Array.isArray(choices) || choices.length < 2)
+    throw new FinetuneError(`${where}: "choices" must be a list of two texts or more, got ${show(choices)}`);
+  choices.forEach((choice: unknown, i) => {
+    if (typeof choice !== "string" || choice === "")
+      throw new FinetuneError(`${where}: "choices"[${i}] must be a text that is not empty, got ${show(choice)}`);
+  });
+  const place = typeof answer === "string" ? choices.indexOf(answer) : answer;
+  if (!Number.isInteger(place) || (place as number) < 0 || (place as number) >= choices.length)
+    throw new FinetuneError(
+      `${where}: "answer" must be one of the choices, or its number from 0 to ${choices.length - 1}, got ${show(answer)}`,
+    );
+  return { where, prompt, choices, answer: place as number };
+}
+
+/**
+ * Questions with choices of .jsonl: {"prompt", "choices": […], "answer"}, the answer by its number from 0 or as it stands among the choices.
+ * Throws as readExamples.
+ */
+export async function readChoices(source: Source, options: ReadOptions = {}): Promise<ChoiceExample[]> {
+  const file = sourceName(source);
+  if (![".jsonl", ".ndjson"].includes(extname(file))) throw unknownKind(file, ".jsonl");
+  const examples = parseJsonLines(await textOf(source, options), file).map(({ where, value }) =>
+    choicesOf(value, where),
+  );
+  if (examples.length === 0) throw new FinetuneError(`${file}: there are no examples in it`);
   return examples;
 }
 

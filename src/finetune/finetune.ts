@@ -20,6 +20,7 @@ import {
 } from "../train/index.ts";
 import { adapterOf } from "./adapter.ts";
 import { FinetuneError } from "./errors.ts";
+import { evaluationFile, examplesPrint, plainColumns } from "./evaluation-file.ts";
 import { type Comparison, compare, type Measurement, measure } from "./measure.ts";
 import { QuantizedLinear } from "./quantized-linear.ts";
 import { languageTask, type Task } from "./tasks.ts";
@@ -302,23 +303,23 @@ export async function finetune<M extends Module, E, B>(
     bestStep,
     training,
   };
-  if (out !== undefined) await saveOutcome(model, result, out);
+  if (out !== undefined) await saveOutcome(model, result, out, examplesPrint(evaluation.map(task.identity)));
   return result;
 }
 
 /** Writes what was learnt (an adapter in PEFT's layout, or the whole model) and evaluation.json. */
-async function saveOutcome(model: Module, result: FinetuneResult, out: string): Promise<void> {
+async function saveOutcome(model: Module, result: FinetuneResult, out: string, print: string): Promise<void> {
   const adapter = adapterOf(model);
   if (adapter) await adapter.saveAdapter(out);
   else await save(model, join(out, "model.safetensors"));
-  await writeFileAtomic(join(out, "evaluation.json"), formatOutcome(result));
+  await writeFileAtomic(join(out, evaluationFile), formatOutcome(result, print));
 }
 
 /** evaluation.json: both measurements with the sums of each example, from which any comparison can be made again. */
-function formatOutcome({ before, after, difference, samples, overlap, bestStep }: FinetuneResult): string {
-  const plain = ({ examples, ...rest }: Measurement) => ({
-    ...rest,
-    examples: Object.fromEntries(Object.entries(examples).map(([key, values]) => [key, Array.from(values)])),
-  });
-  return `${JSON.stringify({ before: plain(before), after: plain(after), difference, samples, overlap, bestStep })}\n`;
+function formatOutcome(
+  { before, after, difference, samples, overlap, bestStep }: FinetuneResult,
+  print: string,
+): string {
+  const plain = ({ examples, ...rest }: Measurement) => ({ ...rest, examples: plainColumns(examples) });
+  return `${JSON.stringify({ before: plain(before), after: plain(after), difference, samples, overlap, bestStep, print })}\n`;
 }

@@ -215,7 +215,7 @@ class Block extends Module {
   }
 }
 
-class Decoder extends Module {
+export class Decoder extends Module {
   readonly config: DecoderConfig;
   /** [vocabSize, hiddenSize]; the head's weight too where they are tied. */
   embed_tokens: Embedding;

@@ -10,7 +10,7 @@ import type { Tensor } from "../tensor/index.ts";
 import { PretrainedError, type RawConfig } from "./config.ts";
 
 /** The parts of a block, by GGUF's names. */
-const blockNames = {
+export const blockNames = {
   attn_norm: "input_layernorm",
   attn_q: "self_attn.q_proj",
   attn_k: "self_attn.k_proj",
@@ -29,7 +29,7 @@ const sandwichNames = {
   post_ffw_norm: "post_feedforward_layernorm",
 } as const;
 
-interface Row {
+export interface GgufRow {
   /** transformers' name of the architecture. */
   readonly modelType: string;
   /** What differs from `blockNames`. */
@@ -43,7 +43,7 @@ interface Row {
 }
 
 /** By `general.architecture`; Mistral and SmolLM 1 and 2 are "llama" here. */
-const rows: Readonly<Record<string, Row>> = {
+export const ggufRows: Readonly<Record<string, GgufRow>> = {
   llama: { modelType: "llama", interleaved: true },
   qwen2: { modelType: "qwen2" },
   qwen3: { modelType: "qwen3" },
@@ -83,10 +83,10 @@ class Metadata {
   }
 }
 
-const rowOf = ({ architecture, source }: Metadata): Row => {
-  if (Object.hasOwn(rows, architecture)) return rows[architecture];
+const rowOf = ({ architecture, source }: Metadata): GgufRow => {
+  if (Object.hasOwn(ggufRows, architecture)) return ggufRows[architecture];
   throw new PretrainedError(
-    `${source}: unknown architecture "${architecture}"; known in GGUF files are ${Object.keys(rows).join(", ")}`,
+    `${source}: unknown architecture "${architecture}"; known in GGUF files are ${Object.keys(ggufRows).join(", ")}`,
   );
 };
 
@@ -147,6 +147,11 @@ async function configOf(metadata: Metadata): Promise<RawConfig> {
   return Object.fromEntries(Object.entries(raw).filter(([, value]) => value !== undefined));
 }
 
+/** The configuration alone, from the metadata. Throws as readGgufModel does. */
+export async function readGgufConfig(source: FormatSource): Promise<RawConfig> {
+  return configOf(new Metadata(await readGguf(source), typeof source === "string" ? basename(source) : "GGUF file"));
+}
+
 /** Rows (x₀, x₁), (x₂, x₃) … of each head [heads · width, …] as halves (x₀, x₂ …), (x₁, x₃ …). */
 function asHalves(x: Tensor, heads: number): Tensor {
   const [rowCount, ...rest] = x.shape;
@@ -172,9 +177,10 @@ function keyOf(name: string, names: Readonly<Record<string, string>>): string {
 export async function readGgufModel(
   source: FormatSource,
   options: { readonly device?: string } = {},
-): Promise<{ config: RawConfig; tensors: StateDict; source: string }> {
+): Promise<{ config: RawConfig; tensors: StateDict; source: string; file: GgufFile }> {
   const name = typeof source === "string" ? basename(source) : "GGUF file";
-  const metadata = new Metadata(await readGguf(source), name);
+  const file = await readGguf(source);
+  const metadata = new Metadata(file, name);
   const row = rowOf(metadata);
   const config = await configOf(metadata);
   const names = { ...blockNames, ...row.names };
@@ -188,5 +194,5 @@ export async function readGgufModel(
       tensors[key] = asHalves(x, Number(config[isQuery ? "num_attention_heads" : "num_key_value_heads"]));
     else tensors[key] = row.shiftedNorms && /norm\.weight$/.test(stored) ? x.sub(1) : x;
   }
-  return { config, tensors, source: name };
+  return { config, tensors, source: name, file };
 }

@@ -159,7 +159,7 @@ class Block extends Module {
   }
 }
 
-class Transformer extends Module {
+export class GPT2Transformer extends Module {
   readonly dropout: number;
   readonly contextLength: number;
   /** Token embeddings [vocabSize, hiddenSize]; the head's weight too. */
@@ -202,12 +202,12 @@ class Transformer extends Module {
 /** The language model: token ids in, logits or a loss out. */
 export class GPT2 extends Module {
   readonly config: GPT2Config;
-  transformer: Transformer;
+  transformer: GPT2Transformer;
   constructor(config: GPT2Config) {
     super();
     check(config);
     this.config = config;
-    this.transformer = new Transformer(config);
+    this.transformer = new GPT2Transformer(config);
   }
 
   /** Tables that are read by more than their own forward: the head's weight is the token embedding. */

@@ -6,15 +6,20 @@
 import type { DType } from "../core/dtype.ts";
 import { isFloat } from "../core/dtype.ts";
 import { NablaError } from "../core/errors.ts";
+import { ChatTemplate } from "../data/chat-template.ts";
 import { join } from "../data/path.ts";
 import { type ReadOptions, readBytes } from "../data/source.ts";
-import { load, loadTorch } from "../formats/index.ts";
+import type { Tokenizer } from "../data/tokenizer.ts";
+import { type GgufFile, load, loadTorch } from "../formats/index.ts";
+import { type HubOptions, modelFolder } from "../hub/index.ts";
 import { type FactoryOptions, type Module, type StateDict, withDeferredInit } from "../nn/index.ts";
 import { type Architecture, architectures, type BuildOptions, type Task, type Tasks } from "./architectures.ts";
 import { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
 import { readGgufModel } from "./gguf.ts";
+import { readGgufText } from "./gguf-tokenizer.ts";
+import { attempt, type LoadedText, type Pretrained, readText, withText } from "./pretrained-text.ts";
 
-export interface PretrainedOptions<T extends Task = "generation"> extends ReadOptions {
+export interface PretrainedOptions<T extends Task = "generation"> extends Omit<HubOptions, "files"> {
   /** Default: "generation". */
   readonly task?: T;
   /** Of the parameters. Default: that of the checkpoint's largest floating tensor. */
@@ -23,7 +28,14 @@ export interface PretrainedOptions<T extends Task = "generation"> extends ReadOp
   readonly device?: string;
   /** Classes of a classification head. One that the checkpoint lacks, or has for another number of classes, starts anew. */
   readonly numLabels?: number;
+  /** Default: the one beside the weights. */
+  readonly tokenizer?: Tokenizer;
 }
+
+/** What `fromPretrained` gives: the task's model, which knows its tokenizer, its chat template and how its texts end. */
+export type PretrainedModel<T extends Task = "generation"> = T extends "image-classification"
+  ? Tasks[T]
+  : Pretrained<Tasks[T]>;
 
 const listed = (names: readonly string[]): string =>
   names
@@ -148,7 +160,7 @@ function storedDType(tensors: Readonly<StateDict>): DType {
 export function modelFrom<T extends Task = "generation">(
   config: ConfigReader | RawConfig,
   tensors: Readonly<StateDict>,
-  options: Omit<PretrainedOptions<T>, keyof ReadOptions> = {},
+  options: Omit<PretrainedOptions<T>, keyof HubOptions> = {},
 ): Tasks[T] {
   const reader = config instanceof ConfigReader ? config : new ConfigReader(config);
   const { task = "generation", device, numLabels } = options;
@@ -200,22 +212,46 @@ function fill(
 }
 
 /**
- * Loads a model from a folder in Hugging Face's layout, or a decoder from a GGUF file (a path that ends so), in evaluation mode. Throws
- * FileError where a file can't be read, SafetensorsError or FormatError where one is damaged, and PretrainedError where the
- * architecture is unknown or configuration and tensors do not fit, naming them.
+ * Loads a model from a folder in Hugging Face's layout, or a decoder from a GGUF file (a path that ends so), in evaluation mode; or by its
+ * name on the hub (`org/name`, `org/name@revision`, `org/name/file.gguf`: see modelFolder). `onProgress` is told of the download first, then of
+ * reading. Throws HubError where the hub does not have it, FileError where a file can't be read, SafetensorsError or FormatError
+ * where one is damaged, and PretrainedError where the architecture is unknown or configuration and tensors do not fit, naming them.
  */
 export async function fromPretrained<T extends Task = "generation">(
   path: string,
   options: PretrainedOptions<T> = {},
-): Promise<Tasks[T]> {
-  const { onProgress, signal, ...rest } = options;
+): Promise<PretrainedModel<T>> {
+  const { onProgress, signal } = options;
   const device = options.device === undefined ? {} : { device: options.device };
-  if (/\.gguf$/i.test(path)) {
-    const { config, tensors, source } = await readGgufModel(path, device);
-    return modelFrom(new ConfigReader(config, source), tensors, rest);
+  if (/\.gguf(@[^@]*)?$/i.test(path)) {
+    const { config, tensors, source, file } = await readGgufModel(await modelFolder(path, options), device);
+    const model = modelFrom(new ConfigReader(config, source), tensors, options);
+    return withText(model, await ggufText(file, source, options.tokenizer)) as PretrainedModel<T>;
   }
-  const config = await readConfig(path);
-  architectureOf(config, options.task ?? "generation"); // before gigabytes are read
+  // the configuration alone first: what is not known should say so before gigabytes are fetched and read
+  const config = await readConfig(await modelFolder(path, { ...options, files: ["config.json"] }));
+  architectureOf(config, options.task ?? "generation");
+  const folder = await modelFolder(path, options);
   const reading = { ...(onProgress ? { onProgress } : {}), ...(signal ? { signal } : {}) };
-  return modelFrom(config, await readCheckpoint(path, { ...reading, ...device }), rest);
+  const model = modelFrom(config, await readCheckpoint(folder, { ...reading, ...device }), options);
+  if (options.task === "image-classification") return model as PretrainedModel<T>;
+  return withText(model, await readText(folder, config, options.tokenizer)) as PretrainedModel<T>;
+}
+
+/** The text side of a GGUF file, with another tokenizer where one is given. */
+async function ggufText(file: GgufFile, source: string, given: Tokenizer | undefined): Promise<LoadedText> {
+  const text = await attempt(() => readGgufText(file, source));
+  if ("error" in text) {
+    const tokenizer = given ? { value: given } : text;
+    return { tokenizer, chatTemplate: text, stopTokens: [], generationConfig: {} };
+  }
+  const { tokenizer, chatTemplate, bosToken, eosToken, stopTokens } = text.value;
+  return {
+    tokenizer: { value: given ?? tokenizer },
+    chatTemplate: await attempt(() =>
+      chatTemplate === null ? null : ChatTemplate.create(chatTemplate, { bosToken, eosToken }),
+    ),
+    stopTokens,
+    generationConfig: {},
+  };
 }
