@@ -33,7 +33,7 @@ async function generateText(folder: string, flags: Flags): Outcome {
   const { readSettings } = await import("./run-folder.ts");
   readSettings(folder, "gpt");
   const { loadTokenizer } = await import("../data/tokenizer.ts");
-  const { generate } = await import("../generate/sample.ts");
+  const { generate } = await import("../generate/generate.ts");
   const { printable } = await import("./gpt-run.ts");
   const { openDevice } = await import("./device.ts");
   const { loadGpt } = await import("./load.ts");

@@ -8,7 +8,7 @@ import { readTextCorpus, type TextCorpus } from "../data/text.ts";
 import { evaluationBatches, type TextBatch, TextBatches } from "../data/text-batches.ts";
 import { ByteLevelBpe, CharTokenizer, loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import type { LanguageModel } from "../generate/readers.ts";
-import { generate } from "../generate/sample.ts";
+import { generate } from "../generate/generate.ts";
 import { GPT2, type GPT2Config, gpt2FlopsPerStep, gpt2ParameterCount } from "../models/index.ts";
 import { AdamW, warmupCosine } from "../optim/index.ts";
 import { manualSeed, type Tensor, tensor } from "../tensor/index.ts";

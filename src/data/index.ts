@@ -1,5 +1,12 @@
 /** What `import "nabla/data"` gives: data sets and their loader, text and tokenizers, IDX files. */
 export {
+  type ChatPart,
+  ChatTemplate,
+  type ChatTemplateOptions,
+  type Message,
+  type RenderOptions,
+} from "./chat-template.ts";
+export {
   ArrayDataset,
   type Batch,
   type Dataset,
@@ -8,7 +15,7 @@ export {
   LoaderError,
   stackSamples,
 } from "./dataset.ts";
-export { FileError } from "./errors.ts";
+export { ChatTemplateError, FileError } from "./errors.ts";
 export {
   formatIdx,
   type IdxArray,
@@ -34,7 +41,16 @@ export {
   type BpeTrainingOptions,
   ByteLevelBpe,
   CharTokenizer,
+  type DecodeOptions,
+  type DecodeStream,
+  type EncodeBatchOptions,
+  type EncodeOptions,
+  type Encoding,
   loadTokenizer,
+  type Padding,
+  PipelineTokenizer,
   type Tokenizer,
   TokenizerError,
+  type Truncation,
+  tokenizerFromJSON,
 } from "./tokenizer.ts";

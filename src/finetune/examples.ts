@@ -2,6 +2,7 @@
  * Examples for fine-tuning from files: JSON lines or Parquet of {"text"}, {"prompt", "completion"} or {"messages"}, tables with columns for
  * text and label, plain text. What does not fit is told with file, line and field. Tokens are made in `supervised.ts`.
  */
+import type { Message } from "../data/chat-template.ts";
 import { extname } from "../data/path.ts";
 import { type ReadOptions, readBytes, type Source, sourceName } from "../data/source.ts";
 import { decodeText } from "../data/text.ts";
@@ -9,11 +10,7 @@ import { readColumns } from "./csv.ts";
 import { FinetuneError } from "./errors.ts";
 import { readParquet } from "./parquet.ts";
 
-/** A turn of a conversation: "system", "user", "assistant", or another role that the model's template knows. */
-export interface Message {
-  readonly role: string;
-  readonly content: string;
-}
+export type { Message } from "../data/chat-template.ts";
 
 /** An example as it is written; `where` is the file and line that messages name. */
 export type TextualExample = { readonly where: string } & (
@@ -78,7 +75,8 @@ function messagesOf(value: object, where: string): Message[] {
   });
 }
 
-function exampleOf(value: object, where: string, textField: string): TextualExample {
+/** An example of an object with the fields of one; `where` is what errors call it. Throws FinetuneError naming the field. */
+export function exampleOf(value: object, where: string, textField = "text"): TextualExample {
   if ("messages" in value) return { where, messages: messagesOf(value, where) };
   if ("prompt" in value || "completion" in value) {
     const [prompt, completion] = ["prompt", "completion"].map((field) => stringField(value, field, where));

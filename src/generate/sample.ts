@@ -1,12 +1,6 @@
-/**
- * Text from a language model, a token at a time. A model that can keep keys and values reads the prompt in pieces of one length
- * and then computes one position a token; another computes its whole window again. Sizes are fixed and positions are
- * runtime numbers either way, so the number of programs does not grow with the text.
- */
+/** Sampling: which token comes next, from the logits of all. */
 import { NablaError } from "../core/errors.ts";
-import { Rng } from "../core/rng.ts";
-import { inEvaluation } from "../nn/module.ts";
-import { cacheReader, hasCache, type LanguageModel, windowReader } from "./readers.ts";
+import type { Rng } from "../core/rng.ts";
 
 export interface SamplingOptions {
   /** Below 1 the likely become likelier; 0 takes the likeliest. Default: 1. */
@@ -29,6 +23,8 @@ export interface GenerateOptions extends SamplingOptions {
   readonly stopTokens?: readonly number[];
   /** Called with each new token as it comes; false ends the generation. */
   readonly onToken?: (token: number) => unknown;
+  /** Ends the generation before the next token; its reason is thrown. */
+  readonly signal?: AbortSignal;
 }
 
 export function checkSampling({ temperature = 1, topK, topP = 1, minP = 0 }: SamplingOptions): void {
@@ -83,34 +79,4 @@ export function sampleLogits(logits: ArrayLike<number>, rng: Rng, options: Sampl
   let at = rng.uniform() * total;
   for (let i = 0; i < weights.length; i++) if ((at -= weights[i]) < 0) return candidates[i];
   return candidates[candidates.length - 1];
-}
-
-/**
- * Continues `ids` by up to `maxNewTokens` tokens and gives the new ones. When the text outgrows the model's context, its last
- * `contextLength` tokens are what the model sees. The model is in evaluation mode meanwhile.
- */
-export async function generate(
-  model: LanguageModel,
-  ids: readonly number[] | Int32Array,
-  options: GenerateOptions,
-): Promise<number[]> {
-  const { maxNewTokens, seed = 0, stopTokens = [], repetitionPenalty = 1, onToken } = options;
-  checkSampling(options);
-  if (ids.length === 0) throw new NablaError("generate: the prompt is empty; give at least one token");
-  if (!(Number.isInteger(maxNewTokens) && maxNewTokens >= 0))
-    throw new NablaError(`generate: maxNewTokens must be a whole number ≥ 0, got ${maxNewTokens}`);
-  const rng = new Rng(seed);
-  const text = Array.from(ids);
-  const fresh: number[] = [];
-  return inEvaluation(model, async () => {
-    const read = hasCache(model) ? cacheReader(model, text.length + maxNewTokens) : windowReader(model);
-    while (fresh.length < maxNewTokens) {
-      const logits = await read(text);
-      const token = sampleLogits(penalizeRepetition(await logits.data(), text, repetitionPenalty), rng, options);
-      text.push(token);
-      fresh.push(token);
-      if (onToken?.(token) === false || stopTokens.includes(token)) break;
-    }
-    return fresh;
-  });
 }

@@ -172,9 +172,10 @@ function keyOf(name: string, names: Readonly<Record<string, string>>): string {
 export async function readGgufModel(
   source: FormatSource,
   options: { readonly device?: string } = {},
-): Promise<{ config: RawConfig; tensors: StateDict; source: string }> {
+): Promise<{ config: RawConfig; tensors: StateDict; source: string; file: GgufFile }> {
   const name = typeof source === "string" ? basename(source) : "GGUF file";
-  const metadata = new Metadata(await readGguf(source), name);
+  const file = await readGguf(source);
+  const metadata = new Metadata(file, name);
   const row = rowOf(metadata);
   const config = await configOf(metadata);
   const names = { ...blockNames, ...row.names };
@@ -188,5 +189,5 @@ export async function readGgufModel(
       tensors[key] = asHalves(x, Number(config[isQuery ? "num_attention_heads" : "num_key_value_heads"]));
     else tensors[key] = row.shiftedNorms && /norm\.weight$/.test(stored) ? x.sub(1) : x;
   }
-  return { config, tensors, source: name };
+  return { config, tensors, source: name, file };
 }

@@ -26,10 +26,12 @@ export type { Packing } from "./packing.ts";
 export {
   fromPretrained,
   modelFrom,
+  type PretrainedModel,
   type PretrainedOptions,
   readCheckpoint,
   readConfig,
 } from "./pretrained.ts";
+export type { GenerationConfig, Pretrained, TextSide } from "./pretrained-text.ts";
 export { ResNet, type ResNetConfig, ResNetForImageClassification } from "./resnet.ts";
 export { type SavePretrainedOptions, savePretrained } from "./save-pretrained.ts";
 export { ViT, type ViTConfig, ViTForImageClassification } from "./vit.ts";

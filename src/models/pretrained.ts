@@ -6,14 +6,18 @@
 import type { DType } from "../core/dtype.ts";
 import { isFloat } from "../core/dtype.ts";
 import { NablaError } from "../core/errors.ts";
+import { ChatTemplate } from "../data/chat-template.ts";
 import { join } from "../data/path.ts";
 import { type ReadOptions, readBytes } from "../data/source.ts";
-import { load, loadTorch } from "../formats/index.ts";
+import type { Tokenizer } from "../data/tokenizer.ts";
+import { type GgufFile, load, loadTorch } from "../formats/index.ts";
 import { type HubOptions, modelFolder } from "../hub/index.ts";
 import { type FactoryOptions, type Module, type StateDict, withDeferredInit } from "../nn/index.ts";
 import { type Architecture, architectures, type BuildOptions, type Task, type Tasks } from "./architectures.ts";
 import { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
 import { readGgufModel } from "./gguf.ts";
+import { readGgufText } from "./gguf-tokenizer.ts";
+import { attempt, type LoadedText, type Pretrained, readText, withText } from "./pretrained-text.ts";
 
 export interface PretrainedOptions<T extends Task = "generation"> extends Omit<HubOptions, "files"> {
   /** Default: "generation". */
@@ -24,7 +28,14 @@ export interface PretrainedOptions<T extends Task = "generation"> extends Omit<H
   readonly device?: string;
   /** Classes of a classification head. One that the checkpoint lacks, or has for another number of classes, starts anew. */
   readonly numLabels?: number;
+  /** Default: the one beside the weights. */
+  readonly tokenizer?: Tokenizer;
 }
+
+/** What `fromPretrained` gives: the task's model, which knows its tokenizer, its chat template and how its texts end. */
+export type PretrainedModel<T extends Task = "generation"> = T extends "image-classification"
+  ? Tasks[T]
+  : Pretrained<Tasks[T]>;
 
 const listed = (names: readonly string[]): string =>
   names
@@ -209,17 +220,44 @@ function fill(
 export async function fromPretrained<T extends Task = "generation">(
   path: string,
   options: PretrainedOptions<T> = {},
-): Promise<Tasks[T]> {
+): Promise<PretrainedModel<T>> {
   const { onProgress, signal } = options;
   const device = options.device === undefined ? {} : { device: options.device };
   if (/\.gguf(@[^@]*)?$/i.test(path)) {
-    const { config, tensors, source } = await readGgufModel(await modelFolder(path, options), device);
-    return modelFrom(new ConfigReader(config, source), tensors, options);
+    const { config, tensors, source, file } = await readGgufModel(await modelFolder(path, options), device);
+    const model = modelFrom(new ConfigReader(config, source), tensors, options);
+    return withText(model, await ggufText(file, source, path, options.tokenizer)) as PretrainedModel<T>;
   }
   // the configuration alone first: what is not known should say so before gigabytes are fetched and read
   const config = await readConfig(await modelFolder(path, { ...options, files: ["config.json"] }));
   architectureOf(config, options.task ?? "generation");
   const folder = await modelFolder(path, options);
   const reading = { ...(onProgress ? { onProgress } : {}), ...(signal ? { signal } : {}) };
-  return modelFrom(config, await readCheckpoint(folder, { ...reading, ...device }), options);
+  const model = modelFrom(config, await readCheckpoint(folder, { ...reading, ...device }), options);
+  if (options.task === "image-classification") return model as PretrainedModel<T>;
+  return withText(model, await readText(folder, path, config, options.tokenizer)) as PretrainedModel<T>;
+}
+
+/** The text side of a GGUF file, with another tokenizer where one is given. */
+async function ggufText(
+  file: GgufFile,
+  source: string,
+  nameOrPath: string,
+  given: Tokenizer | undefined,
+): Promise<LoadedText> {
+  const text = await attempt(() => readGgufText(file, source));
+  if ("error" in text) {
+    const tokenizer = given ? { value: given } : text;
+    return { nameOrPath, tokenizer, chatTemplate: text, stopTokens: [], generationConfig: {} };
+  }
+  const { tokenizer, chatTemplate, bosToken, eosToken, stopTokens } = text.value;
+  return {
+    nameOrPath,
+    tokenizer: { value: given ?? tokenizer },
+    chatTemplate: await attempt(() =>
+      chatTemplate === null ? null : ChatTemplate.create(chatTemplate, { bosToken, eosToken }),
+    ),
+    stopTokens,
+    generationConfig: {},
+  };
 }

@@ -234,10 +234,11 @@ describe("conversations", () => {
     );
     assert.equal(template.render(messages), "<s>hey");
     assert.throws(() => template.parts(messages.slice(1), { where: "chat.jsonl, line 7" }), {
-      name: "FinetuneError",
-      message: /chat\.jsonl, line 7: the chat template fails on this conversation: user first/,
+      name: "ChatTemplateError",
+      message:
+        /chat\.jsonl, line 7: the chat template fails on this conversation \(line 1, \{\{ raise_exception\('user first'\) \}\}\): user first/,
     });
-    await assert.rejects(ChatTemplate.create("{% for %}"), /the chat template can't be read/);
+    await assert.rejects(ChatTemplate.create("{% for %}"), /the chat template can't be read \(line 1, \{% for %\}\)/);
   });
 
   test("a template that drops what was said before is noticed; its last turns can be learnt", async () => {
