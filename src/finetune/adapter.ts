@@ -32,7 +32,7 @@ export interface LoraOptions {
   readonly bias?: LoraBias;
   /** What adapter_config.json says of it: "CAUSAL_LM", "SEQ_CLS". With "SEQ_CLS" a `classifier` or `score` is in modulesToSave. */
   readonly taskType?: string;
-  /** What adapter_config.json calls the model: a hub id or a folder. */
+  /** What adapter_config.json calls the model: a hub id or a folder. Default: what was given to fromPretrained. */
   readonly baseModel?: string;
 }
 
@@ -353,7 +353,7 @@ export function applyLora<M extends Module>(model: M, options: LoraOptions = {})
     excludeModules: exclude.length > 0 ? exclude : null,
     modulesToSave,
     taskType: options.taskType ?? null,
-    baseModel: options.baseModel ?? null,
+    baseModel: options.baseModel ?? (model as { nameOrPath?: string }).nameOrPath ?? null,
   };
   const adapter = new LoraAdapter(model, config, settings, wrapped, trained, flags);
   const attach = (name: string, value: unknown) => Object.defineProperty(model, name, { value, configurable: true });

@@ -226,7 +226,7 @@ export async function fromPretrained<T extends Task = "generation">(
   if (/\.gguf(@[^@]*)?$/i.test(path)) {
     const { config, tensors, source, file } = await readGgufModel(await modelFolder(path, options), device);
     const model = modelFrom(new ConfigReader(config, source), tensors, options);
-    return withText(model, await ggufText(file, source, options.tokenizer)) as PretrainedModel<T>;
+    return withText(model, await ggufText(file, source, path, options.tokenizer)) as PretrainedModel<T>;
   }
   // the configuration alone first: what is not known should say so before gigabytes are fetched and read
   const config = await readConfig(await modelFolder(path, { ...options, files: ["config.json"] }));
@@ -235,18 +235,24 @@ export async function fromPretrained<T extends Task = "generation">(
   const reading = { ...(onProgress ? { onProgress } : {}), ...(signal ? { signal } : {}) };
   const model = modelFrom(config, await readCheckpoint(folder, { ...reading, ...device }), options);
   if (options.task === "image-classification") return model as PretrainedModel<T>;
-  return withText(model, await readText(folder, config, options.tokenizer)) as PretrainedModel<T>;
+  return withText(model, await readText(folder, path, config, options.tokenizer)) as PretrainedModel<T>;
 }
 
 /** The text side of a GGUF file, with another tokenizer where one is given. */
-async function ggufText(file: GgufFile, source: string, given: Tokenizer | undefined): Promise<LoadedText> {
+async function ggufText(
+  file: GgufFile,
+  source: string,
+  nameOrPath: string,
+  given: Tokenizer | undefined,
+): Promise<LoadedText> {
   const text = await attempt(() => readGgufText(file, source));
   if ("error" in text) {
     const tokenizer = given ? { value: given } : text;
-    return { tokenizer, chatTemplate: text, stopTokens: [], generationConfig: {} };
+    return { nameOrPath, tokenizer, chatTemplate: text, stopTokens: [], generationConfig: {} };
   }
   const { tokenizer, chatTemplate, bosToken, eosToken, stopTokens } = text.value;
   return {
+    nameOrPath,
     tokenizer: { value: given ?? tokenizer },
     chatTemplate: await attempt(() =>
       chatTemplate === null ? null : ChatTemplate.create(chatTemplate, { bosToken, eosToken }),
