@@ -22,4 +22,5 @@ export {
   readConfig,
 } from "./pretrained.ts";
 export { ResNet, type ResNetConfig, ResNetForImageClassification } from "./resnet.ts";
+export { CifarResNet, type CifarResNetConfig, type LoadCifarResNetOptions, loadCifarResNet } from "./resnet-cifar.ts";
 export { ViT, type ViTConfig, ViTForImageClassification } from "./vit.ts";
