@@ -5,16 +5,8 @@
 import { ShapeError } from "../core/errors.ts";
 import { showShape } from "../core/shape.ts";
 import { type FormatSource, loadTorch } from "../formats/index.ts";
-import {
-  BatchNorm2d,
-  Conv2d,
-  type FactoryOptions,
-  init,
-  Linear,
-  Module,
-  Sequential,
-  type StateDict,
-} from "../nn/index.ts";
+import { BatchNorm2d, Conv2d, type FactoryOptions, Linear, Module, Sequential, type StateDict } from "../nn/index.ts";
+import { kaimingNormal_ } from "../nn/init.ts";
 import { pad, type Tensor, tensor } from "../tensor/index.ts";
 import { PretrainedError } from "./config.ts";
 
@@ -32,7 +24,7 @@ const std = [0.229, 0.224, 0.225];
 /** 3 × 3, without bias; the weights start as He et al. give them (ICCV 2015). */
 function convolution(from: number, to: number, stride: number, where: FactoryOptions): Conv2d {
   const layer = new Conv2d(from, to, 3, { stride, padding: 1, bias: false, ...where });
-  init.kaimingNormal_(layer.weight);
+  kaimingNormal_(layer.weight);
   return layer;
 }
 
