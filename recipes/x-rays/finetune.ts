@@ -146,7 +146,7 @@ export function halfInterval(values: readonly number[]): number {
 
 /** The learning rates that are tried, on the validation pictures, with two seeds that are not used again. */
 const rates: Readonly<Record<Start, readonly number[]>> = {
-  pretrained: [3e-4, 1e-3, 3e-3, 1e-2],
+  pretrained: [3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
   nothing: [3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
 };
 
@@ -190,7 +190,7 @@ export async function readData(folder: string): Promise<XRayData> {
 }
 
 /** The rates that `tune` has found (see the README). */
-export const tuned: Readonly<Record<Start, number>> = { pretrained: 1e-3, nothing: 3e-3 };
+export const tuned: Readonly<Record<Start, number>> = { pretrained: 1e-2, nothing: 1e-3 };
 
 async function main(): Promise<void> {
   const { values } = parseArgs({

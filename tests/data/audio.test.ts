@@ -74,6 +74,19 @@ test("damaged files are AudioErrors; a length that a stream left open is that of
   assert.equal((await readWav(open)).channels[0].length, 3);
 });
 
+test("1,000 mutated recordings are read or are AudioErrors", async () => {
+  const whole = wav(1, 16, 2, raw(Int16Array.from({ length: 64 }, (_, i) => 500 * i)), true);
+  let state = 7;
+  const random = (n: number): number => (state = (state * 48271) % 2147483647) % n;
+  for (let i = 0; i < 1000; i++) {
+    const mutated = whole.slice(0, random(3) ? whole.length : random(whole.length));
+    for (let k = 0; k <= random(4); k++) mutated[random(mutated.length || 1)] = random(3) ? random(256) : 255;
+    await readWav(mutated).catch((error) => {
+      if (!(error instanceof AudioError)) throw error;
+    });
+  }
+});
+
 test("a tone is the same tone at another rate, and one that the new rate can't hold is gone", () => {
   const tone = (frequency: number, rate: number, length: number): Float32Array =>
     Float32Array.from({ length }, (_, i) => Math.sin((2 * Math.PI * frequency * i) / rate));

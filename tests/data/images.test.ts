@@ -117,6 +117,25 @@ test("damaged pictures, and files that are none, are ImageErrors that name the f
   await assert.rejects(decodeImage(join(room, "absent.png")), { name: "FileError" });
 });
 
+test("300 mutated pictures of each kind are read or are ImageErrors", async () => {
+  const rgba = bytes(4 * 24 * 20);
+  const kinds = [
+    new Uint8Array(jpeg.encode({ width: 24, height: 20, data: rgba }, 80).data),
+    encodePng({ width: 24, height: 20, data: rgba }),
+  ];
+  let state = 7;
+  const random = (n: number): number => (state = (state * 48271) % 2147483647) % n;
+  for (const whole of kinds)
+    for (let i = 0; i < 300; i++) {
+      const mutated = whole.slice();
+      for (let k = 0; k <= random(4); k++)
+        mutated[random(i % 2 ? mutated.length : Math.min(mutated.length, 200))] = random(256);
+      await decodeImage(mutated).catch((error) => {
+        if (!(error instanceof ImageError)) throw error;
+      });
+    }
+});
+
 async function makeFolder(name: string, classes: Readonly<Record<string, readonly string[]>>): Promise<string> {
   const path = join(room, name);
   await mkdir(path);
