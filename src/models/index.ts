@@ -25,5 +25,12 @@ export {
 } from "./pretrained.ts";
 export { ResNet, type ResNetConfig, ResNetForImageClassification } from "./resnet.ts";
 export { CifarResNet, type CifarResNetConfig, type LoadCifarResNetOptions, loadCifarResNet } from "./resnet-cifar.ts";
-export { loadSileroVad, type SileroState, SileroVad } from "./silero-vad.ts";
+export {
+  loadSileroVad,
+  type SileroState,
+  SileroVad,
+  type SpeechOptions,
+  type SpeechSegment,
+  speechSegments,
+} from "./silero-vad.ts";
 export { ViT, type ViTConfig, ViTForImageClassification } from "./vit.ts";

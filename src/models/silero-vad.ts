@@ -101,6 +101,57 @@ export class SileroVad extends Module {
   }
 }
 
+export interface SpeechOptions {
+  /** Speech begins at this probability, and ends where it is 0.15 lower. Default: 0.5. */
+  readonly threshold?: number;
+  /** Seconds below which speech does not count. Default: 0.25. */
+  readonly minSpeech?: number;
+  /** Seconds of silence that end speech. Default: 0.1. */
+  readonly minSilence?: number;
+  /** Seconds added on both sides, as far as there is room. Default: 0.03. */
+  readonly padding?: number;
+}
+
+/** From when to when somebody speaks, in seconds. */
+export interface SpeechSegment {
+  readonly start: number;
+  readonly end: number;
+}
+
+/**
+ * The stretches of speech in a recording, from the probabilities of its chunks in order (what get_speech_timestamps of silero-vad
+ * gives, without its limit of length).
+ */
+export function speechSegments(probabilities: ArrayLike<number>, options: SpeechOptions = {}): SpeechSegment[] {
+  const { threshold = 0.5, minSpeech = 0.25, minSilence = 0.1, padding = 0.03 } = options;
+  const seconds = chunkSize / 16000;
+  const total = probabilities.length * seconds;
+  const found: SpeechSegment[] = [];
+  let start = -1;
+  let silentSince = -1;
+  const close = (end: number): void => {
+    if (end - start >= minSpeech) found.push({ start, end });
+    start = silentSince = -1;
+  };
+  for (let i = 0; i < probabilities.length; i++) {
+    const [p, now] = [probabilities[i], i * seconds];
+    if (p >= threshold) {
+      if (start < 0) start = now;
+      silentSince = -1;
+    } else if (start >= 0 && p < threshold - 0.15) {
+      if (silentSince < 0) silentSince = now;
+      if (now + seconds - silentSince >= minSilence) close(silentSince);
+    }
+  }
+  if (start >= 0) close(silentSince < 0 ? total : silentSince);
+  // between two that are near, each is given half of the room
+  const room = (before: number, after: number): number => Math.min(padding, (after - before) / 2);
+  return found.map(({ start, end }, i) => ({
+    start: start - (i === 0 ? Math.min(padding, start) : room(found[i - 1].end, start)),
+    end: end + (i === found.length - 1 ? Math.min(padding, total - end) : room(end, found[i + 1].start)),
+  }));
+}
+
 /**
  * Loads `silero_vad_16k.safetensors`, in evaluation mode. Throws FileError, SafetensorsError, and NablaError where its tensors are
  * not those of this network.

@@ -20,6 +20,8 @@ import {
   loadSileroVad,
   phonemes,
   SileroVad,
+  type SpeechSegment,
+  speechSegments,
 } from "../../src/models/index.ts";
 import * as F from "../../src/nn/functional.ts";
 import type { Module } from "../../src/nn/index.ts";
@@ -144,6 +146,55 @@ test("Silero's speech detector hears the same chunk by chunk as at once", {
     state = next.state;
     assertClose(`chunk ${i}`, await next.logits.data(), [whole[i]], { rtol: 1e-4, atol: 1e-4 });
   }
+});
+
+/** Stretches of a recording, in seconds, between silences of at least a quarter of a second. */
+function stretches(samples: Float32Array): SpeechSegment[] {
+  const heard = Array.from(samples.keys()).filter((i) => samples[i] !== 0);
+  const starts = heard.filter((at, k) => k === 0 || at - heard[k - 1] > 4000);
+  const ends = heard.filter((at, k) => k === heard.length - 1 || heard[k + 1] - at > 4000);
+  return starts.map((start, i) => ({ start: start / 16000, end: ends[i] / 16000 }));
+}
+
+test("Silero's speech detector finds each of six digits that six people say", {
+  skip: lacks("silero-vad", "spoken-digits"),
+}, async () => {
+  const samples = await spokenDigits();
+  const model = await loadSileroVad(sileroFile);
+  const found = speechSegments(await noGrad(() => model.forward(batchOf(samples)).sigmoid()).data());
+  const spoken = stretches(samples);
+  assert.equal(spoken.length, 6);
+  assert.equal(found.length, 6);
+  for (const [i, { start, end }] of spoken.entries()) {
+    const shared = Math.min(end, found[i].end) - Math.max(start, found[i].start);
+    assert.ok(
+      shared > 0.5 * (end - start),
+      `digit ${i}: ${start} to ${end}, found ${found[i].start} to ${found[i].end}`,
+    );
+  }
+});
+
+test("stretches of speech: short ones and short pauses do not count, padding takes no more room than there is", () => {
+  const at = (...runs: readonly (readonly [count: number, p: number])[]): number[] =>
+    runs.flatMap(([count, p]) => new Array<number>(count).fill(p));
+  const chunk = 512 / 16000;
+  const round = (list: readonly SpeechSegment[]): number[][] =>
+    list.map(({ start, end }) => [start / chunk, end / chunk].map((x) => Math.round(1000 * x) / 1000));
+  const plain = { padding: 0 };
+  assert.deepEqual(round(speechSegments(at([10, 0], [20, 0.9], [10, 0]), plain)), [[10, 30]]);
+  assert.deepEqual(round(speechSegments(at([10, 0], [5, 0.9], [10, 0]), plain)), [], "0.16 s are too short");
+  assert.deepEqual(round(speechSegments(at([20, 0.9], [3, 0], [20, 0.9]), plain)), [[0, 43]], "a pause of 0.096 s");
+  assert.deepEqual(round(speechSegments(at([20, 0.9], [4, 0], [20, 0.9]), plain)), [
+    [0, 20],
+    [24, 44],
+  ]);
+  assert.deepEqual(round(speechSegments(at([20, 0.9], [9, 0.4], [20, 0.9]), plain)), [[0, 49]], "0.4 does not end it");
+  const wide = { padding: 8 * chunk };
+  assert.deepEqual(round(speechSegments(at([2, 0], [20, 0.9], [6, 0], [20, 0.9], [3, 0]), wide)), [
+    [0, 25],
+    [25, 51],
+  ]);
+  assert.deepEqual(speechSegments([]), []);
 });
 
 /** The derivative of `loss` along its own gradient, which is the gradient's square, against central differences. */
