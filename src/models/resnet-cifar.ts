@@ -113,7 +113,7 @@ export interface LoadCifarResNetOptions {
 
 /**
  * Loads a checkpoint (`.th`, `.pth`), in evaluation mode; its depth follows from its keys. Throws FileError, FormatError, and
- * PretrainedError where its tensors are not those of such a network.
+ * NablaError where its tensors are not those of such a network.
  */
 export async function loadCifarResNet(
   source: FormatSource,
