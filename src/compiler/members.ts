@@ -176,8 +176,9 @@ export class Members {
 
   /** The operation whose operands are read in place of operand i. */
   absorbed(n: GNode, i: number): GNode | undefined {
+    if (!this.rule.absorbs || i >= n.inputs.length) return undefined;
     const look = this.look(n, i);
-    return this.rule.absorbs?.(n, i, look) ? look.source : undefined;
+    return this.rule.absorbs(n, i, look) ? look.source : undefined;
   }
 
   /** What the computation of `n` reads from memory, beyond leaves. */
