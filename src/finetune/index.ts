@@ -35,7 +35,7 @@ export {
   quantizeNF4,
 } from "./nf4.ts";
 export { type AdapterConfig, formatAdapterConfig, type LoraBias, parseAdapterConfig } from "./peft.ts";
-export { quantizeModel } from "./quantize-model.ts";
+export { quantizeModel, quantizer } from "./quantize-model.ts";
 export { type Quantization, QuantizedLinear, type QuantizeOptions, quantizeLinear } from "./quantized-linear.ts";
 export { formatComparison, formatResult } from "./report.ts";
 export { type TextEncoder, type TokenizeOptions, tokenizeExamples } from "./supervised.ts";

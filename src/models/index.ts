@@ -10,6 +10,7 @@ export { ConvNet, type ConvNetConfig } from "./convnet.ts";
 export { CausalLM, type DecoderConfig, type LayerConfig } from "./decoder.ts";
 export { DistilBert, type DistilBertConfig, DistilBertForSequenceClassification } from "./distilbert.ts";
 export { type Pooling, pool, type TextClassifier, type TextEncoder, type TextInput } from "./encoder.ts";
+export type { LayerReplacer } from "./from-parts.ts";
 export { readGgufModel } from "./gguf.ts";
 export { adaptGPT2StateDict, GPT2, type GPT2Config, gpt2FlopsPerStep, gpt2ParameterCount } from "./gpt2.ts";
 export { MLP, type MlpActivation, type MlpConfig } from "./mlp.ts";
