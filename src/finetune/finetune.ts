@@ -184,7 +184,7 @@ function bestKeeper(patience: number | undefined, restore: boolean): BestKeeper 
       if (loss < best) {
         [best, bestStep, waited] = [loss, record.step, 0];
         if (!restore) return;
-        const now = learnt(run.model);
+        const now = run.weights();
         weights = noGrad(() => Object.fromEntries(Object.entries(now).map(([key, x]) => [key, x.detach().clone()])));
         await realize(...Object.values(weights));
       } else if (++waited >= (patience ?? Number.POSITIVE_INFINITY))
@@ -271,6 +271,7 @@ export async function finetune<M extends Module, E, B>(
     ...(steps !== undefined && { steps }),
     ...(options.evaluateEvery !== undefined && { validateEvery: options.evaluateEvery }),
     ...(options.signal && { signal: options.signal }),
+    weights: learnt, // the rest is in the model's own files
     ...(from !== undefined && { resume: from }),
     callbacks: [
       best,

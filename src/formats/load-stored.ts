@@ -32,7 +32,7 @@ export interface StoredOptions {
  * A stored tensor as a Tensor, on `device`; `where` names it in messages. int64 comes as int32, checked. Throws DTypeError for a
  * dtype or a value that tensors here can't hold, and what reading throws.
  */
-async function toTensor(where: string, stored: StoredTensor, options: StoredOptions = {}): Promise<Tensor> {
+export async function storedTensor(where: string, stored: StoredTensor, options: StoredOptions = {}): Promise<Tensor> {
   const { dtype, shape } = stored;
   const given = { owned: true, ...options };
   if (dtype === "int64") return fromRaw(narrowed(where, await stored.read()), "int32", shape, given);
@@ -53,7 +53,7 @@ async function loadAll(
   const made = new Map<StoredTensor, Tensor>();
   const out: StateDict = {};
   for (const [name, tensor] of stored) {
-    const known = made.get(tensor) ?? (await toTensor(`${file}tensor ${quote(name)}`, tensor, options));
+    const known = made.get(tensor) ?? (await storedTensor(`${file}tensor ${quote(name)}`, tensor, options));
     made.set(tensor, known);
     // not by assignment, which a name "__proto__" would turn into something else
     Object.defineProperty(out, name, { value: known, enumerable: true, writable: true, configurable: true });

@@ -20,6 +20,7 @@ export {
   readEmbeddingSettings,
 } from "./embed.ts";
 export { type Pooling, pool, type TextClassifier, type TextEncoder, type TextInput } from "./encoder.ts";
+export type { LayerReplacer } from "./from-parts.ts";
 export { G2p, graphemeIds, graphemes, loadG2p, phonemes } from "./g2p.ts";
 export { readGgufConfig, readGgufModel } from "./gguf.ts";
 export { type GgufModel, ggufModelOf, ggufTypeFor } from "./gguf-export.ts";

@@ -10,11 +10,13 @@ import { ChatTemplate } from "../data/chat-template.ts";
 import { join } from "../data/path.ts";
 import { type ReadOptions, readBytes } from "../data/source.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
-import { type GgufFile, load, loadTorch } from "../formats/index.ts";
+import { type GgufFile, load, loadTorch, readTorch, type StoredTensor } from "../formats/index.ts";
+import { readSafetensorsParts } from "../formats/safetensors-parts.ts";
 import { type HubOptions, modelFolder } from "../hub/index.ts";
 import { type FactoryOptions, type Module, type StateDict, withDeferredInit } from "../nn/index.ts";
 import { type Architecture, architectures, type BuildOptions, type Task, type Tasks } from "./architectures.ts";
 import { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
+import { type LayerReplacer, modelFromParts, replaceLayers } from "./from-parts.ts";
 import { readGgufModel } from "./gguf.ts";
 import { readGgufText } from "./gguf-tokenizer.ts";
 import { attempt, type LoadedText, type Pretrained, readText, withText } from "./pretrained-text.ts";
@@ -30,6 +32,11 @@ export interface PretrainedOptions<T extends Task = "generation"> extends Omit<H
   readonly numLabels?: number;
   /** Default: the one beside the weights. */
   readonly tokenizer?: Tokenizer;
+  /**
+   * Asked, as soon as a layer's weights are read, for a layer in its place; null leaves it. The checkpoint is then read a tensor at a time, so that a
+   * model whose layers are quantised (finetune's `quantizer`) is never in memory as floating numbers; a GGUF file is read as a whole.
+   */
+  readonly replace?: LayerReplacer;
 }
 
 /** What `fromPretrained` gives: the task's model, which knows its tokenizer, its chat template and how its texts end. */
@@ -68,26 +75,29 @@ type Reading = ReadOptions & { readonly device?: string };
 const containers: readonly {
   readonly file: string;
   readonly read: (path: string, options: Reading) => Promise<StateDict>;
+  /** What lies in it, to be read tensor by tensor. */
+  readonly parts: (path: string) => Promise<ReadonlyMap<string, StoredTensor>>;
 }[] = [
-  { file: "model.safetensors", read: load },
+  { file: "model.safetensors", read: load, parts: readSafetensorsParts },
   // written by older versions; read without executing anything
   {
     file: "pytorch_model.bin",
     read: (path, { device }) => loadTorch(path, device === undefined ? {} : { device }),
+    parts: async (path) => (await readTorch(path)).tensors,
   },
 ];
 
-/** The shards of a checkpoint with an index, merged; each tensor must be where the index says. */
-async function loadShards(
+/** What the shards of a checkpoint with an index hold, merged; each tensor must be where the index says. */
+async function readShards<T>(
   folder: string,
   index: unknown,
   indexPath: string,
-  read: (path: string) => Promise<StateDict>,
-): Promise<StateDict> {
+  read: (path: string) => Promise<Readonly<Record<string, T>>>,
+): Promise<Record<string, T>> {
   const map = isObject(index) ? index["weight_map"] : undefined;
   if (!isObject(map) || !Object.values(map).every((file) => typeof file === "string"))
     throw new PretrainedError(`${indexPath}: "weight_map" must say the file of each tensor`);
-  const out: StateDict = {};
+  const out: Record<string, T> = {};
   for (const file of [...new Set(Object.values(map) as string[])].sort()) {
     if (/[\\/]|^\.\.?$/.test(file))
       throw new PretrainedError(`${indexPath}: "${file}" must be a file beside the index`);
@@ -115,13 +125,24 @@ async function ifThere<T>(read: () => Promise<T>): Promise<T | null> {
 }
 
 /** The tensors of a checkpoint's folder by their names. */
-export async function readCheckpoint(folder: string, options: Reading = {}): Promise<StateDict> {
-  for (const { file, read } of containers) {
-    const single = await ifThere(() => read(join(folder, file), options));
+export const readCheckpoint = (folder: string, options: Reading = {}): Promise<StateDict> =>
+  readFolder(folder, ({ read }, path) => read(path, options));
+
+/** What lies in the files of a checkpoint's folder, by name: nothing but headers has been read. */
+export const readCheckpointParts = (folder: string): Promise<Record<string, StoredTensor>> =>
+  readFolder(folder, async ({ parts }, path) => Object.fromEntries(await parts(path)));
+
+async function readFolder<T>(
+  folder: string,
+  read: (container: (typeof containers)[number], path: string) => Promise<Readonly<Record<string, T>>>,
+): Promise<Readonly<Record<string, T>>> {
+  for (const container of containers) {
+    const { file } = container;
+    const single = await ifThere(() => read(container, join(folder, file)));
     if (single) return single;
     const path = join(folder, `${file}.index.json`);
     const index = await ifThere(() => readJson(path));
-    if (index !== null) return loadShards(folder, index, path, (shard) => read(shard, options));
+    if (index !== null) return readShards(folder, index, path, (shard) => read(container, shard));
   }
   throw new PretrainedError(
     `${folder}: there are no weights; expected ${containers.map(({ file }) => `${file} (or ${file}.index.json)`).join(", or ")}`,
@@ -226,6 +247,7 @@ export async function fromPretrained<T extends Task = "generation">(
   if (/\.gguf(@[^@]*)?$/i.test(path)) {
     const { config, tensors, source, file } = await readGgufModel(await modelFolder(path, options), device);
     const model = modelFrom(new ConfigReader(config, source), tensors, options);
+    if (options.replace) await replaceLayers(model, options.replace);
     return withText(model, await ggufText(file, source, path, options.tokenizer)) as PretrainedModel<T>;
   }
   // the configuration alone first: what is not known should say so before gigabytes are fetched and read
@@ -233,7 +255,14 @@ export async function fromPretrained<T extends Task = "generation">(
   architectureOf(config, options.task ?? "generation");
   const folder = await modelFolder(path, options);
   const reading = { ...(onProgress ? { onProgress } : {}), ...(signal ? { signal } : {}) };
-  const model = modelFrom(config, await readCheckpoint(folder, { ...reading, ...device }), options);
+  const model = options.replace
+    ? await modelFromParts(
+        (tensors) => modelFrom(config, tensors, options),
+        await readCheckpointParts(folder),
+        options.replace,
+        { ...reading, ...device, source: path },
+      )
+    : modelFrom(config, await readCheckpoint(folder, { ...reading, ...device }), options);
   if (options.task === "image-classification") return model as PretrainedModel<T>;
   return withText(model, await readText(folder, path, config, options.tokenizer)) as PretrainedModel<T>;
 }

@@ -303,4 +303,6 @@ setGradients({
   binaryCrossEntropyWithLogits: bceRule,
   linearCrossEntropy: linearCrossEntropyRule,
   linearCrossEntropyBackward: byDecomposition,
+
+  dequantize: byDecomposition,
 });

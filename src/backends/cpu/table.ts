@@ -25,6 +25,9 @@ export const builtins = [
   "conv2d_dx",
   "conv2d_dw",
   "conv2d_dw_finish",
+  "gemm_quantized",
+  "gemm_quantized_skinny",
+  "dequantize",
 ] as const;
 export type BuiltinName = (typeof builtins)[number];
 

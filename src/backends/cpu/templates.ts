@@ -29,6 +29,7 @@ import {
   planCumulative,
   planScatter,
 } from "./plans.ts";
+import { planDequantize } from "./quantized.ts";
 
 export interface Operand {
   /** The operand's number, −1 − k for output k, or TEMPORARY + k. */
@@ -360,6 +361,18 @@ export const templates: Readonly<Record<string, Template>> = {
         canFail: false,
         flops: 10 * sizeOf(n.shape),
       };
+    },
+  },
+  dequantize: {
+    fits: (n) => n.dtype === "float32",
+    // whole buffers, whatever their shape
+    strided: (n, i, look) => look.strides.join() === contiguousStrides(n.inputs[i].shape).join(),
+    plan: (n, looks) => {
+      const command = planDequantize(n);
+      // 8 bits have no table of values; its place is filled
+      const of = { codes: 0, scales: 1, values: looks.length - 1, out: -1 };
+      const buffers = command.buffers.map((b) => ({ of: of[b], offset: of[b] < 0 ? 0 : looks[of[b]].offset }));
+      return { command, buffers, scalars: [], scratchBytes: 0, canFail: false, flops: sizeOf(n.shape) };
     },
   },
   cumsum: prefix("add"),

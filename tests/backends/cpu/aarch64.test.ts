@@ -11,6 +11,7 @@ import { openCpuBackend } from "../../../src/backends/cpu/index.ts";
 import { builtins } from "../../../src/backends/cpu/native.ts";
 import { cpuFeatures, features, findCompiler } from "../../../src/backends/cpu/toolchain.ts";
 import { type DType, decode, dtypes } from "../../../src/core/dtype.ts";
+import { quantizeLinear } from "../../../src/finetune/index.ts";
 import {
   arange,
   defineOperation,
@@ -222,6 +223,19 @@ const bodies: Record<string, (begin: Begin) => Promise<void>> = {
     products.push(e.mul(9).int().matmul(f.mul(9).int().t()));
     products.push(e.half().matmul(f.half().t()), e.bfloat16().matmul(f.bfloat16().t()));
     await read(products);
+  },
+  "products with weights in 4 and 8 bits": async (begin) => {
+    const layers = [];
+    for (const quantization of ["nf4", "int8"] as const)
+      layers.push(await quantizeLinear(new nn.Linear(300, 70, { bias: false }), { quantization }));
+    const buffers = layers.flatMap((layer) => layer.buffers());
+    const [few, many, dy] = await ready(begin, randn([3, 300]), randn([50, 300]), randn([50, 70]), ...buffers);
+    await read(
+      layers.flatMap((layer) => {
+        const weight = layer.dequantize();
+        return [layer.forward(few), layer.forward(many), dy.matmul(weight), weight.sum(0)];
+      }),
+    );
   },
   "functions of float32": async (begin) => {
     const [x] = await ready(begin, randn([3, 131]).mul(4));

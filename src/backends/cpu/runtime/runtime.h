@@ -58,4 +58,5 @@ KERNEL(k_pack_b); KERNEL(k_gemm); KERNEL(k_gemm_skinny); KERNEL(k_gemm_small); K
 KERNEL(k_attention_fwd); KERNEL(k_attention_bwd);
 KERNEL(k_scatter); KERNEL(k_argsort); KERNEL(k_cumulative); KERNEL(k_fill); KERNEL(k_copy); KERNEL(k_transpose);
 KERNEL(k_conv_pack); KERNEL(k_conv2d_fwd); KERNEL(k_conv2d_dx); KERNEL(k_conv2d_dw); KERNEL(k_conv2d_dw_finish);
+KERNEL(k_gemm_quantized); KERNEL(k_gemm_quantized_skinny); KERNEL(k_dequantize);
 #endif
