@@ -43,6 +43,8 @@ export interface LowerRule {
   readonly wider?: Partial<Record<DType, DType>>;
   /** Parts of a concat that one kernel can read; longer ones become a tree. */
   readonly maxParts?: number;
+  /** Whether operand i of an operation that runs by itself may be of a 16-bit float type in place of float32. */
+  readonly readsHalf?: (op: string, operand: number) => boolean;
 }
 
 /** Rows rewritten in terms of others, or null to leave the node as it is. */
@@ -280,6 +282,14 @@ export function lower(capture: Capture, hasTemplate: HasTemplate, rule: LowerRul
   }
 }
 
+const plainViews = new Set(["reshape", "permute", "expand", "slice"]);
+
+/** Whether a node is a view of what is in memory whatever is fused: a state, or a state that is written in place. */
+function liesInMemory(n: GNode): boolean {
+  while (plainViews.has(n.op)) n = n.inputs[0];
+  return n.op === "buffer" || n.op === "dynamicUpdate";
+}
+
 class Lowering {
   private readonly capture: Capture;
   private readonly hasTemplate: HasTemplate;
@@ -388,7 +398,9 @@ class Lowering {
       if (Array.isArray(source)) return source[index];
       return this.intern("output", [source as GNode], node.attrs, node.shape, node.dtype);
     }
-    const inputs = node.inputs.map((i) => this.single(i));
+    let inputs = node.inputs.map((i) => this.single(i));
+    const { readsHalf } = this.rule;
+    if (readsHalf) inputs = inputs.map((x, i) => (readsHalf(name, i) ? this.unwidened(x) : x));
     if (name === "detach") return inputs[0];
     if (name === "assign") return inputs[1];
     if (name === "cast" && inputs[0].dtype === node.dtype) return inputs[0];
@@ -401,6 +413,21 @@ class Lowering {
       outputs: node.outputs,
       region: node.region,
     });
+  }
+
+  /**
+   * What a view of a 16-bit tensor in memory shows before it is widened to float32: who reads it converts as it reads, so that the wide copy,
+   * twice as large, is never there. Anything else as it is.
+   */
+  private unwidened(x: GNode): GNode {
+    if (x.op === "cast") {
+      const [narrow] = x.inputs;
+      const isHalf = narrow.dtype === "bfloat16" || narrow.dtype === "float16";
+      return x.dtype === "float32" && isHalf && liesInMemory(narrow) ? narrow : x;
+    }
+    if (!plainViews.has(x.op)) return x;
+    const inner = this.unwidened(x.inputs[0]);
+    return inner === x.inputs[0] ? x : this.intern(x.op, [inner], x.attrs, x.shape, inner.dtype);
   }
 
   private intern(

@@ -92,7 +92,7 @@ export class Assembler {
     this.failures = around?.failures ?? [];
     this.kernelTexts = around?.kernelTexts ?? [];
     this.numScalars = around?.numScalars ?? capture.scalars.length;
-    this.lowered = lower(capture, target.hasTemplate);
+    this.lowered = lower(capture, target.hasTemplate, target.lowerRule);
     this.fuser = new Fuser(this.lowered, target.rule, fuse);
     this.hosts = new Hosts(this.fuser, this.lowered);
     // slot 0 is the arena, then the storages, then the outputs

@@ -388,6 +388,9 @@ export const planOpaque = (
 /** Into how many equal parts an opaque node's result may be cut for a kernel behind its command's tiles, most first. */
 export const partsBehind = (n: GNode): readonly number[] => templates[n.op]?.behind?.(n) ?? [];
 
+/** Whether the runtime reads operand i of an operation in 16 bits as it reads it in 32. */
+export const readsHalf = (op: string, operand: number): boolean => op === "contract" && operand < 2;
+
 export const ignores = (n: GNode, operand: number): boolean => templates[n.op]?.ignores?.(n, operand) ?? false;
 
 export const bytesOf = (shape: readonly number[], dtype: GNode["dtype"]): number => sizeOf(shape) * dtypes[dtype].bytes;
