@@ -25,6 +25,7 @@ export const builtins = [
   "conv2d_dx",
   "conv2d_dw",
   "conv2d_dw_finish",
+  "update",
 ] as const;
 export type BuiltinName = (typeof builtins)[number];
 

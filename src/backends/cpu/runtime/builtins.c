@@ -20,5 +20,6 @@ const Builtin nabla_builtins[] = {
     {"conv2d_dx", k_conv2d_dx},
     {"conv2d_dw", k_conv2d_dw},
     {"conv2d_dw_finish", k_conv2d_dw_finish},
+    {"update", k_update},
 };
 const int nabla_builtin_count = sizeof nabla_builtins / sizeof *nabla_builtins;
