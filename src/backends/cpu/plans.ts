@@ -335,3 +335,42 @@ export function planUpdate(desc: {
     ],
   };
 }
+
+/** As BLOCK and TILE in blocks.c. */
+const BLOCK = 32;
+const BLOCK_TILE = 64;
+
+/** y [M, N] = x [M, K] · weightᵀ with a weight in blocks of 8 or 4 bits; x becomes integers one phase before. */
+export function planBlockLinear(desc: {
+  readonly M: number;
+  readonly N: number;
+  readonly K: number;
+  readonly bits: number;
+  /** Elements from a row of x to the next. */
+  readonly rowStride: number;
+}): Plan<"xCodes" | "xScales" | "codes" | "scales" | "y"> & {
+  readonly quantize: CommandDesc<"x" | "xCodes" | "xScales">;
+  /** Bytes of x's codes and scales. */
+  readonly temporaries: readonly [number, number];
+} {
+  const { M, N, K, bits, rowStride } = desc;
+  const blocks = (M * K) / BLOCK;
+  return {
+    quantize: {
+      fn: "block_quantize",
+      rows: blocks,
+      grain: 64,
+      buffers: ["x", "xCodes", "xScales"],
+      params: [K, rowStride],
+    },
+    main: {
+      fn: "block_linear",
+      rows: Math.ceil(N / BLOCK_TILE),
+      grain: 1,
+      buffers: ["xCodes", "xScales", "codes", "scales", "y"],
+      params: [M, N, K, bits],
+    },
+    temporaries: [2 * M * K, 4 * blocks],
+    scratchBytes: 4 * roundUp(K / BLOCK, 16),
+  };
+}

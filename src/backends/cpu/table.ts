@@ -26,6 +26,8 @@ export const builtins = [
   "conv2d_dw",
   "conv2d_dw_finish",
   "update",
+  "block_quantize",
+  "block_linear",
 ] as const;
 export type BuiltinName = (typeof builtins)[number];
 

@@ -27,6 +27,7 @@ import {
   planArgsort,
   planAttention,
   planAttentionBackward,
+  planBlockLinear,
   planCopy,
   planCumulative,
   planScatter,
@@ -334,6 +335,28 @@ export const templates: Readonly<Record<string, Template>> = {
         scratchBytes: plan.scratchBytes,
         canFail: false,
         flops: 2 * sizeOf(dy) * sizeOf(n.shape.slice(1)),
+      };
+    },
+  },
+  blockLinear: {
+    fits: ({ inputs: [x, , scales] }) => x.dtype === "float32" && scales.dtype === "float16",
+    strided: (_n, i, look) => i === 0 && look.strides[1] === 1,
+    plan: (n, looks) => {
+      const [M, K] = n.inputs[0].shape;
+      const N = n.shape[1];
+      const sizes = { M, N, K, bits: n.attrs["bits"] as number, rowStride: looks[0].strides[0] };
+      const { main, quantize, temporaries, scratchBytes } = planBlockLinear(sizes);
+      const whole = (of: number): Operand => ({ of, offset: 0 });
+      const [codes, scales] = [whole(TEMPORARY), whole(TEMPORARY + 1)];
+      return {
+        command: main,
+        buffers: [codes, scales, whole(1), whole(2), whole(-1)],
+        lead: { command: quantize, buffers: [{ of: 0, offset: looks[0].offset }, codes, scales] },
+        temporaries,
+        scalars: [],
+        scratchBytes,
+        canFail: false,
+        flops: 2 * M * N * K,
       };
     },
   },

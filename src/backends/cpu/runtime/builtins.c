@@ -21,5 +21,7 @@ const Builtin nabla_builtins[] = {
     {"conv2d_dw", k_conv2d_dw},
     {"conv2d_dw_finish", k_conv2d_dw_finish},
     {"update", k_update},
+    {"block_quantize", k_block_quantize},
+    {"block_linear", k_block_linear},
 };
 const int nabla_builtin_count = sizeof nabla_builtins / sizeof *nabla_builtins;
