@@ -68,9 +68,10 @@ INLINE Numbers numbers4(const uint8_t *w) {
 }
 #else
 typedef struct { int16_t n[BLOCK]; } Numbers;
+typedef int16_t s16xw __attribute__((vector_size(W * 2), may_alias, aligned(2)));
 INLINE vi products(Numbers w, const int16_t *x) {
   vi s = {0};
-  for (int k = 0; k < BLOCK; k += W) for (int i = 0; i < W; i++) s[i] += (int32_t)w.n[k + i] * x[k + i];
+  for (int k = 0; k < BLOCK; k += W) s += __builtin_convertvector(*(const s16xw *)(w.n + k), vi) * __builtin_convertvector(*(const s16xw *)(x + k), vi);
   return s;
 }
 INLINE Numbers numbers8(const uint8_t *w) {
