@@ -348,29 +348,30 @@ export function planBlockLinear(desc: {
   readonly bits: number;
   /** Elements from a row of x to the next. */
   readonly rowStride: number;
-}): Plan<"xCodes" | "xScales" | "codes" | "scales" | "y"> & {
-  readonly quantize: CommandDesc<"x" | "xCodes" | "xScales">;
-  /** Bytes of x's codes and scales. */
-  readonly temporaries: readonly [number, number];
+}): Plan<"xCodes" | "xScales" | "xOffsets" | "codes" | "scales" | "y"> & {
+  readonly quantize: CommandDesc<"x" | "xCodes" | "xScales" | "xOffsets">;
+  /** Bytes of x's codes, scales and offsets. */
+  readonly temporaries: readonly number[];
 } {
   const { M, N, K, bits, rowStride } = desc;
-  const blocks = (M * K) / BLOCK;
+  const blocks = M * (bits === 4 ? roundUp(K / BLOCK, 4) : K / BLOCK);
+  const slack = 64; // vectors are read whole
   return {
     quantize: {
       fn: "block_quantize",
       rows: blocks,
       grain: 64,
-      buffers: ["x", "xCodes", "xScales"],
-      params: [K, rowStride],
+      buffers: ["x", "xCodes", "xScales", "xOffsets"],
+      params: [K, rowStride, bits],
     },
     main: {
       fn: "block_linear",
       rows: Math.ceil(N / BLOCK_TILE),
       grain: 1,
-      buffers: ["xCodes", "xScales", "codes", "scales", "y"],
+      buffers: ["xCodes", "xScales", "xOffsets", "codes", "scales", "y"],
       params: [M, N, K, bits],
     },
-    temporaries: [2 * M * K, 4 * blocks],
-    scratchBytes: 4 * roundUp(K / BLOCK, 16),
+    temporaries: [2 * BLOCK * blocks, 4 * blocks + slack, bits === 4 ? 16 * blocks : slack],
+    scratchBytes: 4 * (roundUp(K / BLOCK, 16) + 32),
   };
 }

@@ -347,11 +347,11 @@ export const templates: Readonly<Record<string, Template>> = {
       const sizes = { M, N, K, bits: n.attrs["bits"] as number, rowStride: looks[0].strides[0] };
       const { main, quantize, temporaries, scratchBytes } = planBlockLinear(sizes);
       const whole = (of: number): Operand => ({ of, offset: 0 });
-      const [codes, scales] = [whole(TEMPORARY), whole(TEMPORARY + 1)];
+      const integers = temporaries.map((_, i) => whole(TEMPORARY + i));
       return {
         command: main,
-        buffers: [codes, scales, whole(1), whole(2), whole(-1)],
-        lead: { command: quantize, buffers: [{ of: 0, offset: looks[0].offset }, codes, scales] },
+        buffers: [...integers, whole(1), whole(2), whole(-1)],
+        lead: { command: quantize, buffers: [{ of: 0, offset: looks[0].offset }, ...integers] },
         temporaries,
         scalars: [],
         scratchBytes,
