@@ -28,6 +28,11 @@ export interface StoredOptions {
   readonly device?: string;
 }
 
+export interface GgufOptions extends StoredOptions {
+  /** Which tensors to load. Default: all. */
+  readonly select?: (name: string) => boolean;
+}
+
 /**
  * A stored tensor as a Tensor, on `device`; `where` names it in messages. int64 comes as int32, checked. Throws DTypeError for a
  * dtype or a value that tensors here can't hold, and what reading throws.
@@ -87,7 +92,8 @@ export async function loadNpz(source: FormatSource, options: StoredOptions = {})
  * Every tensor of a GGUF file, by its name, on `device`: f32, f16 and bf16 as they are, blocks dequantised to float32. Throws
  * FormatError, and FileError where a path can't be read.
  */
-export async function loadGguf(source: FormatSource, options: StoredOptions = {}): Promise<StateDict> {
-  const stored = new Map([...(await readGguf(source)).tensors].map(([name, tensor]) => [name, storedGguf(tensor)]));
-  return loadAll(source, stored, options);
+export async function loadGguf(source: FormatSource, options: GgufOptions = {}): Promise<StateDict> {
+  const { select = () => true, ...where } = options;
+  const wanted = [...(await readGguf(source)).tensors].filter(([name]) => select(name));
+  return loadAll(source, new Map(wanted.map(([name, tensor]) => [name, storedGguf(tensor)])), where);
 }

@@ -13,6 +13,7 @@ import { Embedding, type FactoryOptions, Linear, Module, ModuleList, RMSNorm } f
 import { checkpoint, randn, Tensor } from "../tensor/index.ts";
 import { type ActivationName, activations } from "./activations.ts";
 import { attend, DecoderContext } from "./attention.ts";
+import { BlockEmbedding } from "./blocks.ts";
 import { type CreateCacheOptions, KeyValueCache } from "./cache.ts";
 import { GemmaRMSNorm } from "./gemma-norm.ts";
 import type { Packing } from "./packing.ts";
@@ -218,7 +219,7 @@ class Block extends Module {
 export class Decoder extends Module {
   readonly config: DecoderConfig;
   /** [vocabSize, hiddenSize]; the head's weight too where they are tied. */
-  embed_tokens: Embedding;
+  embed_tokens: Embedding | BlockEmbedding;
   layers: ModuleList<Block>;
   norm: Module & Norm;
   /** One a layer; layers with the same parameters share it. */
@@ -308,7 +309,10 @@ export class CausalLM extends Module {
   /** States [rows…, hiddenSize] → logits [rows…, vocabSize]. */
   #logits(hidden: Tensor): Tensor {
     const { logitSoftcap: cap } = this.config;
-    const logits = this.lm_head ? this.lm_head.forward(hidden) : F.linear(hidden, this.headWeight);
+    const { embed_tokens } = this.model;
+    const tied = (): Tensor =>
+      embed_tokens instanceof BlockEmbedding ? embed_tokens.project(hidden) : F.linear(hidden, embed_tokens.weight);
+    const logits = this.lm_head ? this.lm_head.forward(hidden) : tied();
     return cap === null ? logits : logits.div(cap).tanh().mul(cap);
   }
 

@@ -5,6 +5,7 @@
 export { HubError, type HubErrorCode, type HubOptions, modelFolder } from "../hub/index.ts";
 export { type Architecture, architectures, type Task, type Tasks } from "./architectures.ts";
 export { Bert, type BertConfig, BertForSequenceClassification, RobertaForSequenceClassification } from "./bert.ts";
+export { BlockEmbedding, BlockLinear, type BlockWeight } from "./blocks.ts";
 export { type CacheOptions, type CreateCacheOptions, KeyValueCache } from "./cache.ts";
 export { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
 export { ConvNet, type ConvNetConfig } from "./convnet.ts";
@@ -22,7 +23,7 @@ export {
 export { type Pooling, pool, type TextClassifier, type TextEncoder, type TextInput } from "./encoder.ts";
 export type { LayerReplacer } from "./from-parts.ts";
 export { G2p, graphemeIds, graphemes, loadG2p, phonemes } from "./g2p.ts";
-export { readGgufConfig, readGgufModel } from "./gguf.ts";
+export { type GgufModelOptions, type LoadedGguf, readGgufConfig, readGgufModel } from "./gguf.ts";
 export { type GgufModel, ggufModelOf, ggufTypeFor } from "./gguf-export.ts";
 export { readGgufText } from "./gguf-tokenizer.ts";
 export { ggufTokenizerMetadata, type TokenizerFiles } from "./gguf-tokenizer-export.ts";

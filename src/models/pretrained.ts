@@ -13,8 +13,9 @@ import type { Tokenizer } from "../data/tokenizer.ts";
 import { type GgufFile, load, loadTorch, readTorch, type StoredTensor } from "../formats/index.ts";
 import { readSafetensorsParts } from "../formats/safetensors-parts.ts";
 import { type HubOptions, modelFolder } from "../hub/index.ts";
-import { type FactoryOptions, type Module, type StateDict, withDeferredInit } from "../nn/index.ts";
+import { Embedding, type FactoryOptions, Linear, type Module, type StateDict, withDeferredInit } from "../nn/index.ts";
 import { type Architecture, architectures, type BuildOptions, type Task, type Tasks } from "./architectures.ts";
+import { BlockEmbedding, BlockLinear, type BlockWeight, blockShape } from "./blocks.ts";
 import { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
 import { type LayerReplacer, modelFromParts, replaceLayers } from "./from-parts.ts";
 import { readGgufModel } from "./gguf.ts";
@@ -28,6 +29,11 @@ export interface PretrainedOptions<T extends Task = "generation"> extends Omit<H
   readonly dtype?: DType;
   /** Default: the default device. */
   readonly device?: string;
+  /**
+   * Of a GGUF file: matrices in q8_0 and q4_0 stay as they are stored, a half and a quarter of bfloat16's memory, and are not learnt. Default:
+   * false, all become floating numbers.
+   */
+  readonly keepQuantized?: boolean;
   /** Classes of a classification head. One that the checkpoint lacks, or has for another number of classes, starts anew. */
   readonly numLabels?: number;
   /** Default: the one beside the weights. */
@@ -181,20 +187,59 @@ function storedDType(tensors: Readonly<StateDict>): DType {
 export function modelFrom<T extends Task = "generation">(
   config: ConfigReader | RawConfig,
   tensors: Readonly<StateDict>,
-  options: Omit<PretrainedOptions<T>, keyof HubOptions> = {},
+  options: Omit<PretrainedOptions<T>, keyof HubOptions | "keepQuantized"> & {
+    /** Weights that stay in blocks, by their keys. */
+    readonly blocks?: Readonly<Record<string, BlockWeight>>;
+  } = {},
 ): Tasks[T] {
   const reader = config instanceof ConfigReader ? config : new ConfigReader(config);
-  const { task = "generation", device, numLabels } = options;
+  const { task = "generation", device, numLabels, blocks = {} } = options;
   const architecture = architectureOf(reader, task);
   const adapted = architecture.adapt(tensors, reader);
   const dtype = options.dtype ?? storedDType(adapted);
   if (!isFloat(dtype)) throw new PretrainedError(`${reader.source}: a model's dtype must be floating, not ${dtype}`);
   const where: FactoryOptions = { dtype, ...(device === undefined ? {} : { device }) };
-  const build: BuildOptions = { numLabels: numLabels ?? reader.labels(), has: (key) => key in adapted };
+  const build: BuildOptions = {
+    numLabels: numLabels ?? reader.labels(),
+    has: (key) => key in adapted || key in blocks,
+  };
   return withDeferredInit(
     () => architecture.build(reader, where, build),
-    (model) => fill(model, adapted, architecture, reader.source, numLabels),
+    (model) => {
+      const kept = keepBlocks(model, blocks, dtype, reader.source);
+      fill(model, { ...adapted, ...kept }, architecture, reader.source, numLabels);
+    },
   ).eval() as Tasks[T];
+}
+
+/**
+ * Puts layers with these weights in the places of floating ones; gives their tensors by their keys. What the model has no layer for is
+ * among them, under its own key.
+ */
+function keepBlocks(
+  model: Module,
+  blocks: Readonly<Record<string, BlockWeight>>,
+  dtype: DType,
+  source: string,
+): StateDict {
+  const modules = new Map(model.namedModules());
+  const out: StateDict = {};
+  for (const [key, block] of Object.entries(blocks)) {
+    out[key] = block.codes;
+    const [, path, parent, name] = key.match(/^((?:(.*)\.)?([^.]+))\.weight$/) ?? [];
+    const layer = modules.get(path ?? "");
+    if (!(layer instanceof Linear || layer instanceof Embedding)) continue; // surplus
+    const [expected, found] = [layer.weight.shape, blockShape(block)].map((shape) => shape.join(", "));
+    if (expected !== found)
+      throw new PretrainedError(
+        `${source}: the tensors do not fit the configuration. "${key}" has shape [${found}], the model's is [${expected}]`,
+      );
+    out[`${key}.scales`] = block.scales;
+    const replacement =
+      layer instanceof Linear ? new BlockLinear(block, dtype, layer.bias) : new BlockEmbedding(block, dtype);
+    (modules.get(parent ?? "") as Module).replaceChild(name, replacement);
+  }
+  return out;
 }
 
 /** Gives the model its tensors; what is missing, surplus or of another shape is named all at once. */
@@ -242,11 +287,14 @@ export async function fromPretrained<T extends Task = "generation">(
   path: string,
   options: PretrainedOptions<T> = {},
 ): Promise<PretrainedModel<T>> {
-  const { onProgress, signal } = options;
+  const { onProgress, signal, keepQuantized = false } = options;
   const device = options.device === undefined ? {} : { device: options.device };
   if (/\.gguf(@[^@]*)?$/i.test(path)) {
-    const { config, tensors, source, file } = await readGgufModel(await modelFolder(path, options), device);
-    const model = modelFrom(new ConfigReader(config, source), tensors, options);
+    const { config, tensors, blocks, source, file } = await readGgufModel(await modelFolder(path, options), {
+      ...device,
+      keepQuantized,
+    });
+    const model = modelFrom(new ConfigReader(config, source), tensors, { ...options, blocks });
     if (options.replace) await replaceLayers(model, options.replace);
     return withText(model, await ggufText(file, source, path, options.tokenizer)) as PretrainedModel<T>;
   }

@@ -24,7 +24,7 @@ import { Packs } from "./packs.ts";
 import { planCopy } from "./plans.ts";
 import { type Check, chooseForm, FLAT_ROW, type Form } from "./render.ts";
 import type { Target } from "./target.ts";
-import { bytesOf, type Commands, type Guest, type Operand, type Step, TEMPORARY } from "./templates.ts";
+import { bytesOf, type Commands, type Guest, type Operand, type Step, TEMPORARY, updates } from "./templates.ts";
 
 interface Work extends Unit, Item {
   readonly reads: Buffer[];
@@ -92,7 +92,7 @@ export class Assembler {
     this.failures = around?.failures ?? [];
     this.kernelTexts = around?.kernelTexts ?? [];
     this.numScalars = around?.numScalars ?? capture.scalars.length;
-    this.lowered = lower(capture, target.hasTemplate);
+    this.lowered = lower(capture, target.hasTemplate, target.lowerRule);
     this.fuser = new Fuser(this.lowered, target.rule, fuse);
     this.hosts = new Hosts(this.fuser, this.lowered);
     // slot 0 is the arena, then the storages, then the outputs
@@ -138,6 +138,7 @@ export class Assembler {
       hostOf: this.hosts.hostOf,
       checksOf: (n) => (this.bodies.get(n)?.assembler.bodyCanFail() ? [`loop %${n.id}`] : opaqueChecks(n)),
       overwrites: (n) => n.op === "contract" && !n.shape.includes(0),
+      updates,
     });
     for (const [key, to] of this.placement.targets) this.buffers.set(key, this.slotOf(to));
     const unread = this.unreadOperands();
@@ -478,11 +479,12 @@ export class Assembler {
         label,
         reads,
         writes,
-        { fn, rows, grain, params, buffers: bound, scalars, writesState: false },
+        { fn, rows, grain, params, buffers: bound, scalars, writesState: this.isInPlace(group) },
         flops,
       );
     };
-    const lead = planned.lead && step(`pack for %${n.id}`, planned.lead, 0);
+    const isPrepared = planned.leadsInPlace === false && this.isInPlace(group);
+    const lead = planned.lead && !isPrepared && step(`pack for %${n.id}`, planned.lead, 0);
     const work = step(`${n.op} %${n.id}`, planned, planned.flops + (made?.kernel.flops ?? 0));
     if (lead) work.lead.push(lead);
     this.workOf.set(group, planned.finish ? step(`finish %${n.id}`, planned.finish, 0) : work);

@@ -28,6 +28,9 @@ export const builtins = [
   "gemm_quantized",
   "gemm_quantized_skinny",
   "dequantize",
+  "update",
+  "block_quantize",
+  "block_linear",
 ] as const;
 export type BuiltinName = (typeof builtins)[number];
 

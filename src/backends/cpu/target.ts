@@ -5,7 +5,7 @@
  */
 
 import type { Kernel } from "../../compiler/kernel.ts";
-import type { GNode, HasTemplate } from "../../compiler/lower.ts";
+import type { GNode, HasTemplate, LowerRule } from "../../compiler/lower.ts";
 import type { OpaqueRule } from "../../compiler/members.ts";
 import type { Strided } from "../../compiler/views.ts";
 import type { CommandDesc, ContractDesc, ContractPlan } from "./contract.ts";
@@ -24,12 +24,14 @@ import {
   isOpaque,
   partsBehind,
   planOpaque,
+  readsHalf,
   takesStrided,
 } from "./templates.ts";
 
 export interface Target {
   readonly rule: OpaqueRule;
   readonly hasTemplate: HasTemplate;
+  readonly lowerRule?: LowerRule;
   /** The source of a kernel: equal ones are compiled once. */
   readonly render: (kernel: Kernel, form: Form) => { source: string; checks: readonly Check[] };
   readonly planContract: (desc: ContractDesc) => ContractPlan;
@@ -57,6 +59,7 @@ export const nativeTarget = (runtime: NativeRuntime): Target => ({
     ignores,
     absorbs: takesCodes,
   },
+  lowerRule: { readsHalf },
   hasTemplate: (name, node) => name === "loop" || hasTemplate(name, node) || hasOwnKernel(node),
   render: (kernel, form) => {
     const { body, needed, hasFloat64, checks } = renderKernel(kernel, form);

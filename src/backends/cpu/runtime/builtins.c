@@ -23,5 +23,8 @@ const Builtin nabla_builtins[] = {
     {"gemm_quantized", k_gemm_quantized},
     {"gemm_quantized_skinny", k_gemm_quantized_skinny},
     {"dequantize", k_dequantize},
+    {"update", k_update},
+    {"block_quantize", k_block_quantize},
+    {"block_linear", k_block_linear},
 };
 const int nabla_builtin_count = sizeof nabla_builtins / sizeof *nabla_builtins;
