@@ -120,4 +120,8 @@ test("what is nested too deeply, or asks for memory, is refused", () => {
     attempt({ ...tokenizer, normalizer: { type: "Precompiled", precompiled_charsmap: "////////" } }, "a"),
     "refused",
   );
+  const a = { Sequence: { id: "A", type_id: 0 } };
+  const twice = { type: "TemplateProcessing", single: [a, a], pair: [a, a], special_tokens: {} };
+  const processors = new Array(40).fill(twice);
+  assert.equal(attempt({ ...tokenizer, post_processor: { type: "Sequence", processors } }, "a"), "refused");
 });

@@ -74,6 +74,9 @@ function roberta(fields: Fields): Template {
   return { single, pair: [...single, { ids: [sep], type: 0 }, { text: 1, type: 0 }, { ids: [sep], type: 0 }] };
 }
 
+/** Templates inside each other that name a text twice would double with each. */
+const mostPieces = 1000;
+
 /** One template around what another gave. */
 function around(inner: Template, outer: Template, place: string): Template {
   if (outer === bare) return inner;
@@ -81,6 +84,7 @@ function around(inner: Template, outer: Template, place: string): Template {
   const single = outer.single.flatMap((piece) =>
     "text" in piece ? inner.single.map((each) => ({ ...each, type: piece.type })) : [piece],
   );
+  if (single.length > mostPieces) throw new TokenizerError(`${place}: a text becomes more than ${mostPieces} pieces`);
   if (outer.pair.some((piece) => "text" in piece && piece.text === 1))
     throw new TokenizerError(`${place}: two post-processors that both put tokens around pairs can't be combined here`);
   return { single, pair: outer.pair };
