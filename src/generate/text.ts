@@ -65,7 +65,7 @@ export function promptIds(model: PossiblyText, prompt: Prompt, options: ChatOpti
 export function withDefaults(model: PossiblyText, options: TextOptions): TextOptions {
   const sampling = options.useGenerationConfig ? model.generationConfig : {};
   const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
-  return { stopTokens: model.stopTokens ?? [], ...sampling, ...given } as TextOptions;
+  return { stopTokens: options.stopTokens ?? model.stopTokens ?? [], ...sampling, ...given } as TextOptions;
 }
 
 /** Stop strings that are special tokens: they are not in the text, which leaves them out, but they end it. */

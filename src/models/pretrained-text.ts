@@ -26,7 +26,7 @@ export interface TextSide {
   readonly tokenizer: Tokenizer;
   /** Null where the checkpoint has none. Throws ChatTemplateError where it can't be read. */
   readonly chatTemplate: ChatTemplate | null;
-  /** The tokens after which a text has ended. */
+  /** The tokens after which a text has ended. Throws PretrainedError where the file that says so is damaged. */
   readonly stopTokens: readonly number[];
   /** How the authors sample. Greedily is a temperature of 0. */
   readonly generationConfig: GenerationConfig;
@@ -42,8 +42,8 @@ export interface LoadedText {
   readonly nameOrPath: string;
   readonly tokenizer: OrError<Tokenizer>;
   readonly chatTemplate: OrError<ChatTemplate | null>;
-  readonly stopTokens: readonly number[];
-  readonly generationConfig: GenerationConfig;
+  readonly stopTokens: OrError<readonly number[]>;
+  readonly generationConfig: OrError<GenerationConfig>;
 }
 
 export const attempt = async <T>(make: () => T | Promise<T>): Promise<OrError<T>> => {
@@ -66,8 +66,8 @@ export function withText<M extends Module>(model: M, text: LoadedText): Pretrain
     nameOrPath: property(() => text.nameOrPath),
     tokenizer: property(() => got(text.tokenizer)),
     chatTemplate: property(() => got(text.chatTemplate)),
-    stopTokens: property(() => text.stopTokens),
-    generationConfig: property(() => text.generationConfig),
+    stopTokens: property(() => got(text.stopTokens)),
+    generationConfig: property(() => got(text.generationConfig)),
   }) as Pretrained<M>;
 }
 
@@ -142,34 +142,31 @@ async function templateOf(folder: string, config: Json): Promise<string | null> 
   );
 }
 
-/**
- * Reads the text side of a folder, which was asked for as `nameOrPath`. A tokenizer or a template that is missing or damaged is told to whoever uses it; throws
- * PretrainedError where a file with settings is not JSON.
- */
+/** Reads the text side of a folder, which was asked for as `nameOrPath`. What is missing or damaged is told to whoever uses it. */
 export async function readText(
   folder: string,
   nameOrPath: string,
   config: ConfigReader,
   given: Tokenizer | undefined,
 ): Promise<LoadedText> {
-  const settings = await optionalJson(folder, "tokenizer_config.json");
-  const sampling = await optionalJson(folder, "generation_config.json");
+  const settings = await attempt(() => optionalJson(folder, "tokenizer_config.json"));
+  const sampling = await attempt(() => optionalJson(folder, "generation_config.json"));
   const tokenizer = await attempt(() => given ?? tokenizerIn(folder));
   const chatTemplate = await attempt(async () => {
-    const template = await templateOf(folder, settings);
-    const tokens = { bosToken: tokenText(settings["bos_token"]), eosToken: tokenText(settings["eos_token"]) };
+    const json = got(settings);
+    const template = await templateOf(folder, json);
+    const tokens = { bosToken: tokenText(json["bos_token"]), eosToken: tokenText(json["eos_token"]) };
     return template === null ? null : ChatTemplate.create(template, tokens);
   });
-  const named = [sampling["eos_token_id"], config.raw["eos_token_id"]].map(idsOf).find(({ length }) => length > 0);
-  const end = tokenText(settings["eos_token"]);
-  const own = "value" in tokenizer && end !== "" ? tokenizer.value.tokenId(end) : undefined;
-  return {
-    nameOrPath,
-    tokenizer,
-    chatTemplate,
-    stopTokens: named ?? idsOf(own),
-    generationConfig: samplingOf(sampling),
-  };
+  const stopTokens = await attempt(() => {
+    const fields = [got(sampling)["eos_token_id"], config.raw["eos_token_id"]];
+    const named = fields.map(idsOf).find(({ length }) => length > 0);
+    if (named) return named;
+    const end = tokenText(got(settings)["eos_token"]);
+    return end === "" ? [] : idsOf(got(tokenizer).tokenId(end));
+  });
+  const generationConfig = await attempt(() => samplingOf(got(sampling)));
+  return { nameOrPath, tokenizer, chatTemplate, stopTokens, generationConfig };
 }
 
 async function tokenizerIn(folder: string): Promise<Tokenizer> {

@@ -325,7 +325,7 @@ async function ggufText(
   const text = await attempt(() => readGgufText(file, source));
   if ("error" in text) {
     const tokenizer = given ? { value: given } : text;
-    return { nameOrPath, tokenizer, chatTemplate: text, stopTokens: [], generationConfig: {} };
+    return { nameOrPath, tokenizer, chatTemplate: text, stopTokens: { value: [] }, generationConfig: { value: {} } };
   }
   const { tokenizer, chatTemplate, bosToken, eosToken, stopTokens } = text.value;
   return {
@@ -334,7 +334,7 @@ async function ggufText(
     chatTemplate: await attempt(() =>
       chatTemplate === null ? null : ChatTemplate.create(chatTemplate, { bosToken, eosToken }),
     ),
-    stopTokens,
-    generationConfig: {},
+    stopTokens: { value: stopTokens },
+    generationConfig: { value: {} },
   };
 }

@@ -227,7 +227,12 @@ describe("what a checkpoint says of text", () => {
     const damaged = await fromPretrained(folder, { dtype: "float32" });
     assert.throws(() => damaged.tokenizer, { name: "TokenizerError", message: /not valid JSON/ });
     writeFileSync(join(folder, "generation_config.json"), "[1]");
-    await assert.rejects(fromPretrained(folder), /generation_config\.json: must be a JSON object/);
+    const unsettled = await fromPretrained(folder, { dtype: "float32", tokenizer });
+    assert.equal((await generate(unsettled, [1, 2], { maxNewTokens: 3 })).length, 3);
+    await assert.rejects(
+      generate(unsettled, "a", { maxNewTokens: 3 }).text(),
+      /generation_config\.json: must be a JSON/,
+    );
   });
 
   test("the tokenizer inside a GGUF file encodes as the tokenizer.json that it was made of", () => {
