@@ -8,6 +8,7 @@ import { readBytes } from "../data/source.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import type { Module } from "../nn/index.ts";
 import { type ConfigReader, PretrainedError } from "./config.ts";
+import { olderTokenizer } from "./older-tokenizers.ts";
 
 /** `generation_config.json`'s sampling, by our names; what it does not say is absent. */
 export interface GenerationConfig {
@@ -151,7 +152,7 @@ export async function readText(
 ): Promise<LoadedText> {
   const settings = await attempt(() => optionalJson(folder, "tokenizer_config.json"));
   const sampling = await attempt(() => optionalJson(folder, "generation_config.json"));
-  const tokenizer = await attempt(() => given ?? tokenizerIn(folder));
+  const tokenizer = await attempt(() => given ?? tokenizerIn(folder, config.raw["model_type"]));
   const chatTemplate = await attempt(async () => {
     const json = got(settings);
     const template = await templateOf(folder, json);
@@ -169,12 +170,15 @@ export async function readText(
   return { nameOrPath, tokenizer, chatTemplate, stopTokens, generationConfig };
 }
 
-async function tokenizerIn(folder: string): Promise<Tokenizer> {
+async function tokenizerIn(folder: string, modelType: unknown): Promise<Tokenizer> {
   try {
     return await loadTokenizer(join(folder, "tokenizer.json"));
   } catch (error) {
     const { code } = error as { code?: string };
     if (code !== "ENOENT" && code !== "HTTP404") throw error;
+    const settings = await optionalJson(folder, "tokenizer_config.json");
+    const older = await olderTokenizer(modelType, { read: (name) => optionalText(folder, name), settings, folder });
+    if (older) return older;
     throw new PretrainedError(
       `${folder}: there is no tokenizer.json; give a tokenizer: fromPretrained(…, { tokenizer: await loadTokenizer(…) })`,
     );

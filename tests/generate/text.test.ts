@@ -267,6 +267,39 @@ describe("what a checkpoint says of text", () => {
     }
   });
 
+  test("vocab.txt, or vocab.json with merges.txt, stand in for a tokenizer.json that is not there", async () => {
+    const fixtures = join(root, "tests/parity/fixtures");
+    const kinds = JSON.parse(readFileSync(join(fixtures, "tokenizers.json"), "utf8"));
+    const gpt2 = JSON.parse(readFileSync(join(root, "tests/data/fixtures/bpe-parity.json"), "utf8"));
+    const wordPieces = Object.entries<number>(kinds["bert-like"].tokenizer.model.vocab).sort(([, a], [, b]) => a - b);
+    const { vocab, merges } = gpt2.tokenizer.model;
+    const lines = merges.map((pair: string | string[]) => (typeof pair === "string" ? pair : pair.join(" ")));
+    const rows = [
+      [
+        "bert",
+        { "vocab.txt": wordPieces.map(([token]) => `${token}\n`).join("") },
+        kinds["bert-like"].cases,
+        "features",
+      ],
+      [
+        "gpt2",
+        { "vocab.json": JSON.stringify(vocab), "merges.txt": `#version: 0.2\n${lines.join("\n")}\n` },
+        gpt2.cases,
+        "generation",
+      ],
+    ] as const;
+    for (const [name, files, cases, task] of rows) {
+      const folder = join(room, name);
+      await cp(join(fixtures, "pretrained", name), folder, { recursive: true });
+      for (const [file, content] of Object.entries(files)) writeFileSync(join(folder, file), content);
+      const { tokenizer } = await fromPretrained(folder, { task });
+      for (const { text, ids } of cases) assert.deepEqual([...tokenizer.encode(text)], ids, JSON.stringify(text));
+      writeFileSync(join(folder, Object.keys(files)[0]), "[PAD]\n");
+      const damaged = await fromPretrained(folder, { task });
+      assert.throws(() => damaged.tokenizer, /vocab\.(txt has no \[SEP\]|json is not valid JSON)/);
+    }
+  });
+
   test("stories260K, from its GGUF alone, tells the text that llama2.c tells", {
     skip: !existsSync(data) && "no test data here (NABLA_TEST_DATA)",
   }, async () => {
