@@ -14,8 +14,9 @@ import {
 import { type Added, addedToken, type Section, sectioner } from "./added-tokens.ts";
 import { type Decoder, decoderOf, spaced } from "./decoders.ts";
 import { Fields } from "./fields.ts";
+import { mostNormalized } from "./limits.ts";
 import { modelOf, type TokenModel } from "./models.ts";
-import { type Normalizer, normalizerOf } from "./normalizers.ts";
+import { normalizerOf } from "./normalizers.ts";
 import { bare, type Piece, type Template, templateOf } from "./post-processors.ts";
 import { type PreTokenizer, preTokenizerOf } from "./pre-tokenizers.ts";
 
@@ -59,12 +60,18 @@ function truncationOf(fields: Fields): Truncation {
   };
 }
 
+/** The longest context of a model has some millions. */
+const mostPadding = 1 << 24;
+
 function paddingOf(fields: Fields): Padding {
   const strategy = fields.raw["strategy"];
   const length = strategy === "BatchLongest" ? null : fields.part("strategy").whole("Fixed");
+  const multipleOf = fields.has("pad_to_multiple_of") ? fields.whole("pad_to_multiple_of", undefined, 1) : null;
+  if (Math.max(length ?? 0, multipleOf ?? 0) > mostPadding)
+    throw new TokenizerError(`${fields.place}: more than the ${mostPadding} tokens that are filled up at most`);
   return {
     length,
-    multipleOf: fields.has("pad_to_multiple_of") ? fields.whole("pad_to_multiple_of", undefined, 1) : null,
+    multipleOf,
     direction: fields.choice("direction", ["Right", "Left"], "Right"),
     id: fields.whole("pad_id", 0),
     typeId: fields.whole("pad_type_id", 0),
@@ -109,7 +116,8 @@ export class PipelineTokenizer implements Tokenizer {
     this.#json = fields.raw;
     this.#model = modelOf(fields.part("model"));
     this.kind = names[fields.part("model").choice("type", ["BPE", "WordPiece", "WordLevel", "Unigram"], "BPE")];
-    const normalize: Normalizer = optional("normalizer", normalizerOf) ?? ((text) => text);
+    const normalizer = optional("normalizer", normalizerOf);
+    const normalize = (text: string): string => (normalizer ? normalizer(text, mostNormalized(text)) : text);
     const added: Added[] = fields.parts("added_tokens").map(addedToken);
     this.#sections = sectioner(added, normalize);
     this.#split = optional("pre_tokenizer", preTokenizerOf);
