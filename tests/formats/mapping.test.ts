@@ -12,6 +12,7 @@ import { foreignOf } from "../../src/core/foreign.ts";
 import { setDevice } from "../../src/execution/index.ts";
 import { formatSafetensors, load, readSafetensors, SafetensorsError } from "../../src/formats/index.ts";
 import { Linear } from "../../src/nn/index.ts";
+import { backendsUnderTest } from "../support/backends.ts";
 import { whyNoCpu } from "../support/cpu.ts";
 
 const rows = 600;
@@ -147,6 +148,20 @@ test("the cpu backend uses a mapped weight where it lies, and its updates do not
   assert.deepEqual(await readFile(path), Buffer.from(shifted(file, 4)));
   assert.deepEqual((await (await load(path))["a"].data()).subarray(0, 100), a.subarray(0, 100));
 });
+
+for (const { name } of await backendsUnderTest())
+  test(`weights of a mapped file compute on ${name}`, async () => {
+    const path = await written(file);
+    const { a: weight, b: half } = await load(path, { device: name });
+    const x = weight.mul(2).sum([1]);
+    const expected = Array.from({ length: rows }, (_, r) =>
+      a.subarray(r * columns, (r + 1) * columns).reduce((sum, v) => sum + 2 * v, 0),
+    );
+    const got = await x.data();
+    for (let r = 0; r < rows; r++) assert.ok(Math.abs(got[r] - expected[r]) < 1e-3, `${r}: ${got[r]} ${expected[r]}`);
+    assert.equal((await half.to("float32").data())[1], new Float32Array(Uint32Array.of(b[1] << 16).buffer)[0]);
+    assert.deepEqual(await readFile(path), Buffer.from(file));
+  });
 
 test("a file may be replaced by another of its name while it is in use", async () => {
   const path = await written(file);

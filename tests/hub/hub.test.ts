@@ -9,6 +9,7 @@ import { after, before, beforeEach, type TestContext, test } from "node:test";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { setDevice } from "../../src/execution/index.ts";
 import { HubError, type HubErrorCode, type HubOptions, modelFolder } from "../../src/hub/index.ts";
+import { modelFolder as onPage } from "../../src/hub/model-folder.browser.ts";
 import { parseModelName } from "../../src/hub/model-name.ts";
 import { fromPretrained, PretrainedError } from "../../src/models/index.ts";
 import { etagOf, FakeHub, type FakeRepository, noise, sha256 } from "./server.ts";
@@ -227,6 +228,11 @@ test("what has no room on the disk is not begun", async () => {
     hub.seen.filter(({ at }) => at === "cdn"),
     [],
   );
+});
+
+test("a page is told that it has to fetch a model itself", async () => {
+  assert.equal(await onPage("models/my/folder"), "models/my/folder");
+  await refused(onPage("org/plain"), "BROWSER", /a page does not download from the hub.*modelFrom/);
 });
 
 test("a file list that leads outside of the folder is refused", async () => {
