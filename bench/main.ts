@@ -9,7 +9,7 @@ import { cpuFlags } from "./support/sides.ts";
 
 const names = [
   ...["gemm", "gpt", "nanogpt-cpu", "mlp", "cnn", "tiny", "decode"],
-  ...["memory", "start", "two", "javascript", "wasm", "webgpu"],
+  ...["memory", "start", "load", "two", "javascript", "wasm", "webgpu"],
 ] as const;
 
 function usage(message: string): never {

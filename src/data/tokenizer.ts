@@ -6,7 +6,7 @@ import { type BpePieces, ByteLevelBpe } from "./bpe.ts";
 import { elsewhere } from "./elsewhere.ts";
 import { isFolder } from "./files.ts";
 import { join } from "./path.ts";
-import { pathOf, type ReadOptions, readBytes, type Source, sourceName } from "./source.ts";
+import { pathOf, type ReadOptions, readAtMost, type Source, sourceName } from "./source.ts";
 import {
   type DecodeStream,
   saveTokenizer,
@@ -17,6 +17,7 @@ import {
   tokensById,
   vocabEntries,
 } from "./tokenizer-json.ts";
+import { checkAdded, checkStructure, mostBytes, tooLarge } from "./tokenizers/limits.ts";
 import { PipelineTokenizer } from "./tokenizers/pipeline.ts";
 
 export { type BpeTrainingOptions, ByteLevelBpe } from "./bpe.ts";
@@ -175,7 +176,9 @@ export async function loadTokenizer(source: Source, options: ReadOptions = {}): 
   const path = pathOf(source);
   const place = path !== null && (await isFolder(path)) ? join(path, "tokenizer.json") : source;
   const file = sourceName(place);
-  const bytes = await readBytes(place, options);
+  const bytes = await readAtMost(place, mostBytes, options);
+  if (bytes === null) throw tooLarge(file, null);
+  checkStructure(bytes, file);
   let json: object;
   try {
     json = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
@@ -190,6 +193,7 @@ export function tokenizerFromJSON(from: object, file = "tokenizer.json"): Tokeni
   const json = from as TokenizerJson; // what it really is, each kind looks at itself
   if (typeof json !== "object" || json === null || typeof json.model !== "object" || json.model === null)
     throw new TokenizerError(`${file}: not a tokenizer.json: it has no "model"`);
+  checkAdded(json.added_tokens, file);
   try {
     const kind = kinds.find((k) => k.recognises(json))!; // the last reads all
     return kind.fromJSON(json, file);

@@ -24,3 +24,10 @@ export class HubError extends NablaError {
     this.status = options.status ?? null;
   }
 }
+
+/** The error for who may have meant a folder: a name of the hub looks like a path of two parts. */
+export const notHereEither = ({ code, message, status, cause }: HubError, path: string): HubError =>
+  new HubError(code, `${message}. (It was looked for on the hub because there is no folder "${path}" here.)`, {
+    cause,
+    ...(status === null ? {} : { status }),
+  });

@@ -6,7 +6,7 @@ import { readFile, stat, statfs } from "node:fs/promises";
 import { join } from "node:path";
 import { isCommit, isFile, ModelCache } from "./cache.ts";
 import { describeFile, fetchBlob, type RemoteFile } from "./download.ts";
-import { HubError } from "./errors.ts";
+import { HubError, notHereEither } from "./errors.ts";
 import { isInside, type ModelName, parseModelName } from "./model-name.ts";
 import { ask, isPassing, refusal, withRetries } from "./request.ts";
 import { type HubOptions, type HubSettings, hubSettings } from "./settings.ts";
@@ -218,6 +218,10 @@ export async function modelFolder(model: string, options: HubOptions = {}): Prom
   options.signal?.throwIfAborted();
   const settings = await hubSettings(options);
   const cache = new ModelCache(settings.cacheFolder, name);
-  const folder = await (settings.offline ? cached(name, cache, options) : fetched(name, cache, settings, options));
+  const work = settings.offline ? cached(name, cache, options) : fetched(name, cache, settings, options);
+  const folder = await work.catch((error) => {
+    const isMissing = error instanceof HubError && /^(ACCESS|NOT_FOUND|OFFLINE|NETWORK)$/.test(error.code);
+    throw isMissing ? notHereEither(error, name.file === null ? name.id : `${name.id}/${name.file}`) : error;
+  });
   return name.file === null ? folder : join(folder, name.file);
 }

@@ -9,6 +9,7 @@ import { after, before, beforeEach, type TestContext, test } from "node:test";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { setDevice } from "../../src/execution/index.ts";
 import { HubError, type HubErrorCode, type HubOptions, modelFolder } from "../../src/hub/index.ts";
+import { modelFolder as onPage } from "../../src/hub/model-folder.browser.ts";
 import { parseModelName } from "../../src/hub/model-name.ts";
 import { fromPretrained, PretrainedError } from "../../src/models/index.ts";
 import { etagOf, FakeHub, type FakeRepository, noise, sha256 } from "./server.ts";
@@ -201,6 +202,37 @@ test("what is missing or not allowed is said with what to do", async () => {
   await refused(modelFolder("org/other", { ...options, offline: true }), "OFFLINE", /not in the cache.*HF_HUB_OFFLINE/);
   hub.faults.set("GET /api/models/org/plain/revision/main", [{ body: text("<html>a portal</html>") }]);
   await refused(modelFolder("org/plain", options), "SERVER", /not JSON; is this a hub\? check HF_ENDPOINT/);
+});
+
+test("who may have meant a folder is told that there is none", async () => {
+  for (const more of [{}, { offline: true }, { endpoint: "http://127.0.0.1:9", retries: { times: 0, delay: 1 } }])
+    await assert.rejects(modelFolder("runs/ft", { ...options, ...more }), /there is no folder "runs\/ft" here/);
+});
+
+test("a repository that was renamed is found under its old name, with the token", async () => {
+  hub.repositories.set("org/new", { ...plain, token: "hf_x" });
+  hub.repositories.set("org/old", { ...plain, movedTo: "org/new" });
+  const folder = await modelFolder("org/old", { ...options, token: "hf_x" });
+  assert.equal(folder, join(cacheFolder, "models--org--old", "snapshots", commit));
+  assert.deepEqual(new Uint8Array(await readFile(join(folder, "model.safetensors"))), big);
+});
+
+test("what has no room on the disk is not begun", async () => {
+  hub.repositories.set("org/huge", { ...plain, claims: { "model.safetensors": 2 ** 52 } });
+  await refused(
+    modelFolder("org/huge", options),
+    "ENOSPC",
+    /MiB are to come, but the disk has \d+ MiB left; free some space/,
+  );
+  assert.deepEqual(
+    hub.seen.filter(({ at }) => at === "cdn"),
+    [],
+  );
+});
+
+test("a page is told that it has to fetch a model itself", async () => {
+  assert.equal(await onPage("models/my/folder"), "models/my/folder");
+  await refused(onPage("org/plain"), "BROWSER", /a page does not download from the hub.*modelFrom/);
 });
 
 test("a file list that leads outside of the folder is refused", async () => {

@@ -14,6 +14,10 @@ export interface FakeRepository {
   /** Who may read it; left out: everybody. */
   readonly token?: string;
   readonly gated?: boolean;
+  /** The name that it has now: every request is sent on, relative to the same host. */
+  readonly movedTo?: string;
+  /** Sizes of large files as the hub tells them, where they are not true. */
+  readonly claims?: Readonly<Record<string, number>>;
 }
 
 /** What goes wrong with the next request of a path: a status, or a body that ends after so many bytes, or silence. */
@@ -118,6 +122,10 @@ export class FakeHub {
       response.setHeader("x-error-message", `the message of ${code}`);
       response.writeHead(status).end();
     };
+    if (repository?.movedTo) {
+      response.writeHead(307, { location: path.replace(id, repository.movedTo) }).end();
+      return;
+    }
     const allowed = repository?.token === undefined || authorization === `Bearer ${repository.token}`;
     if (!repository) refuse(authorization ? 404 : 401, "RepoNotFound");
     else if (repository.gated && !allowed) refuse(authorization ? 403 : 401, "GatedRepo");
@@ -134,7 +142,7 @@ export class FakeHub {
       response.setHeader("x-repo-commit", repository.commit);
       if (isLarge(name)) {
         response.setHeader("x-linked-etag", `"${sha256(bytes)}"`);
-        response.setHeader("x-linked-size", bytes.length);
+        response.setHeader("x-linked-size", repository.claims?.[name] ?? bytes.length);
         response.setHeader("etag", '"that of the redirect"');
         response.writeHead(302, { location: `${this.#cdnAddress}/${id}/${name}?signature=abc` }).end();
       } else {

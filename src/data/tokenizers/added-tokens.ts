@@ -1,7 +1,6 @@
 /** Tokens that are found in a text before anything else is done with it: special tokens, and those that users added. */
 import { TokenizerError } from "../errors.ts";
 import type { Fields } from "./fields.ts";
-import type { Normalizer } from "./normalizers.ts";
 import { rustWordCharacters, trimEnd, trimStart } from "./unicode.ts";
 import { mostTokens } from "./vocabulary.ts";
 
@@ -82,7 +81,7 @@ export class AddedFinder {
 }
 
 /** Both rounds: in the text as it is, and what is left of it once it has been normalized. */
-export function sectioner(added: readonly Added[], normalize: Normalizer): (text: string) => Section[] {
+export function sectioner(added: readonly Added[], normalize: (text: string) => string): (text: string) => Section[] {
   const ids = new Map<string, number>();
   for (const { content, id } of added) {
     if ((ids.get(content) ?? id) !== id)

@@ -3,6 +3,7 @@
  * the bytes of a character to the place of its replacement in one long text.
  */
 import { TokenizerError } from "../errors.ts";
+import { grown } from "./limits.ts";
 import { utf8 } from "./unicode.ts";
 
 const offsetOf = (unit: number): number => (unit >>> 10) << ((unit & 0x200) >>> 6);
@@ -23,17 +24,20 @@ export class CharsMap {
     if (!(length % 4 === 0 && length > 0 && 4 + length <= blob.length))
       throw new TokenizerError(`${place}: the map of characters is damaged; ${blob.length} bytes hold no trie`);
     const units = new DataView(blob.buffer, blob.byteOffset + 4, length);
-    this.#units = Uint32Array.from({ length: length / 4 }, (_, i) => units.getUint32(4 * i, true));
+    this.#units = new Uint32Array(length / 4);
+    for (let i = 0; i < this.#units.length; i++) this.#units[i] = units.getUint32(4 * i, true);
     this.#texts = blob.subarray(4 + length);
   }
 
-  normalize(text: string): string {
+  /** Throws TokenizerError where the result would be longer than `most`. */
+  normalize(text: string, most: number): string {
     let out = "";
     for (const { segment } of this.#clusters.segment(text)) {
       const bytes = utf8.encode(segment);
       const whole = bytes.length < longestCluster ? this.#replacement(bytes) : null;
       if (whole !== null) out += whole;
       else for (const character of segment) out += this.#replacement(utf8.encode(character)) ?? character;
+      if (out.length > most) throw grown(most);
     }
     return out;
   }

@@ -2,10 +2,12 @@
 import { TokenizerError } from "../errors.ts";
 import { CharsMap } from "./charsmap.ts";
 import type { Fields } from "./fields.ts";
+import { grown } from "./limits.ts";
 import { patternOf } from "./pattern.ts";
 import { ideograph, inByteCharacters, lowercase, pattern, trimEnd, trimStart, whiteSpace } from "./unicode.ts";
 
-export type Normalizer = (text: string) => string;
+/** `most`: how long the result may be. Throws TokenizerError where it would be longer. */
+export type Normalizer = (text: string, most: number) => string;
 
 const unicode = (form: "NFC" | "NFD" | "NFKC" | "NFKD") => (): Normalizer => (text) => text.normalize(form);
 
@@ -30,25 +32,38 @@ function bert(fields: Fields): Normalizer {
   };
 }
 
+/** In base64: SentencePiece's own have some 300,000. */
+const mostBlob = 8 << 20;
+
 function precompiled(fields: Fields): Normalizer {
   const place = `${fields.place}.precompiled_charsmap`;
   if (!fields.has("precompiled_charsmap")) return (text) => text;
+  const text = fields.text("precompiled_charsmap");
+  if (text.length > mostBlob)
+    throw new TokenizerError(`${place}: ${text.length} characters; at most ${mostBlob} are read`);
   let blob: Uint8Array;
   try {
-    blob = Uint8Array.from(atob(fields.text("precompiled_charsmap")), (c) => c.charCodeAt(0));
+    const bytes = atob(text);
+    blob = new Uint8Array(bytes.length);
+    for (let i = 0; i < bytes.length; i++) blob[i] = bytes.charCodeAt(i);
   } catch (error) {
     if (error instanceof TokenizerError) throw error;
     throw new TokenizerError(`${place} is not valid base64`);
   }
   if (blob.length === 0) return (text) => text;
   const map = new CharsMap(blob, place);
-  return (text) => map.normalize(text);
+  return (text, most) => map.normalize(text, most);
 }
 
 const kinds: Readonly<Record<string, (fields: Fields) => Normalizer>> = {
   Sequence: (fields) => {
     const steps = fields.parts("normalizers").map(normalizerOf);
-    return (text) => steps.reduce((out, step) => step(out), text);
+    return (text, most) =>
+      steps.reduce((before, step) => {
+        const out = step(before, most);
+        if (out.length > most) throw grown(most);
+        return out;
+      }, text);
   },
   BertNormalizer: bert,
   Precompiled: precompiled,
@@ -68,12 +83,23 @@ const kinds: Readonly<Record<string, (fields: Fields) => Normalizer>> = {
   },
   Prepend: (fields) => {
     const beginning = fields.text("prepend");
-    return (text) => (text === "" ? text : beginning + text);
+    return (text, most) => {
+      if (beginning.length + text.length > most) throw grown(most);
+      return text === "" ? text : beginning + text;
+    };
   },
   Replace: (fields) => {
     const found = patternOf(fields);
     const content = fields.text("content");
-    return (text) => (found === null ? text : text.replace(found, () => content));
+    return (text, most) => {
+      if (found === null) return text;
+      // counted only where it could be too much
+      if (content.length * (text.length + 1) > most) {
+        let length = text.length;
+        for (const _ of text.matchAll(found)) if ((length += content.length) > most) throw grown(most);
+      }
+      return text.replace(found, () => content);
+    };
   },
   ByteLevel: () => inByteCharacters,
 };

@@ -59,11 +59,20 @@ function bothCases(character: string): string {
   return `[${lower}${upper}${{ s: "ſ", k: "\u212a" }[lower] ?? ""}]`;
 }
 
+/** Repetitions of up to so many are not many. */
+const few = 8;
+
+/** The most repetitions of {3}, {3,}, {,3} or {3,5}. */
+const largest = ([, from, comma, to]: RegExpExecArray): number =>
+  to !== "" ? Number(to) : comma === "" ? Number(from) : Number.POSITIVE_INFINITY;
+
 class Translator {
   readonly #source: string;
   readonly #place: string;
   #at = 0;
   #atomic = 0;
+  /** Choices so far that matching may come back to: repetitions of any number, and alternatives. */
+  #choices = 0;
 
   constructor(source: string, place: string) {
     this.#source = source;
@@ -110,6 +119,7 @@ class Translator {
     while (this.#at < this.#source.length && this.#source[this.#at] !== ")") {
       if (this.#take("|")) {
         out += "|";
+        this.#choices++;
         continue;
       }
       const options = this.#match(/\(\?(i?)(?:-(i?))?\)/y); // from here to the end of the group
@@ -117,12 +127,15 @@ class Translator {
         out += `(?:${this.#alternatives(options[1] === "i" || (options[2] !== "i" && fold))})`;
         break;
       }
-      out += this.#quantified(this.#atom(fold));
+      const before = this.#choices;
+      const atom = this.#atom(fold);
+      out += this.#quantified(atom, before);
     }
     return out;
   }
 
-  #quantified(atom: string): string {
+  /** `before`: how many choices there were before the atom. */
+  #quantified(atom: string, before: number): string {
     let out = atom;
     for (;;) {
       const simple = this.#match(/[*+?]/y);
@@ -132,9 +145,17 @@ class Translator {
       const quantifier = simple
         ? simple[0]
         : `{${counted?.[1] === "" ? "0" : counted?.[1]}${counted?.[2]}${counted?.[3]}}`;
+      const most = simple ? (simple[0] === "?" ? 1 : Number.POSITIVE_INFINITY) : largest(counted as RegExpExecArray);
+      const many = most > few;
+      // each choice inside is made anew in each repetition: 2ⁿ ways to fail on a text that does not match
+      if (many && this.#choices > before)
+        throw this.#error("a repetition of what can match in several ways, which may take for ever,");
+      if (simple || counted?.[2]) this.#choices++;
       // Ruby has possessive forms of the simple quantifiers only
-      if (simple && this.#take("+")) out = this.#once(`${out}${quantifier}`);
-      else if (this.#take("?")) out = `(?:${out}${quantifier}?)`;
+      if (simple && this.#take("+")) {
+        out = this.#once(`${out}${quantifier}`);
+        this.#choices = before;
+      } else if (this.#take("?")) out = `(?:${out}${quantifier}?)`;
       else out = `(?:${out}${quantifier})`;
     }
   }
@@ -157,9 +178,12 @@ class Translator {
     const kind = start?.[0] ?? "";
     if (kind.startsWith("?#")) return this.#closed("(?:)");
     const folds = start?.[1] === "i" || (start?.[2] !== "i" && fold);
+    const before = this.#choices;
     const inner = this.#alternatives(folds);
+    const looks = /^\?(?:<?[=!])$/.test(kind);
+    if (looks || kind === "?>") this.#choices = before; // once they have matched they are not tried again
     if (kind === "?>") return this.#closed(this.#once(inner));
-    const opening = /^\?(?:<?[=!])$/.test(kind) ? kind : "?:";
+    const opening = looks ? kind : "?:";
     return this.#closed(`(${opening}${inner})`);
   }
   #closed(out: string): string {
@@ -237,7 +261,9 @@ export function patternOf(fields: Fields): RegExp | null {
   if (from.has("String")) return literal(from.text("String"));
   const source = new Translator(from.text("Regex"), place).translate();
   try {
-    return new RegExp(source, "gv");
+    const made = new RegExp(source, "gv");
+    made.test(""); // what is too large shows only when it is first used
+    return made;
   } catch (error) {
     throw new TokenizerError(`${place}: the regular expression can't be used: ${(error as Error).message}`);
   }

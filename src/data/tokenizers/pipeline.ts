@@ -14,8 +14,9 @@ import {
 import { type Added, addedToken, type Section, sectioner } from "./added-tokens.ts";
 import { type Decoder, decoderOf, spaced } from "./decoders.ts";
 import { Fields } from "./fields.ts";
+import { mostNormalized } from "./limits.ts";
 import { modelOf, type TokenModel } from "./models.ts";
-import { type Normalizer, normalizerOf } from "./normalizers.ts";
+import { normalizerOf } from "./normalizers.ts";
 import { bare, type Piece, type Template, templateOf } from "./post-processors.ts";
 import { type PreTokenizer, preTokenizerOf } from "./pre-tokenizers.ts";
 
@@ -110,7 +111,8 @@ export class PipelineTokenizer implements Tokenizer {
     this.#json = fields.raw;
     this.#model = modelOf(fields.part("model"));
     this.kind = names[fields.part("model").choice("type", ["BPE", "WordPiece", "WordLevel", "Unigram"], "BPE")];
-    const normalize: Normalizer = optional("normalizer", normalizerOf) ?? ((text) => text);
+    const normalizer = optional("normalizer", normalizerOf);
+    const normalize = (text: string): string => (normalizer ? normalizer(text, mostNormalized(text)) : text);
     const added: Added[] = fields.parts("added_tokens").map(addedToken);
     this.#sections = sectioner(added, normalize);
     this.#split = optional("pre_tokenizer", preTokenizerOf);

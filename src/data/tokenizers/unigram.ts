@@ -1,6 +1,7 @@
 /** The Unigram model (Kudo 2018): of all ways to cut a text into tokens the one whose logarithmic probabilities sum highest. */
 import { TokenizerError } from "../errors.ts";
 import type { Fields } from "./fields.ts";
+import { mostPieces } from "./limits.ts";
 import { byteIds, mostTokens, type TokenModel } from "./vocabulary.ts";
 
 /** How much less likely than the unlikeliest token an unknown character is (SentencePiece's kUnkPenalty). */
@@ -41,6 +42,7 @@ function readPieces(fields: Fields): { tokens: string[]; scores: Float64Array } 
   const list = fields.list("vocab");
   if (list.length === 0 || list.length >= mostTokens) throw fields.wrong("vocab", `1 … ${mostTokens - 1} tokens`);
   const scores = new Float64Array(list.length);
+  let characters = 0;
   const tokens = list.map((pair, i) => {
     const [token, score] = Array.isArray(pair) ? (pair as unknown[]) : [];
     if (typeof token !== "string" || typeof score !== "number")
@@ -48,6 +50,11 @@ function readPieces(fields: Fields): { tokens: string[]; scores: Float64Array } 
         `${fields.place}.vocab[${i}] must be a token and its score, got ${JSON.stringify(pair)}`,
       );
     scores[i] = score;
+    characters += token.length;
+    if (characters > mostPieces)
+      throw new TokenizerError(
+        `${fields.place}.vocab[${i}]: ${characters} characters up to here; at most ${mostPieces} in all are read`,
+      );
     return token;
   });
   return { tokens, scores };
