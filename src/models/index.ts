@@ -17,6 +17,7 @@ export {
   type EmbedOptions,
   embed,
   readEmbeddingSettings,
+  type SentenceEncoder,
 } from "./embed.ts";
 export { type Pooling, pool, type TextClassifier, type TextEncoder, type TextInput } from "./encoder.ts";
 export { readGgufModel } from "./gguf.ts";

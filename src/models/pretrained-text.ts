@@ -8,6 +8,7 @@ import { readBytes } from "../data/source.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import type { Module } from "../nn/index.ts";
 import { type ConfigReader, PretrainedError } from "./config.ts";
+import { type EmbeddingSettings, readEmbeddingSettings } from "./embed.ts";
 
 /** `generation_config.json`'s sampling, by our names; what it does not say is absent. */
 export interface GenerationConfig {
@@ -30,6 +31,8 @@ export interface TextSide {
   readonly stopTokens: readonly number[];
   /** How the authors sample. Greedily is a temperature of 0. */
   readonly generationConfig: GenerationConfig;
+  /** How an encoder's states become one vector; null of a GGUF file. Throws PretrainedError for a step that is not known. */
+  readonly embeddingSettings: EmbeddingSettings | null;
 }
 
 /** A model that knows its text. */
@@ -44,6 +47,7 @@ export interface LoadedText {
   readonly chatTemplate: OrError<ChatTemplate | null>;
   readonly stopTokens: readonly number[];
   readonly generationConfig: GenerationConfig;
+  readonly embeddingSettings?: OrError<EmbeddingSettings>;
 }
 
 export const attempt = async <T>(make: () => T | Promise<T>): Promise<OrError<T>> => {
@@ -68,6 +72,7 @@ export function withText<M extends Module>(model: M, text: LoadedText): Pretrain
     chatTemplate: property(() => got(text.chatTemplate)),
     stopTokens: property(() => text.stopTokens),
     generationConfig: property(() => text.generationConfig),
+    embeddingSettings: property(() => (text.embeddingSettings ? got(text.embeddingSettings) : null)),
   }) as Pretrained<M>;
 }
 
@@ -169,6 +174,7 @@ export async function readText(
     chatTemplate,
     stopTokens: named ?? idsOf(own),
     generationConfig: samplingOf(sampling),
+    embeddingSettings: await attempt(() => readEmbeddingSettings(folder)),
   };
 }
 
