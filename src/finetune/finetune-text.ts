@@ -25,7 +25,7 @@ export type PlainExample = { readonly where?: string } & (
   | { readonly messages: readonly Message[] }
 );
 
-/** A file (.jsonl, .csv, .tsv, .txt, .md; a path, an address, a Blob), or examples. */
+/** A file (.jsonl, .parquet, .csv, .tsv, .txt, .md; a path, an address, a Blob), or examples. */
 export type TextData = Source | readonly PlainExample[];
 
 export interface TextFinetuneOptions
