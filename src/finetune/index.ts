@@ -49,7 +49,7 @@ export {
   quantizeNF4,
 } from "./nf4.ts";
 export { type AdapterConfig, formatAdapterConfig, type LoraBias, parseAdapterConfig } from "./peft.ts";
-export { quantizeModel } from "./quantize-model.ts";
+export { quantizeModel, quantizer } from "./quantize-model.ts";
 export { type Quantization, QuantizedLinear, type QuantizeOptions, quantizeLinear } from "./quantized-linear.ts";
 export {
   type ExactMatchOptions,

@@ -23,6 +23,7 @@ import {
   TokenBatches,
   type TokenExample,
 } from "../../src/finetune/index.ts";
+import { load } from "../../src/formats/index.ts";
 import { GPT2, MLP } from "../../src/models/index.ts";
 import { AdamW } from "../../src/optim/index.ts";
 import { manualSeed, type Tensor } from "../../src/tensor/index.ts";
@@ -165,7 +166,9 @@ describe("finetune", () => {
     assert.equal(resumed.before.loss, whole.before.loss);
     const file = "adapter_model.safetensors";
     assert.deepEqual(readFileSync(join(out, file)), readFileSync(join(full, file)));
-    assert.ok(existsSync(join(out, "checkpoints")));
+    // checkpoints hold what is learnt, not the frozen model
+    const kept = Object.keys(await load(join(out, "checkpoints", "model.safetensors")));
+    assert.ok(kept.length > 0 && kept.every((key) => /\.lora_[AB]\.weight$/.test(key)), kept.join());
   });
 
   test("keeps the weights of the best evaluation, and stops when it gets no better", async () => {
