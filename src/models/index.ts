@@ -32,6 +32,7 @@ export { adaptGPT2StateDict, GPT2, type GPT2Config, gpt2FlopsPerStep, gpt2Parame
 export { MLP, type MlpActivation, type MlpConfig } from "./mlp.ts";
 export type { Packing } from "./packing.ts";
 export {
+  fromConfig,
   fromPretrained,
   modelFrom,
   type PretrainedModel,
