@@ -10,8 +10,7 @@
  */
 import { appendFileSync, existsSync, readFileSync } from "node:fs";
 import { finetune, measure, metricsOf, textTask } from "../../src/finetune/index.ts";
-import { bertConfigOf } from "../../src/models/bert.ts";
-import { BertForSequenceClassification, fromPretrained, readConfig } from "../../src/models/index.ts";
+import { fromConfig, fromPretrained, readConfig } from "../../src/models/index.ts";
 import { manualSeed } from "../../src/tensor/index.ts";
 import { dataNames, minilmFolder, readSentences, shuffled, split } from "./sentences.ts";
 
@@ -81,7 +80,9 @@ async function score(run: Run): Promise<number> {
   const [train, validation] = split(shuffled(pool, 1 + seed), [setting.train, setting.validation]);
   manualSeed(seed);
   const options = { task: "classification", numLabels: classes.length, dtype: "float32" } as const;
-  const model = start === "pretrained" ? await fromPretrained(folder, options) : await fromNothing(classes.length);
+  // from nothing as BERT's authors begin: normal, of standard deviation 0.02
+  const config = await readConfig(folder);
+  const model = start === "pretrained" ? await fromPretrained(folder, options) : fromConfig(config, options);
   const task = textTask({ maxLength: 64 });
   const steps = Math.ceil(train.length / batch) * setting.epochs * (start === "pretrained" ? 1 : 3);
   const { training } = await finetune(model, {
@@ -105,11 +106,6 @@ async function score(run: Run): Promise<number> {
     `${start}, rate ${lr}, seed ${seed}: ${(100 * result.score).toFixed(1)} % ${setting.metric} (${judged}; ${training.step} steps, ${seconds} s)`,
   );
   return result.score;
-}
-
-/** The same network with the weights that BERT's authors begin with: normal, of standard deviation 0.02. */
-async function fromNothing(numLabels: number) {
-  return new BertForSequenceClassification(bertConfigOf(await readConfig(folder), { padding: false }), numLabels);
 }
 
 let best = { lr: 0, score: Number.NEGATIVE_INFINITY };

@@ -21,6 +21,34 @@ function plain(value: unknown): unknown {
   );
 }
 
+/** A node of hyparquet's tree of a schema, as far as it is looked at. */
+interface SchemaNode {
+  readonly element: { readonly name: string };
+  readonly children: readonly SchemaNode[];
+}
+interface RowGroup {
+  readonly columns: readonly { readonly meta_data?: { readonly path_in_schema: readonly string[] } }[];
+}
+
+/** The paths of the columns that hold values. */
+const leaves = ({ element, children }: SchemaNode, path: readonly string[] = []): string[] => {
+  const own = [...path, element.name];
+  return children.length > 0 ? children.flatMap((child) => leaves(child, own)) : [own.join(".")];
+};
+
+/**
+ * Throws where the row groups have other columns than the schema, or one twice: hyparquet would begin to read them all and then forget those that it
+ * has no place for, whose errors nobody could catch.
+ */
+function checkColumns(schema: SchemaNode, groups: readonly RowGroup[]): void {
+  const expected = schema.children.flatMap((child) => leaves(child)).sort();
+  if (new Set(expected).size !== expected.length) throw new Error("two columns have one name");
+  groups.forEach(({ columns }, g) => {
+    const found = columns.map(({ meta_data }) => meta_data?.path_in_schema.join(".") ?? "").sort();
+    if (found.join("\n") !== expected.join("\n")) throw new Error(`row group ${g} has other columns than the schema`);
+  });
+}
+
 /**
  * The rows of a file, with those of `columns` that it has. Throws FileError where it can't be read, and FinetuneError where it is not Parquet, is damaged, or
  * has none of the columns, naming those that it has.
@@ -48,8 +76,12 @@ export async function readParquet(source: FormatSource, columns: readonly string
       });
     }
   };
-  const metadata = await orDamaged(() => parquetMetadataAsync(file));
-  const present = parquetSchema(metadata).children.map(({ element }) => element.name);
+  const [metadata, present] = await orDamaged(async () => {
+    const read = await parquetMetadataAsync(file);
+    const schema = parquetSchema(read);
+    checkColumns(schema, read.row_groups);
+    return [read, schema.children.map(({ element }) => element.name)] as const;
+  });
   const wanted = columns.filter((column) => present.includes(column));
   if (wanted.length === 0)
     throw new FinetuneError(

@@ -26,8 +26,15 @@ export interface EmbeddingTokenizer {
   encode(text: string): ArrayLike<number>;
 }
 
+/** An encoder that knows how its vectors are made, as `fromPretrained` gives for the task "features". */
+export interface SentenceEncoder extends TextEncoder {
+  readonly tokenizer?: EmbeddingTokenizer;
+  readonly embeddingSettings?: EmbeddingSettings | null;
+}
+
+/** What is not given is the model's own, where it knows it; else the mean of all tokens, not normalised. */
 export interface EmbedOptions extends Partial<EmbeddingSettings> {
-  readonly tokenizer: EmbeddingTokenizer;
+  readonly tokenizer?: EmbeddingTokenizer;
   /** Texts that are computed at once. Default: 32. */
   readonly batch?: number;
 }
@@ -46,7 +53,8 @@ async function jsonAt(path: string): Promise<unknown> {
   try {
     bytes = await readBytes(path);
   } catch (error) {
-    if ((error as { code?: string }).code === "ENOENT") return null;
+    const { code } = error as { code?: string };
+    if (code === "ENOENT" || code === "HTTP404") return null;
     throw error;
   }
   try {
@@ -137,12 +145,19 @@ function padded(rows: readonly ArrayLike<number>[], batch: number, longest: numb
  * A vector for each text: [texts, width], in float32, on the model's device. What is longer than `maxLength` keeps its beginning and its last token, as
  * sentence-transformers cuts it. Batches hold texts of like length, and padding changes nothing. Throws PretrainedError where a text has no tokens.
  */
-export async function embed(model: TextEncoder, texts: readonly string[], options: EmbedOptions): Promise<Tensor> {
-  const { tokenizer, pooling = ["mean"], normalize = false, batch = 32 } = options;
+export async function embed(
+  model: SentenceEncoder,
+  texts: readonly string[],
+  options: EmbedOptions = {},
+): Promise<Tensor> {
+  const own = model.embeddingSettings ?? { pooling: ["mean"], normalize: false, maxLength: null };
+  const { pooling = own.pooling, normalize = own.normalize, maxLength = own.maxLength, batch = 32 } = options;
+  const tokenizer = options.tokenizer ?? model.tokenizer;
+  if (!tokenizer) throw new PretrainedError("embed: the model knows no tokenizer; give one");
   if (texts.length === 0) throw new PretrainedError("embed: there are no texts");
   if (!Number.isInteger(batch) || batch < 1)
     throw new PretrainedError(`embed: batch must be a whole number ≥ 1, got ${batch}`);
-  const longest = Math.min(options.maxLength ?? model.contextLength, model.contextLength);
+  const longest = Math.min(maxLength ?? model.contextLength, model.contextLength);
   const rows = texts.map((text, i) => {
     const ids = Int32Array.from(tokenizer.encode(text));
     if (ids.length === 0) throw new PretrainedError(`embed: text ${i} has no tokens`);

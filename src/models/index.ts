@@ -19,6 +19,7 @@ export {
   type EmbedOptions,
   embed,
   readEmbeddingSettings,
+  type SentenceEncoder,
 } from "./embed.ts";
 export { type Pooling, pool, type TextClassifier, type TextEncoder, type TextInput } from "./encoder.ts";
 export type { LayerReplacer } from "./from-parts.ts";
@@ -31,6 +32,7 @@ export { adaptGPT2StateDict, GPT2, type GPT2Config, gpt2FlopsPerStep, gpt2Parame
 export { MLP, type MlpActivation, type MlpConfig } from "./mlp.ts";
 export type { Packing } from "./packing.ts";
 export {
+  fromConfig,
   fromPretrained,
   modelFrom,
   type PretrainedModel,

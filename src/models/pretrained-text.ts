@@ -8,6 +8,7 @@ import { readBytes } from "../data/source.ts";
 import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import type { Module } from "../nn/index.ts";
 import { type ConfigReader, PretrainedError } from "./config.ts";
+import { type EmbeddingSettings, readEmbeddingSettings } from "./embed.ts";
 import { olderTokenizer } from "./older-tokenizers.ts";
 
 /** `generation_config.json`'s sampling, by our names; what it does not say is absent. */
@@ -31,6 +32,8 @@ export interface TextSide {
   readonly stopTokens: readonly number[];
   /** How the authors sample. Greedily is a temperature of 0. */
   readonly generationConfig: GenerationConfig;
+  /** How an encoder's states become one vector; null of a GGUF file. Throws PretrainedError for a step that is not known. */
+  readonly embeddingSettings: EmbeddingSettings | null;
 }
 
 /** A model that knows its text. */
@@ -45,6 +48,7 @@ export interface LoadedText {
   readonly chatTemplate: OrError<ChatTemplate | null>;
   readonly stopTokens: OrError<readonly number[]>;
   readonly generationConfig: OrError<GenerationConfig>;
+  readonly embeddingSettings?: OrError<EmbeddingSettings>;
 }
 
 export const attempt = async <T>(make: () => T | Promise<T>): Promise<OrError<T>> => {
@@ -69,6 +73,7 @@ export function withText<M extends Module>(model: M, text: LoadedText): Pretrain
     chatTemplate: property(() => got(text.chatTemplate)),
     stopTokens: property(() => got(text.stopTokens)),
     generationConfig: property(() => got(text.generationConfig)),
+    embeddingSettings: property(() => (text.embeddingSettings ? got(text.embeddingSettings) : null)),
   }) as Pretrained<M>;
 }
 
@@ -167,7 +172,8 @@ export async function readText(
     return end === "" ? [] : idsOf(got(tokenizer).tokenId(end));
   });
   const generationConfig = await attempt(() => samplingOf(got(sampling)));
-  return { nameOrPath, tokenizer, chatTemplate, stopTokens, generationConfig };
+  const embeddingSettings = await attempt(() => readEmbeddingSettings(folder));
+  return { nameOrPath, tokenizer, chatTemplate, stopTokens, generationConfig, embeddingSettings };
 }
 
 async function tokenizerIn(folder: string, modelType: unknown): Promise<Tokenizer> {

@@ -181,6 +181,22 @@ function storedDType(tensors: Readonly<StateDict>): DType {
 }
 
 /**
+ * A model of a configuration whose weights start anew, as its authors begin (transformers' `from_config`), in evaluation mode. `manualSeed`
+ * says which. Throws PretrainedError where the architecture is unknown or the configuration damaged.
+ */
+export function fromConfig<T extends Task = "generation">(
+  config: ConfigReader | RawConfig,
+  options: Pick<PretrainedOptions<T>, "task" | "dtype" | "device" | "numLabels"> = {},
+): Tasks[T] {
+  const reader = config instanceof ConfigReader ? config : new ConfigReader(config);
+  const { task = "generation", dtype = "float32", device, numLabels = reader.labels() } = options;
+  const where: FactoryOptions = { dtype, ...(device === undefined ? {} : { device }) };
+  return architectureOf(reader, task)
+    .build(reader, where, { numLabels, has: () => true })
+    .eval() as Tasks[T];
+}
+
+/**
  * A model from a parsed configuration and its tensors, which it takes over. For checkpoints that come from elsewhere than a folder; see
  * `fromPretrained` for the rest.
  */

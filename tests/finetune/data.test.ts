@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { Rng } from "../../src/core/rng.ts";
 import { CharTokenizer } from "../../src/data/index.ts";
 import { parseCsv } from "../../src/finetune/csv.ts";
 import {
@@ -19,6 +20,7 @@ import {
   tokenizeExamples,
   tokenizeLabelled,
 } from "../../src/finetune/index.ts";
+import { readParquet } from "../../src/finetune/parquet.ts";
 
 const room = mkdtempSync(join(tmpdir(), "nabla-data-"));
 after(() => rmSync(room, { recursive: true, force: true }));
@@ -159,6 +161,27 @@ describe("Parquet, as pyarrow writes it", () => {
       await assert.rejects(readLabelled(path), { name: "FinetuneError", message: /can't be read as Parquet/ });
     }
     await assert.rejects(readLabelled(join(room, "nowhere.parquet")), { name: "FileError" });
+  });
+
+  test("a damaged file is read, or says that it is damaged; no error is left that nobody catches", async () => {
+    const seed = 20;
+    const rng = new Rng(seed);
+    const files = ["labelled-snappy", "labelled-zstd", "labelled-gzip", "mixed", "choices"].map((name) =>
+      readFileSync(join(tables, `${name}.parquet`)),
+    );
+    let refused = 0;
+    for (let i = 0; i < 600; i++) {
+      const bytes = new Uint8Array(files[i % files.length]);
+      for (let k = 1 + Math.floor(rng.uniform() * 4); k > 0; k--)
+        bytes[Math.floor(rng.uniform() * bytes.length)] ^= 1 << Math.floor(rng.uniform() * 8);
+      try {
+        await readParquet(bytes, ["text", "label", "prompt", "completion", "messages", "choices", "answer"]);
+      } catch (error) {
+        assert.equal((error as Error).name, "FinetuneError", `seed ${seed}, file ${i}: ${(error as Error).stack}`);
+        refused++;
+      }
+    }
+    assert.ok(refused > 100, `only ${refused} were refused`);
   });
 });
 

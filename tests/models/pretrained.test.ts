@@ -7,9 +7,9 @@ import { type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { setDevice } from "../../src/execution/index.ts";
 import { load, save } from "../../src/formats/index.ts";
-import { fromPretrained, PretrainedError } from "../../src/models/index.ts";
-import type { StateDict } from "../../src/nn/index.ts";
-import { zeros } from "../../src/tensor/index.ts";
+import { fromConfig, fromPretrained, PretrainedError, readConfig } from "../../src/models/index.ts";
+import type { Module, StateDict } from "../../src/nn/index.ts";
+import { manualSeed, zeros } from "../../src/tensor/index.ts";
 
 const fixtures = join(dirname(dirname(fileURLToPath(import.meta.url))), "parity", "fixtures", "pretrained");
 setDevice("reference");
@@ -198,4 +198,33 @@ test("a bare encoder has no prefix, a classifier has one; TensorFlow's names of 
   assert.ok("embeddings.LayerNorm.weight" in encoder.stateDict() && "pooler.dense.weight" in encoder.stateDict());
   const classifier = await fromPretrained(folder, { task: "classification", numLabels: 2 });
   assert.ok("bert.pooler.dense.weight" in classifier.stateDict());
+});
+
+test("a configuration alone gives a model that starts anew, of the checkpoint's shapes", async () => {
+  for (const [name, task] of [
+    ["bert", "classification"],
+    ["llama", "generation"],
+    ["gpt2", "classification"],
+    ["resnet", "image-classification"],
+  ] as const) {
+    const folder = join(fixtures, name);
+    const config = await readConfig(folder);
+    const make = (): Module => {
+      manualSeed(4);
+      return fromConfig(config, { task, numLabels: 3 });
+    };
+    const [one, same] = [make(), make()];
+    const stored: Module = await fromPretrained(folder, { task, numLabels: 3, dtype: "float32" });
+    const shapes = (model: Module) => Object.entries(model.stateDict()).map(([key, x]) => [key, x.shape]);
+    assert.deepEqual(shapes(one), shapes(stored));
+    assert.equal(one.training, false);
+    const key = Object.keys(one.stateDict()).find((each) => one.stateDict()[each].ndim >= 2) as string;
+    const values = (model: Module) => model.stateDict()[key].tolist();
+    assert.deepEqual(await values(one), await values(same));
+    assert.notDeepEqual(await values(one), await values(stored));
+  }
+  assert.throws(() => fromConfig({ model_type: "abacus" }), {
+    name: "PretrainedError",
+    message: /unknown architecture/,
+  });
 });

@@ -9,9 +9,15 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { after, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { loadTokenizer } from "../../src/data/index.ts";
 import { setDevice } from "../../src/execution/index.ts";
-import { finetune, type TextBatch, type TextHead, type TextTarget, textTask } from "../../src/finetune/index.ts";
+import {
+  applyLora,
+  finetune,
+  type TextBatch,
+  type TextHead,
+  type TextTarget,
+  textTask,
+} from "../../src/finetune/index.ts";
 import {
   embed,
   fromPretrained,
@@ -141,6 +147,29 @@ describe("classifiers as transformers writes them", () => {
     }
   });
 
+  test("an adapter for a class is merged into what is written", async () => {
+    setDevice("wasm");
+    manualSeed(8);
+    const from = join(root, "bert");
+    const config = await readConfig(from);
+    const model = await fromPretrained(from, { task, dtype, numLabels: 3 });
+    const tuned = applyLora(model, { r: 2, taskType: "SEQ_CLS", target: ["query", "value"] });
+    const examples = Array.from({ length: 6 }, (_, i) => ({ ids: [4 + i, 9, 7 + i], target: i % 3 }));
+    await finetune<TextHead, TextTarget, TextBatch>(tuned, {
+      data: examples,
+      evaluation: examples,
+      task: textTask(),
+      epochs: 2,
+      lr: 1e-2,
+    });
+    const folder = join(room, "merged");
+    await savePretrained(model, folder, { config, task, labels, stateDict: tuned.adapter.mergedStateDict() });
+    const again = await fromPretrained(folder, { task });
+    const ids = tensor([[4, 9, 7]], { dtype: "int32" });
+    const logitsOf = (net: TextHead) => noGrad(() => net.forward(ids)).data();
+    assertClose("logits", await logitsOf(again), await logitsOf(tuned), { rtol: 1e-5, atol: 1e-6 });
+  });
+
   test("labels that are too many, or twice the same, and other architectures are refused", async () => {
     const { model, config } = await classifierOf(cases[0]);
     const folder = join(room, "refused");
@@ -168,22 +197,19 @@ describe("all-MiniLM-L6-v2", () => {
   }, async () => {
     setDevice(nativeDevice());
     const { sentences } = readFixture<{ readonly sentences: readonly Sentence[] }>("minilm");
-    const tokenizer = await loadTokenizer(folder as string);
-    for (const { text, ids } of sentences)
-      if (ids.length < 256) assert.deepEqual([...tokenizer.encode(text)], ids, text);
     const model = await fromPretrained(folder as string, { task: "features", dtype });
+    for (const { text, ids } of sentences)
+      if (ids.length < 256) assert.deepEqual([...model.tokenizer.encode(text)], ids, text);
     const settings = await readEmbeddingSettings(folder as string);
     assert.deepEqual(settings, { pooling: ["mean"], normalize: true, maxLength: 256 });
     const texts = sentences.map(({ text }) => text);
-    const vectors = await embed(model, texts, { tokenizer, ...settings, batch: 4 });
+    const vectors = await embed(model, texts, { batch: 4 }); // tokenizer and settings are the model's own
     assert.deepEqual(vectors.shape, [texts.length, 384]);
     const rows = (await vectors.tolist()) as number[][];
     sentences.forEach(({ text, vector }, i) => {
       assertClose(text.slice(0, 40), rows[i].slice(0, 24), valuesOf(vector), { rtol: 0, atol: 1e-4 });
     });
-    const [alone] = (await (
-      await embed(model, [texts[2]], { tokenizer, ...settings, batch: 1 })
-    ).tolist()) as number[][];
+    const [alone] = (await (await embed(model, [texts[2]], { batch: 1 })).tolist()) as number[][];
     assertClose("alone", alone, rows[2], { rtol: 0, atol: 1e-5 });
     const similarity = (a: number, b: number): number => rows[a].reduce((sum, x, i) => sum + x * rows[b][i], 0);
     assertClose("similarities", [similarity(0, 1), similarity(0, 2), similarity(1, 2)], [0.666, 0.1046, 0.1411], {
