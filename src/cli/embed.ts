@@ -40,6 +40,10 @@ async function embedTexts(name: string, flags: Flags): Outcome {
   const { openDevice } = await import("./device.ts");
   const { architectures, embed, readEmbeddingSettings } = await import("../models/index.ts");
   const { writeFileAtomic } = await import("../formats/atomic.ts");
+  if (flags.out !== undefined) {
+    const { expectFree } = await import("./model-folder.ts");
+    expectFree(flags.out);
+  }
   const place = await findModel(name);
   const type = String((await configOf(place))["model_type"]);
   const encoders = Object.keys(architectures().features);
