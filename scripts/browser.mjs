@@ -75,8 +75,9 @@ const options = (folder) => ({
   minify: true,
   charset: "utf8",
   metafile: true,
-  // there is no environment to read settings from
-  define: { process: "undefined", "process.env": "{}" },
+  // There is no environment to read settings from: Object has none of their names. (An object literal would be a module of its own,
+  // and every file would call it as soon as one, jpeg-js, is CommonJS.)
+  define: { process: "undefined", "process.env": "Object" },
   plugins: [forBrowsers, namedClasses],
   logLevel: "warning",
 });

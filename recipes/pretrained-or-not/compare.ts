@@ -9,26 +9,13 @@
  * run again: a run that was stopped goes on.
  */
 import { appendFileSync, existsSync, readFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
-import { Rng } from "../../src/core/rng.ts";
-import { loadTokenizer } from "../../src/data/index.ts";
-import { finetune, measure, metricsOf, type TextTarget, textTask } from "../../src/finetune/index.ts";
+import { finetune, measure, metricsOf, textTask } from "../../src/finetune/index.ts";
 import { bertConfigOf } from "../../src/models/bert.ts";
 import { BertForSequenceClassification, fromPretrained, readConfig } from "../../src/models/index.ts";
 import { manualSeed } from "../../src/tensor/index.ts";
-
-const data = process.env["NABLA_TEST_DATA"] ?? fileURLToPath(new URL("../../../shared/data", import.meta.url));
-const folder = process.env["NABLA_TEST_MINILM"];
-if (!folder)
-  throw new Error("set NABLA_TEST_MINILM to the folder of all-MiniLM-L6-v2; the README says where it comes from");
-
-interface Sentence {
-  readonly text: string;
-  readonly label: string;
-}
+import { dataNames, minilmFolder, readSentences, shuffled, split } from "./sentences.ts";
 
 interface Setting {
-  readonly sentences: () => Sentence[];
   /** How many sentences of each class are learnt from, tuned on, and judged on. */
   readonly train: number;
   readonly validation: number;
@@ -38,15 +25,8 @@ interface Setting {
   readonly metric: string;
 }
 
-const linesOf = (path: string): string[] =>
-  readFileSync(`${data}/${path}`, "utf8")
-    .split(/\r?\n/)
-    .filter((line) => line.trim() !== "");
-
 const settings: Readonly<Record<string, Setting>> = {
   "movie-reviews": {
-    sentences: () =>
-      ["neg", "pos"].flatMap((label) => linesOf(`movie-reviews/rt-polarity.${label}`).map((text) => ({ text, label }))),
     train: 1000,
     validation: 200,
     test: 1066,
@@ -54,11 +34,6 @@ const settings: Readonly<Record<string, Setting>> = {
     metric: "accuracy",
   },
   "financial-phrasebank": {
-    sentences: () =>
-      linesOf("financial-phrasebank/Sentences_AllAgree.txt").map((line) => {
-        const at = line.lastIndexOf("@");
-        return { text: line.slice(0, at), label: line.slice(at + 1).trim() };
-      }),
     train: 100,
     validation: 50,
     test: 150,
@@ -73,42 +48,13 @@ const ratesFromNothing = [1e-4, 3e-4, 1e-3];
 
 const [name = "", ...rest] = process.argv.slice(2);
 const setting = settings[name];
-if (!setting) throw new Error(`name one of ${Object.keys(settings).join(", ")}`);
+if (!setting) throw new Error(`name one of ${dataNames.join(", ")}`);
 const option = (flag: string, usual: string): string => (rest.includes(flag) ? rest[rest.indexOf(flag) + 1] : usual);
 const out = option("--out", `${name}.jsonl`);
 const seeds = Number(option("--seeds", "5"));
 
-const tokenizer = await loadTokenizer(folder);
-const sentences = setting.sentences();
-const classes = [...new Set(sentences.map(({ label }) => label))].sort();
-const examples = sentences.map(({ text, label }): TextTarget & { readonly target: number } => ({
-  ids: tokenizer.encode(text),
-  target: classes.indexOf(label),
-}));
-
-function shuffled<T>(items: readonly T[], seed: number): T[] {
-  const rng = new Rng(seed);
-  const out = [...items];
-  for (let i = out.length - 1; i > 0; i--) {
-    const j = Math.floor(rng.uniform() * (i + 1));
-    [out[i], out[j]] = [out[j], out[i]];
-  }
-  return out;
-}
-
-/** The first `counts[0]` of each class, the next `counts[1]`, and what is left. */
-function split(items: readonly TextTarget[], counts: readonly number[]): TextTarget[][] {
-  const parts: TextTarget[][] = [...counts.map(() => []), []];
-  const seen = classes.map(() => 0);
-  for (const item of items) {
-    const at = seen[item.target]++;
-    let [part, end] = [0, 0];
-    while (part < counts.length && at >= (end += counts[part])) part++;
-    parts[part].push(item);
-  }
-  return parts;
-}
-
+const folder = minilmFolder();
+const { classes, examples } = await readSentences(name, folder);
 // what both are judged on is the same for every seed
 const [test, pool] = split(shuffled(examples, 0), [setting.test]);
 
@@ -135,8 +81,7 @@ async function score(run: Run): Promise<number> {
   const [train, validation] = split(shuffled(pool, 1 + seed), [setting.train, setting.validation]);
   manualSeed(seed);
   const options = { task: "classification", numLabels: classes.length, dtype: "float32" } as const;
-  const model =
-    start === "pretrained" ? await fromPretrained(folder as string, options) : await fromNothing(classes.length);
+  const model = start === "pretrained" ? await fromPretrained(folder, options) : await fromNothing(classes.length);
   const task = textTask({ maxLength: 64 });
   const steps = Math.ceil(train.length / batch) * setting.epochs * (start === "pretrained" ? 1 : 3);
   const { training } = await finetune(model, {
@@ -164,10 +109,7 @@ async function score(run: Run): Promise<number> {
 
 /** The same network with the weights that BERT's authors begin with: normal, of standard deviation 0.02. */
 async function fromNothing(numLabels: number) {
-  return new BertForSequenceClassification(
-    bertConfigOf(await readConfig(folder as string), { padding: false }),
-    numLabels,
-  );
+  return new BertForSequenceClassification(bertConfigOf(await readConfig(folder), { padding: false }), numLabels);
 }
 
 let best = { lr: 0, score: Number.NEGATIVE_INFINITY };

@@ -3,6 +3,8 @@
  * `elsewhere.browser.ts` starts it by its address.
  */
 import { loadIdxClassification, readIdx } from "./idx.ts";
+import { inflateRaw, inflateStart } from "./inflate.ts";
+import { decodePicture, type ImageMode } from "./picture-formats.ts";
 import type { ReadOptions, Source } from "./source.ts";
 import { readSplitText, type TextCorpusOptions } from "./text.ts";
 import { encodeWith, type TokenizerKind, trainOn } from "./tokenize.ts";
@@ -35,10 +37,13 @@ const scope = globalThis as unknown as Scope;
 const tasks: Readonly<Record<string, (options: ReadOptions, ...values: never[]) => unknown>> = {
   readIdx: (options, source: Source) => readIdx(source, options),
   loadIdxClassification: (options, from: string | readonly Source[]) => loadIdxClassification(from, options),
+  decodePicture: (_, bytes: Uint8Array, mode: ImageMode, name: string) => decodePicture(bytes, mode, name),
   readSplitText: (options, sources: readonly Source[], how: TextCorpusOptions) =>
     readSplitText(sources, { ...how, ...options }),
   sentTokenizer: async (options, source: Source) => sent(await loadTokenizer(source, options)),
   encodeWith: (_, tokenizer: SentTokenizer, text: string) => encodeWith(tokenizer, text),
+  inflateRaw: (_, bytes: Uint8Array, limit: number) => inflateRaw(bytes, limit),
+  inflateStart: (_, bytes: Uint8Array) => inflateStart(bytes),
   trainOn: (_, text: string, how: TokenizerKind) => trainOn(text, how),
 };
 

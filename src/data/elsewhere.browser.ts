@@ -66,7 +66,8 @@ function start(): Decoder {
 const sendable = (value: unknown): unknown =>
   value instanceof URL ? value.href : Array.isArray(value) ? value.map(sendable) : value;
 
-const inWorker: Elsewhere = (task, values, options) => {
+/** In the worker, whoever asks. */
+export const inWorker: Elsewhere = (task, values, options) => {
   const { signal } = options;
   return new Promise((resolve, reject) => {
     signal?.throwIfAborted();

@@ -21,6 +21,16 @@ export class IdxError extends NablaError {
   override name = "IdxError";
 }
 
+/** A picture that is damaged, or of a kind that is not read. */
+export class ImageError extends NablaError {
+  override name = "ImageError";
+}
+
+/** A recording that is damaged, or of a kind that is not read. */
+export class AudioError extends NablaError {
+  override name = "AudioError";
+}
+
 /** Text that can't be used: empty, binary, not UTF-8. Missing paths are FileErrors. */
 export class TextError extends NablaError {
   override name = "TextError";

@@ -1,4 +1,5 @@
-/** What `import "nabla/data"` gives: data sets and their loader, text and tokenizers, IDX files. */
+/** What `import "nabla/data"` gives: data sets and their loader, text and tokenizers, IDX files, pictures and recordings. */
+export { formatWav, type Recording, readWav, resample } from "./audio.ts";
 export {
   type ChatPart,
   ChatTemplate,
@@ -15,7 +16,7 @@ export {
   LoaderError,
   stackSamples,
 } from "./dataset.ts";
-export { ChatTemplateError, FileError } from "./errors.ts";
+export { AudioError, ChatTemplateError, FileError, ImageError } from "./errors.ts";
 export {
   formatIdx,
   type IdxArray,
@@ -26,6 +27,14 @@ export {
   parseIdx,
   readIdx,
 } from "./idx.ts";
+export {
+  decodeImage,
+  ImageFolder,
+  type ImageMode,
+  type ImageOptions,
+  type ImageSample,
+  imageFolder,
+} from "./images.ts";
 export { DataLoader, type LoaderOptions, type LoaderState } from "./loader.ts";
 export { type ReadOptions, readBytes, type Source } from "./source.ts";
 export { readTextCorpus, splitText, type TextCorpus, type TextCorpusOptions, TextError } from "./text.ts";

@@ -190,6 +190,12 @@ export function tokenizerFromJSON(from: object, file = "tokenizer.json"): Tokeni
   const json = from as TokenizerJson; // what it really is, each kind looks at itself
   if (typeof json !== "object" || json === null || typeof json.model !== "object" || json.model === null)
     throw new TokenizerError(`${file}: not a tokenizer.json: it has no "model"`);
-  const kind = kinds.find((k) => k.recognises(json))!; // the last reads all
-  return kind.fromJSON(json, file);
+  try {
+    const kind = kinds.find((k) => k.recognises(json))!; // the last reads all
+    return kind.fromJSON(json, file);
+  } catch (error) {
+    if (error instanceof TokenizerError) throw error;
+    // fields of other types than they should be; parts nested so deeply that the stack ends
+    throw new TokenizerError(`${file}: can't be used as a tokenizer: ${(error as Error).message}`, { cause: error });
+  }
 }

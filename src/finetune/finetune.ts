@@ -6,6 +6,7 @@ import { join } from "../data/path.ts";
 import { ensureFolder, writeFileAtomic } from "../formats/atomic.ts";
 import { save } from "../formats/index.ts";
 import { type GenerateOptions, generate, type LanguageModel } from "../generate/index.ts";
+import { BlockEmbedding, BlockLinear } from "../models/blocks.ts";
 import type { Module } from "../nn/index.ts";
 import { AdamW, LambdaLR } from "../optim/index.ts";
 import { getRngState, noGrad, realize, setRngState, type Tensor } from "../tensor/index.ts";
@@ -160,7 +161,8 @@ function learnt(model: Module): Record<string, Tensor> {
   const out: Record<string, Tensor> = {};
   const fixed = new Set<Tensor>();
   for (const module of model.modules())
-    if (module instanceof QuantizedLinear) for (const buffer of module.buffers()) fixed.add(buffer);
+    if (module instanceof QuantizedLinear || module instanceof BlockLinear || module instanceof BlockEmbedding)
+      for (const buffer of module.buffers()) fixed.add(buffer);
   for (const [name, parameter] of model.namedParameters()) if (parameter.requiresGrad) out[name] = parameter;
   for (const [name, buffer] of model.namedBuffers()) if (buffer.persistent && !fixed.has(buffer)) out[name] = buffer;
   return out;
@@ -184,7 +186,7 @@ function bestKeeper(patience: number | undefined, restore: boolean): BestKeeper 
       if (loss < best) {
         [best, bestStep, waited] = [loss, record.step, 0];
         if (!restore) return;
-        const now = learnt(run.model);
+        const now = run.weights();
         weights = noGrad(() => Object.fromEntries(Object.entries(now).map(([key, x]) => [key, x.detach().clone()])));
         await realize(...Object.values(weights));
       } else if (++waited >= (patience ?? Number.POSITIVE_INFINITY))
@@ -271,6 +273,7 @@ export async function finetune<M extends Module, E, B>(
     ...(steps !== undefined && { steps }),
     ...(options.evaluateEvery !== undefined && { validateEvery: options.evaluateEvery }),
     ...(options.signal && { signal: options.signal }),
+    weights: learnt, // the rest is in the model's own files
     ...(from !== undefined && { resume: from }),
     callbacks: [
       best,

@@ -25,14 +25,8 @@ export {
   readLabelled,
   type TextualExample,
 } from "./examples.ts";
-export {
-  type FinetuneOptions,
-  type FinetuneResult,
-  finetune,
-  type Sample,
-  type SampleOptions,
-  type Schedule,
-} from "./finetune.ts";
+export type { FinetuneOptions, FinetuneResult, Sample, SampleOptions, Schedule } from "./finetune.ts";
+export { finetune, type PlainExample, type TextData, type TextFinetuneOptions } from "./finetune-text.ts";
 export { type FreezeOptions, freeze } from "./freeze.ts";
 export { LoraEmbedding, type LoraLayer, LoraLinear, type LoraSettings } from "./lora.ts";
 export {
@@ -55,7 +49,7 @@ export {
   quantizeNF4,
 } from "./nf4.ts";
 export { type AdapterConfig, formatAdapterConfig, type LoraBias, parseAdapterConfig } from "./peft.ts";
-export { quantizeModel } from "./quantize-model.ts";
+export { quantizeModel, quantizer } from "./quantize-model.ts";
 export { type Quantization, QuantizedLinear, type QuantizeOptions, quantizeLinear } from "./quantized-linear.ts";
 export {
   type ExactMatchOptions,

@@ -5,8 +5,8 @@
  */
 import { NablaError } from "../core/errors.ts";
 import { writeFileAtomic } from "../data/files.ts";
+import { joined } from "../data/pieces.ts";
 import { openSource, type ReadOptions, type Source, take } from "../data/source.ts";
-import { joined } from "./pieces.ts";
 
 /** A file that is not valid safetensors. The message names the file and, where there is one, the tensor. */
 export class SafetensorsError extends NablaError {
@@ -87,7 +87,7 @@ const afterLast = (bytes: number | string) =>
 const quote = (name: string) => JSON.stringify(name);
 
 /** Parses and checks a header whose data section has `dataBytes` bytes; null where that shows only at its end. */
-function parseHeader(header: Uint8Array, dataBytes: number | null, file: string) {
+export function parseHeader(header: Uint8Array, dataBytes: number | null, file: string) {
   const fail = (what: string): never => {
     throw new SafetensorsError(`${file}: ${what}`);
   };
@@ -157,7 +157,7 @@ function parseHeader(header: Uint8Array, dataBytes: number | null, file: string)
 }
 
 /** Of a file's first eight bytes; `fileBytes` is null where the size is not known. */
-function headerLength(first: Uint8Array, fileBytes: number | null, file: string): number {
+export function headerLength(first: Uint8Array, fileBytes: number | null, file: string): number {
   if (first.length < 8)
     throw new SafetensorsError(
       `${file}: only ${first.length} bytes; a safetensors file starts with 8 bytes of header length`,

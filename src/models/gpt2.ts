@@ -15,7 +15,7 @@ import {
   Parameter,
   type StateDict,
 } from "../nn/index.ts";
-import { arange, randn, Tensor, zeros } from "../tensor/index.ts";
+import { arange, checkpoint, randn, Tensor, zeros } from "../tensor/index.ts";
 import { attend, DecoderContext } from "./attention.ts";
 import { type CreateCacheOptions, KeyValueCache } from "./cache.ts";
 import type { ConfigReader } from "./config.ts";
@@ -162,6 +162,7 @@ class Block extends Module {
 export class GPT2Transformer extends Module {
   readonly dropout: number;
   readonly contextLength: number;
+  recompute = false;
   /** Token embeddings [vocabSize, hiddenSize]; the head's weight too. */
   wte: Embedding;
   /** Position embeddings [contextLength, hiddenSize]. */
@@ -186,7 +187,10 @@ export class GPT2Transformer extends Module {
     const context = cache || packing ? new DecoderContext(tokens, [], cache, packing) : null;
     const x = tokens.add(this.#places(ids.shape[1], context));
     let hidden = F.dropout(x, { p: this.dropout, training: this.training });
-    for (let i = 0; i < this.h.length; i++) hidden = this.h[i].forward(hidden, context, i);
+    for (let i = 0; i < this.h.length; i++) {
+      const block = (x: Tensor): Tensor => this.h[i].forward(x, context, i);
+      hidden = this.recompute && this.training ? checkpoint(block, hidden) : block(hidden);
+    }
     return this.ln_f.forward(hidden);
   }
   /** The embeddings of the positions. An adapter may stand in the table's place: then it is asked, not its weight. */
@@ -218,6 +222,13 @@ export class GPT2 extends Module {
 
   get contextLength(): number {
     return this.config.contextLength;
+  }
+  /** Whether training computes each block again for the gradient instead of keeping what is in it; see CausalLM. */
+  get recompute(): boolean {
+    return this.transformer.recompute;
+  }
+  set recompute(on: boolean) {
+    this.transformer.recompute = on;
   }
 
   /** The last layer's normalised states [batch, time, hiddenSize] of integer ids [batch, time]. */

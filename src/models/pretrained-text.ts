@@ -20,6 +20,8 @@ export interface GenerationConfig {
 
 /** What a model knows of text. */
 export interface TextSide {
+  /** What was given to `fromPretrained`; an adapter's configuration names it. */
+  readonly nameOrPath: string;
   /** Throws PretrainedError where the checkpoint has none, TokenizerError where it can't be read. */
   readonly tokenizer: Tokenizer;
   /** Null where the checkpoint has none. Throws ChatTemplateError where it can't be read. */
@@ -37,6 +39,7 @@ export type Pretrained<M extends Module> = M & TextSide;
 type OrError<T> = { readonly value: T } | { readonly error: unknown };
 
 export interface LoadedText {
+  readonly nameOrPath: string;
   readonly tokenizer: OrError<Tokenizer>;
   readonly chatTemplate: OrError<ChatTemplate | null>;
   readonly stopTokens: readonly number[];
@@ -60,6 +63,7 @@ function got<T>(found: OrError<T>): T {
 export function withText<M extends Module>(model: M, text: LoadedText): Pretrained<M> {
   const property = (get: () => unknown) => ({ get, configurable: true, enumerable: false });
   return Object.defineProperties(model, {
+    nameOrPath: property(() => text.nameOrPath),
     tokenizer: property(() => got(text.tokenizer)),
     chatTemplate: property(() => got(text.chatTemplate)),
     stopTokens: property(() => text.stopTokens),
@@ -139,11 +143,12 @@ async function templateOf(folder: string, config: Json): Promise<string | null> 
 }
 
 /**
- * Reads the text side of a folder. A tokenizer or a template that is missing or damaged is told to whoever uses it; throws
+ * Reads the text side of a folder, which was asked for as `nameOrPath`. A tokenizer or a template that is missing or damaged is told to whoever uses it; throws
  * PretrainedError where a file with settings is not JSON.
  */
 export async function readText(
   folder: string,
+  nameOrPath: string,
   config: ConfigReader,
   given: Tokenizer | undefined,
 ): Promise<LoadedText> {
@@ -159,6 +164,7 @@ export async function readText(
   const end = tokenText(settings["eos_token"]);
   const own = "value" in tokenizer && end !== "" ? tokenizer.value.tokenId(end) : undefined;
   return {
+    nameOrPath,
     tokenizer,
     chatTemplate,
     stopTokens: named ?? idsOf(own),

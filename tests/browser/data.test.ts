@@ -9,9 +9,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { gzipSync } from "node:zlib";
+import { encode as encodePng } from "fast-png";
+import jpeg from "jpeg-js";
 import type { Browser, Page } from "playwright-core";
 import { buildBrowser } from "../../scripts/browser.mjs";
 import { formatIdx } from "../../src/data/idx.ts";
+import { decodeImage } from "../../src/data/images.ts";
 import { formatSafetensors } from "../../src/formats/index.ts";
 import { chromiumPath, launchChromium, serveFolder } from "../support/chromium.ts";
 
@@ -43,6 +46,12 @@ const weights = formatSafetensors(
   },
   { format: "pt" },
 );
+
+const rgba = Uint8Array.from({ length: 4 * 20 * 24 }, (_, i) => ((i & 3) === 3 ? 255 : (i * 7) % 256));
+const pictures = [
+  { name: "picture.jpg", bytes: new Uint8Array(jpeg.encode({ width: 24, height: 20, data: rgba }, 90).data) },
+  { name: "picture.png", bytes: encodePng({ width: 24, height: 20, data: rgba }) },
+];
 
 /** What the page's main thread must not do is counted, from before its first script on. */
 const watch = `
@@ -92,6 +101,7 @@ before(async () => {
   writeFileSync(join(room, "damaged.gz"), gzipSync(images).subarray(0, 5000));
   writeFileSync(join(room, "weights.safetensors"), weights);
   writeFileSync(join(room, "text.txt"), "Es war einmal ein König. ".repeat(4000));
+  for (const { name, bytes } of pictures) writeFileSync(join(room, name), bytes);
   ({ server, address } = await serveFolder(room));
   browser = await launchChromium({ webgpu: false });
   const context = await browser.newContext();
@@ -141,6 +151,31 @@ test("a training set comes from chosen files and addresses together", { skip }, 
     labels: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1],
     test: null,
   });
+});
+
+test("a picture is decoded in the worker to the same bytes as in Node, asked for by a page or by a worker of the user's own", {
+  skip,
+}, async () => {
+  const expected = await Promise.all(pictures.map(async ({ bytes }) => Array.from((await decodeImage(bytes)).data)));
+  const got = await onPage<{ planes: number[][]; refused: string; inWorker: number[] }>(`
+    const planes = [];
+    for (const name of ${JSON.stringify(pictures.map(({ name }) => name))})
+      planes.push([...(await data.decodeImage(new URL(name, location.href))).data]);
+    const refused = await data.decodeImage(new Uint8Array([1, 2, 3])).catch((e) => e.constructor === data.ImageError && e.message);
+    const text = \`
+      const { decodeImage } = await import("\${location.origin}/data.js");
+      postMessage([...(await decodeImage("\${location.origin}/${pictures[0].name}")).data]);\`;
+    const worker = new Worker(URL.createObjectURL(new Blob([text], { type: "text/javascript" })), { type: "module" });
+    const inWorker = await new Promise((resolve, reject) => {
+      worker.onmessage = ({ data }) => resolve(data);
+      worker.onerror = ({ message }) => reject(new Error(message));
+    });
+    worker.terminate();
+    return { planes, refused, inWorker };
+  `);
+  assert.deepEqual(got.planes, expected);
+  assert.deepEqual(got.inWorker, expected[0]);
+  assert.equal(got.refused, "bytes: not a JPEG or PNG file, by its first bytes");
 });
 
 test("in a worker of the user's own everything is done there", { skip }, async () => {
@@ -365,7 +400,7 @@ test("the page's main thread has unpacked and compiled nothing, and loaded no co
   skip,
 }, async () => {
   await look();
-  const heavy = /^src\/(compiler|backends\/(?!remote\/|backend\.ts|collector\.ts))/;
+  const heavy = /^(src\/(compiler|backends\/(?!remote\/|backend\.ts|collector\.ts))|node_modules\/(jpeg-js|fast-png))/;
   const heavyFiles = Object.entries(outputs)
     .filter(([, { inputs }]) => Object.keys(inputs).some((file) => heavy.test(file)))
     .map(([path]) => path.split("/").at(-1) as string);

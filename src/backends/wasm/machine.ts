@@ -111,7 +111,7 @@ export class Machine implements KernelTables {
   }
 
   /** Runs a program, whose kernels use so many bytes of scratch a thread, in the calling thread. */
-  runHere(program: number, scratchBytes = 0): void {
+  runHere(program: number, scratchBytes: number): void {
     this.#prepare(scratchBytes);
     this.#here.runtime.run(program, 0, 1);
   }
@@ -142,7 +142,7 @@ export class Machine implements KernelTables {
   }
 
   /** The same in the threads, where there are some. */
-  async runThreads(program: number, scratchBytes = 0): Promise<void> {
+  async runThreads(program: number, scratchBytes: number): Promise<void> {
     this.#prepare(scratchBytes);
     if (this.#threads) await this.#threads.run(program);
     else this.#here.runtime.run(program, 0, 1);

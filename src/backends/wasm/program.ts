@@ -62,7 +62,7 @@ export class WasmProgram implements Program {
     }
     return machine.enqueue(async () => {
       this.#prepare(run);
-      if (this.#parallel) await machine.runThreads(this.#memory.pointer);
+      if (this.#parallel) await machine.runThreads(this.#memory.pointer, scratchBytes);
       else machine.runHere(this.#memory.pointer, scratchBytes);
       this.#check();
       void run; // which keeps its buffers alive until it is done

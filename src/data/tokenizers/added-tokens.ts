@@ -65,7 +65,11 @@ export class AddedFinder {
       const [content, token] = found;
       const [from, to] = [at, at + content.length];
       at = to;
-      if (token.singleWord && (endsInWord.test(text.slice(0, from)) || beginsWithWord.test(text.slice(to)))) continue;
+      if (
+        token.singleWord &&
+        (endsInWord.test(text.slice(Math.max(0, from - 2), from)) || beginsWithWord.test(text.slice(to, to + 2)))
+      )
+        continue;
       const start = token.lstrip ? Math.max(done, trimEnd(text.slice(0, from)).length) : from;
       if (start > done) out.push({ text: text.slice(done, start), isFirst: isFirst && done === 0 });
       out.push({ id: token.id });

@@ -59,12 +59,19 @@ function truncationOf(fields: Fields): Truncation {
   };
 }
 
+/** A file that asks for more would have every text fill the memory. */
+const longestPadding = 1 << 20;
+
 function paddingOf(fields: Fields): Padding {
-  const strategy = fields.raw["strategy"];
-  const length = strategy === "BatchLongest" ? null : fields.part("strategy").whole("Fixed");
+  const fixed = fields.raw["strategy"] === "BatchLongest" ? null : fields.part("strategy");
+  const length = fixed?.whole("Fixed") ?? null;
+  if (fixed && Number(length) > longestPadding) throw fixed.wrong("Fixed", `at most ${longestPadding}`);
+  const multipleOf = fields.has("pad_to_multiple_of") ? fields.whole("pad_to_multiple_of", undefined, 1) : null;
+  if (multipleOf !== null && multipleOf > longestPadding)
+    throw fields.wrong("pad_to_multiple_of", `at most ${longestPadding}`);
   return {
     length,
-    multipleOf: fields.has("pad_to_multiple_of") ? fields.whole("pad_to_multiple_of", undefined, 1) : null,
+    multipleOf,
     direction: fields.choice("direction", ["Right", "Left"], "Right"),
     id: fields.whole("pad_id", 0),
     typeId: fields.whole("pad_type_id", 0),
@@ -91,13 +98,7 @@ export class PipelineTokenizer implements Tokenizer {
 
   /** `json`: a parsed tokenizer.json. Throws TokenizerError where a part is not known or damaged; `file` is the name in messages. */
   static fromJSON(json: object, file = "tokenizer.json"): PipelineTokenizer {
-    try {
-      return new PipelineTokenizer(json, file);
-    } catch (error) {
-      if (error instanceof TokenizerError) throw error;
-      // parts nested too deeply end in a RangeError
-      throw new TokenizerError(`${file}: can't be used as a tokenizer: ${(error as Error).message}`, { cause: error });
-    }
+    return new PipelineTokenizer(json, file);
   }
 
   private constructor(json: object, file: string) {

@@ -4,12 +4,15 @@
  */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
+import type { Backend } from "../../../src/backends/backend.ts";
+import { referenceBackend } from "../../../src/backends/reference/index.ts";
 import { openWasmBackend } from "../../../src/backends/wasm/index.ts";
 import { PHASE, PROGRAM } from "../../../src/backends/wasm/layout.ts";
 import { Machine } from "../../../src/backends/wasm/machine.ts";
 import { Heap } from "../../../src/backends/wasm/memory.ts";
+import { conv } from "../../../src/graph/composites/index.ts";
 import * as o from "../../../src/graph/ops.ts";
-import { nodeFrom } from "../../support/evaluate.ts";
+import { compileNodes, nodeFrom } from "../../support/evaluate.ts";
 import { bytesOf, recordsFrom } from "../cpu/program.records.ts";
 import { oneFill } from "./one-fill.ts";
 
@@ -63,15 +66,37 @@ describe("memory", () => {
   });
 });
 
+test("kernels that need more scratch than threads have at first are given it: nothing else is overwritten", async () => {
+  const backend = await openWasmBackend({ threads: 2 });
+  // whole numbers, of which every sum is exact: 1024 · 3 · 3 inputs for each output take more than twice the first scratch
+  const whole = (length: number): Float32Array => Float32Array.from({ length }, (_, i) => ((i * 7919) % 5) - 2);
+  const [x, w] = [whole(2 * 8 * 8 * 1024), whole(8 * 1024 * 3 * 3)];
+  const attrs = { stride: [1, 1], low: [1, 1], high: [1, 1], dilation: [1, 1], groups: 1 };
+  const product = (b: Backend) =>
+    conv(nodeFrom(b, x, [2, 8, 8, 1024], "float32"), nodeFrom(b, w, [8, 1024, 3, 3], "float32"), attrs);
+  const a = nodeFrom(backend, whole(2 ** 20), [2 ** 20], "float32");
+  await (await compileNodes(backend, [o.mul(a, a)])).run(); // has taken the first scratch: what follows lies behind it
+  const behind = Array.from({ length: 16 }, () => backend.allocate(2 ** 20));
+  for (const memory of behind) backend.write(memory, new Uint8Array(2 ** 20).fill(5));
+  const [got] = await (await compileNodes(backend, [product(backend)])).run();
+  const exact = referenceBackend();
+  const [expected] = await (await compileNodes(exact, [product(exact)])).run();
+  assert.deepEqual(got, expected);
+  for (const memory of behind) {
+    const bytes = await backend.read(memory, "uint8", 2 ** 20);
+    assert.ok(bytes.every((byte) => byte === 5));
+  }
+});
+
 test("a thread that fails ends the run with an error, and the next run has new threads", async () => {
   const machine = await Machine.open(2);
   const nothing = 63; // an entry of the table that no module has filled
   await assert.rejects(
-    machine.runThreads(oneFill(machine.heap, nothing)),
+    machine.runThreads(oneFill(machine.heap, nothing), 0),
     /wasm: a thread failed in the middle of a run/,
   );
   const fill = oneFill(machine.heap, machine.builtin("fill"));
-  await machine.runThreads(fill);
+  await machine.runThreads(fill, 0);
   assert.deepEqual([...machine.heap.view(fill + 448, 17)], [...new Array(16).fill(9), 0]);
 });
 
@@ -83,7 +108,7 @@ test("a thread that is late out of a run does not stay in it", async () => {
     const words = new Int32Array(machine.heap.memory.buffer, fill, 128);
     words[(PROGRAM.bytes + PHASE.next) >> 2] = 0;
     words[PROGRAM.at >> 2] = fill + PROGRAM.bytes;
-    await machine.runThreads(fill);
+    await machine.runThreads(fill, 0);
   }
   assert.deepEqual([...machine.heap.view(fill + 448, 17)], [...new Array(16).fill(9), 0]);
 });

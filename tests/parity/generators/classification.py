@@ -1,12 +1,14 @@
 """Classifiers and vectors of texts: what transformers computes, for tests/parity/classification.test.ts.
 
 The weights are those of fixtures/pretrained (pretrained.py writes them first) with a head that is stored here. With
-NABLA_TEST_MINILM (the folder of all-MiniLM-L6-v2) also the vectors of some sentences, fixtures/minilm.json, and with pyarrow tables as
-Parquet, fixtures/parquet.
+NABLA_TEST_MINILM (the folder of all-MiniLM-L6-v2) also the vectors of some sentences, fixtures/minilm.json. Tables as pyarrow writes them
+into Parquet, for tests/finetune/data.test.ts, go to fixtures/parquet. Needs transformers and pyarrow beside PyTorch.
 """
 
 import os
 
+import pyarrow
+import pyarrow.parquet
 import torch
 import transformers
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
@@ -67,7 +69,25 @@ def minilm(folder):
     return out
 
 
+TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+
+
+def tables(folder):
+    """Labelled texts in each compression and in row groups, and one table of each other kind of example, with values that are missing."""
+    folder.mkdir(exist_ok=True)
+    labelled = pyarrow.table({"text": ["one", 'é "two"\n', "three"], "label": pyarrow.array([1, 0, 10], pyarrow.int64()), "score": [0.5, -1.0, 2.25], "sure": [True, False, True]})
+    for codec in ["snappy", "zstd", "gzip", "none"]:
+        pyarrow.parquet.write_table(labelled, folder / f"labelled-{codec}.parquet", compression=codec, row_group_size=2)
+    mixed = pyarrow.table({"text": ["a", None, None], "prompt": [None, "2+2=", None], "completion": [None, "4", None], "messages": [None, None, TALK]})
+    pyarrow.parquet.write_table(mixed, folder / "mixed.parquet")
+    choices = pyarrow.table({"prompt": ["2+2=", "3+3="], "choices": [["3", "4"], ["6", "7"]], "answer": pyarrow.array([1, 0], pyarrow.int32())})
+    pyarrow.parquet.write_table(choices, folder / "choices.parquet")
+    faulty = pyarrow.table({"text": ["one", None], "label": ["a", "b"], "answer": [1, 2]})
+    pyarrow.parquet.write_table(faulty, folder / "faulty.parquet")
+
+
 def write(fixtures):
+    tables(fixtures / "parquet")
     cases = [classifier(fixtures / "pretrained", name, 3, i) for i, name in enumerate(DECODERS)]
     cases.append(classifier(fixtures / "pretrained", "llama", 1, 9))
     save(fixtures / "classification.json", {"cases": cases})
