@@ -115,5 +115,6 @@ async function openGenerator(
     task: "generation",
     ...(adapter === undefined ? {} : { adapter }),
     ...(dtype === undefined ? {} : { dtype }),
+    keepQuantized: adapter === undefined && dtype === undefined,
   });
 }
