@@ -8,7 +8,8 @@ import { applyLora, type Quantization, QuantizedLinear, quantizer, type Target }
 import { Storage } from "../graph/node.ts";
 import { leaf } from "../graph/ops.ts";
 import { replaceLayers } from "../models/from-parts.ts";
-import { architectures, ConfigReader, PretrainedError, type RawConfig } from "../models/index.ts";
+import { type Architecture, architectures, ConfigReader, PretrainedError, type RawConfig } from "../models/index.ts";
+import { crossEntropy } from "../nn/functional.ts";
 import { deferInit, Linear, type Module } from "../nn/index.ts";
 import { AdamW } from "../optim/index.ts";
 import { noGrad, randint, setData, Tensor } from "../tensor/index.ts";
@@ -95,29 +96,35 @@ function blankQuantized(layer: Module, quantization: Quantization): QuantizedLin
   });
 }
 
-interface Language extends Module {
+/** A language model, or an encoder with a head, which has only the first two. */
+interface TextModel extends Module {
   readonly contextLength: number;
-  recompute: boolean;
   forward(ids: Tensor, targets?: Tensor): Tensor;
+  recompute?: boolean;
   decode(ids: Tensor, cache: unknown, count?: number): Tensor;
   createCache(options: { batchSize: number; capacity: number }): { length: number };
 }
 
-function build(raw: RawConfig, dtype: DType): Language {
+function build(raw: RawConfig, dtype: DType): TextModel {
   const reader = new ConfigReader(raw);
   const type = reader.text("model_type");
-  const table = architectures().generation;
+  const { generation, classification } = architectures();
+  const table: Readonly<Record<string, Architecture<Module>>> = Object.hasOwn(generation, type)
+    ? generation
+    : classification;
   if (!Object.hasOwn(table, type))
     throw new PretrainedError(
-      `config.json: the memory of "${type}" is not known; it is no language model that can be loaded`,
+      `config.json: the memory of "${type}" is not known; it is no model of texts that can be loaded`,
     );
   const { made, finish } = deferInit(() =>
     table[type].build(reader, { dtype, device: planningDevice }, { numLabels: 2, has: () => true }),
   );
   for (const tensor of [...made.parameters(), ...made.buffers()]) setData(tensor, blank(tensor.shape, tensor.dtype));
   finish();
-  return made as unknown as Language;
+  return made as unknown as TextModel;
 }
+
+const isLanguage = (model: TextModel): boolean => "createCache" in model;
 
 interface Planned {
   readonly parameters: number;
@@ -147,19 +154,21 @@ async function planDepth(
   programs.length = 0;
   if (method === "inference") {
     model.eval();
-    const cache = model.createCache({ batchSize: batch, capacity: time });
-    await noGrad(() => model.decode(ids, cache)).data();
+    const cache = isLanguage(model) ? model.createCache({ batchSize: batch, capacity: time }) : null;
+    await noGrad(() => (cache === null ? model.forward(ids) : model.decode(ids, cache))).data();
     const weights = bytesOf([...model.parameters(), ...model.buffers()]);
     return { parameters, trained: 0, weights, step: largest(programs) };
   }
   if (method !== "full") applyLora(model, { r: rank, alpha: rank, target });
-  model.recompute = options.recompute ?? false;
+  if (isLanguage(model)) model.recompute = options.recompute ?? false;
   model.train();
   const trained = model.parameters().filter((parameter) => parameter.requiresGrad);
   const optimizer = new AdamW(trained, { lr: 1e-4 });
   // the first step makes the optimiser's state, the second is what all others are
   for (let i = 0; i < 2; i++) {
-    const loss = model.forward(ids, ids);
+    const loss = isLanguage(model)
+      ? model.forward(ids, ids)
+      : crossEntropy(model.forward(ids), randint(0, 2, [batch], { device: planningDevice }));
     loss.backward();
     await optimizer.step();
     optimizer.zeroGrad();
@@ -176,7 +185,7 @@ const largest = (programs: readonly PlannedProgram[]): PlannedProgram => {
 };
 
 /**
- * The memory of a language model by its parsed `config.json`. Opens the planning device and makes it the default: for a process that only plans.
+ * The memory of a language model, or of an encoder with two classes, by its parsed `config.json`. Opens the planning device and makes it the default: for a process that only plans.
  * Throws PretrainedError where the architecture is not known.
  */
 export async function memoryOf(

@@ -180,16 +180,13 @@ describe("info", () => {
     assert.equal(facts.architecture, "llama");
     assert.equal(facts.className, "LlamaForCausalLM");
     assert.equal(facts.context, config.max_position_embeddings);
-    assert.deepEqual(
-      facts.memory.rows.map(({ name }: { name: string }) => name),
-      ["inference", "LoRA", "QLoRA", "full training"],
+    const planned = Object.fromEntries(
+      facts.memory.map(({ name, memory }: { name: string; memory: object }) => [name, memory]),
     );
-    const parts = Object.fromEntries(
-      facts.memory.rows.map((row: { name: string; parts: object }) => [row.name, row.parts]),
-    );
+    assert.deepEqual(Object.keys(planned), ["inference", "LoRA", "QLoRA", "full training"]);
     // AdamW keeps two float32 moments of every parameter that learns
-    const full = parts["full training"];
-    assert.ok(Math.abs(full.optimiser / full.weights - 2) < 0.05, JSON.stringify(full));
+    const full = planned["full training"];
+    assert.ok(Math.abs(full.otherState / full.weights - 2) < 0.05, JSON.stringify(full));
     assert.equal(full.weights, 4 * facts.parameters);
   });
 
