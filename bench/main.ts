@@ -8,7 +8,7 @@ import type { Benchmark, Result, Target } from "./support/benchmark.ts";
 import { cpuFlags } from "./support/sides.ts";
 
 const names = [
-  ...["gemm", "gpt", "nanogpt-cpu", "mlp", "cnn", "tiny", "decode"],
+  ...["gemm", "gpt", "nanogpt-cpu", "lora", "mlp", "cnn", "tiny", "decode"],
   ...["memory", "start", "load", "two", "javascript", "wasm", "webgpu"],
 ] as const;
 

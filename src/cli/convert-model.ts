@@ -2,6 +2,8 @@
 import { statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { isFloat } from "../core/dtype.ts";
+import { TokenizerError } from "../data/errors.ts";
+import { tokenizerFromJSON } from "../data/tokenizer.ts";
 import { ensureFolder } from "../formats/atomic.ts";
 import { type GgufTensorInput, type GgufType, type GgufValue, readGguf, save, writeGguf } from "../formats/index.ts";
 import {
@@ -11,6 +13,8 @@ import {
   readCheckpoint,
   readConfig,
   readGgufModel,
+  readGgufText,
+  type TokenizerFiles,
 } from "../models/index.ts";
 import type { StateDict } from "../nn/index.ts";
 import { noGrad } from "../tensor/index.ts";
@@ -105,10 +109,26 @@ async function requantised(place: ModelPlace, dtype: StoredAs | undefined): Prom
 /** llama.cpp's numbers of what most tensors of a file are. */
 const fileTypes: Readonly<Record<StoredAs, number>> = { f32: 0, f16: 1, q4_0: 2, q8_0: 7, bf16: 32 };
 
+/** Letters, digits, contractions, spaces, line ends, other scripts, signs: what tokenizers treat in their own ways. */
+const probe = "Hello  world, it's 12345 o'clock;\n\n\tdéjà vu — 日本語 привет, ½ 🙂 def f(x): return x**2  \r\nTHE END";
+
+/** Throws TokenizerError where what is read from the metadata does not cut a text as the model's own tokenizer does. */
+function checkTokenizer(files: TokenizerFiles, metadata: ReadonlyMap<string, GgufValue>): void {
+  const own = tokenizerFromJSON({ ...files.tokenizer, padding: null, truncation: null }, files.source);
+  const { tokenizer: back } = readGgufText({ version: 3, alignment: 32, metadata, tensors: new Map() }, files.source);
+  const [a, b] = [own, back].map((each) => each.encode(probe, { addSpecialTokens: false }).join(" "));
+  if (a !== b)
+    throw new TokenizerError(
+      `${files.source}: as a GGUF file can say it, this tokenizer cuts texts otherwise; keep to --to safetensors`,
+    );
+}
+
 /** A folder's model and tokenizer as a GGUF file. */
 async function exported(place: ModelPlace, dtype: StoredAs | undefined): Promise<GgufContent> {
   const config = await readConfig(place.path);
-  const tokenizer = ggufTokenizerMetadata(await tokenizerFiles(place));
+  const files = await tokenizerFiles(place);
+  const tokenizer = ggufTokenizerMetadata(files);
+  checkTokenizer(files, tokenizer);
   const stored = await readCheckpoint(place.path, { device: "reference" });
   const largest = Object.values(stored).reduce((a, b) => (b.size > a.size ? b : a));
   const own = ({ float32: "f32", bfloat16: "bf16", float16: "f16" } as Record<string, StoredAs>)[largest.dtype];

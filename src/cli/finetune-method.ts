@@ -1,5 +1,5 @@
 /** How a model is made ready to learn, by the method of a fine-tuning: adapters put on it, its base quantised, parts of it frozen. */
-import { applyLora, freeze, quantizeModel } from "../finetune/index.ts";
+import { applyLora, freeze, QuantizedLinear } from "../finetune/index.ts";
 import type { Module } from "../nn/index.ts";
 import { manualSeed } from "../tensor/index.ts";
 import { formatCount } from "../train/terminal.ts";
@@ -8,9 +8,9 @@ import { type FinetuneSettings, usesLora } from "./finetune-settings.ts";
 /** Heads that a checkpoint of the bare model lacks, by the names of modules; distilbert's has two layers. */
 const headNames = ["pre_classifier", "classifier", "score"];
 
-/** Prepares `model` in place, and says in a line what will learn. */
-export async function prepareModel(model: Module, settings: FinetuneSettings): Promise<string> {
-  const total = model.parameterCount();
+/** Prepares `model` in place, and says in a line what will learn. The base of QLoRA has been quantised as it was read. */
+export function prepareModel(model: Module, settings: FinetuneSettings): string {
+  const total = elements(model);
   const { method, rank, alpha, quantize } = settings;
   const share = (trained: number): string =>
     `${formatCount(trained)} of ${formatCount(total)} parameters learn (${((100 * trained) / total).toPrecision(3)} %)`;
@@ -23,7 +23,7 @@ export async function prepareModel(model: Module, settings: FinetuneSettings): P
     const paths = [...model.namedParameters()].filter(([, p]) => p.requiresGrad).map(([path]) => path);
     return `freeze: ${share(trained)}, ${paths[0]} … ${paths.at(-1)}`;
   }
-  const quantized = quantize === null ? [] : await quantizeModel(model, { quantization: quantize });
+  const quantized = [...model.modules()].filter((layer) => layer instanceof QuantizedLinear);
   manualSeed(settings.seed);
   const heads = settings.task === "language" ? [] : headNames.filter((name) => hasChild(model, name));
   const target =
@@ -43,6 +43,13 @@ export async function prepareModel(model: Module, settings: FinetuneSettings): P
   const head = heads.length === 0 ? "" : `, and ${heads.join(" and ")} as a whole`;
   return `${method}: rank ${rank}, alpha ${alpha}, on ${tuned.adapter.layers.size} layers${head}${base}; ${share(trained)}`;
 }
+
+/** Parameters, quantised ones too. */
+export const elements = (model: Module): number =>
+  [...model.modules()].reduce(
+    (n, layer) => (layer instanceof QuantizedLinear ? n + layer.inFeatures * layer.outFeatures : n),
+    model.parameterCount(),
+  );
 
 const hasChild = (model: Module, name: string): boolean => [...model.namedChildren()].some(([child]) => child === name);
 

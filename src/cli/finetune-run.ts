@@ -28,7 +28,7 @@ import { formatCount, formatDuration } from "../train/terminal.ts";
 import { openDevice } from "./device.ts";
 import { exitCodes } from "./exit.ts";
 import { holdOut, promptsOf, readLanguage, readTargets } from "./finetune-data.ts";
-import { prepareModel } from "./finetune-method.ts";
+import { elements, prepareModel } from "./finetune-method.ts";
 import { type FinetuneSettings, usesLora } from "./finetune-settings.ts";
 import { printable } from "./gpt-run.ts";
 import { takeInterrupts } from "./interrupt.ts";
@@ -122,7 +122,7 @@ async function languageSubject(
   settings: FinetuneSettings,
 ): Promise<Prepared> {
   const { seed, text, turns, packing, maxLength: asked } = settings;
-  const model = await openModel(place, { task: "generation", ...dtypeFlag(settings) });
+  const model = await openModel(place, { task: "generation", quantize: settings.quantize, ...dtypeFlag(settings) });
   const maxLength = asked ?? Math.min(model.contextLength, usualLength);
   const reading = { text, turns, maxLength };
   const data = await readLanguage(settings.data, tokenizer, reading);
@@ -153,7 +153,7 @@ async function languageSubject(
     labels: [],
     lines: [
       describe(place, model, settings),
-      await prepareModel(model, settings),
+      prepareModel(model, settings),
       own === null
         ? `to learn from: ${amount(kept, null)}; to measure on, held out of the same data: ${amount(held, null)}`
         : `to learn from: ${amount(kept, data.textual.length)}; to measure on: ${amount(held, own.textual.length)}`,
@@ -182,6 +182,7 @@ async function textSubject(
   manualSeed(seed); // a new head is drawn
   const model = await openModel(place, {
     task: "classification",
+    quantize: settings.quantize,
     numLabels: regress ? 1 : labels.length,
     ...dtypeFlag(settings),
   });
@@ -204,7 +205,7 @@ async function textSubject(
     labels,
     lines: [
       describe(place, model, settings),
-      await prepareModel(model, settings),
+      prepareModel(model, settings),
       `to learn from: ${formatCount(kept.length)} texts; to measure on${own === null ? ", held out of the same data" : ""}: ` +
         `${formatCount(held.length)}; ${classes}`,
     ],
@@ -223,7 +224,7 @@ function shownPath(path: string): string {
 
 /** What the model is, before an adapter is put on it. */
 const describe = (place: ModelPlace, model: Module, { device }: FinetuneSettings): string =>
-  `${shownPath(place.name)}: ${model.constructor.name}, ${formatCount(model.parameterCount())} parameters, ${dtypeOf(model)}, on ${device}`;
+  `${shownPath(place.name)}: ${model.constructor.name}, ${formatCount(elements(model))} parameters, ${dtypeOf(model)}, on ${device}`;
 
 /** Says after which step a resumed run goes on. */
 async function sayWhere(folder: string, say: Say): Promise<void> {
@@ -294,6 +295,7 @@ async function train(
       weightDecay: settings.weightDecay,
       batch: settings.batch,
       accumulate: settings.accumulate,
+      ...(settings.recompute ? { recompute: true } : {}),
       seed: settings.seed,
       out: folder,
       checkpointEvery: settings.checkpointEvery,

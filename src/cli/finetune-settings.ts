@@ -41,6 +41,7 @@ export interface FinetuneSettings extends RunSettings {
   /** Null: the model's context, at most 512. */
   readonly maxLength: number | null;
   readonly packing: boolean;
+  readonly recompute: boolean;
   readonly evaluateEvery: number | null;
   readonly patience: number | null;
   readonly prompts: readonly string[] | null;
@@ -93,6 +94,7 @@ export function settingsOf(
     accumulate: flags.accumulate,
     maxLength: flags.maxLength ?? null,
     packing: flags.packing ?? false,
+    recompute: flags.recompute ?? false,
     evaluateEvery: flags.evaluateEvery ?? null,
     patience: flags.patience ?? null,
     prompts: flags.sample ?? null,

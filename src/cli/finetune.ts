@@ -42,6 +42,7 @@ export interface FinetuneFlags {
   readonly accumulate: number;
   readonly maxLength?: number;
   readonly packing?: boolean;
+  readonly recompute?: boolean;
   readonly evaluateEvery?: number;
   readonly patience?: number;
   readonly checkpointEvery: number;
@@ -76,7 +77,7 @@ export const declare: Declare = (parent, done) => {
     .command("finetune")
     .description("adapt a pretrained model to your data (LoRA by default), measured before and after")
     .argument("[model]", modelHelp)
-    .option("--data <path...>", ".jsonl (text; prompt and completion; messages), .csv or .tsv with a head, .txt, .md")
+    .option("--data <path...>", ".jsonl or .parquet (text; prompt and completion; messages), .csv or .tsv, .txt, .md")
     .option("--eval <path...>", "what to measure on; without it a share of the data is held out")
     .option("--eval-share <x>", "that share", between(0.001, 0.9), 0.1)
     .option("--also <path...>", "other data to measure on before and after: what was learnt at its cost")
@@ -120,6 +121,7 @@ export const declare: Declare = (parent, done) => {
     .option("--accumulate <n>", "batches to a step", count(1), 1)
     .option("--max-length <n>", "most tokens of an example; the model's context, at most 512, by default", count(2))
     .option("--packing", "several examples in a row, with boundaries")
+    .option("--recompute", "compute blocks again for the gradient: a third more work, less memory")
     .option("--evaluate-every <n>", "steps between evaluations; an epoch by default", count(1))
     .option("--patience <n>", "stop after so many evaluations without improvement", count(1))
     .option("--checkpoint-every <n>", "steps between checkpoints", count(1), 250)

@@ -35,11 +35,7 @@ async function info(name: string, flags: Flags): Outcome {
   const place = await findModel(name);
   const facts = await describeModel(place);
   const length = Math.min(flags.length ?? 512, facts.context ?? 512);
-  const { planMemory } = await import("./memory-plan.ts");
-  const memory =
-    flags.memory && facts.text
-      ? await planMemory(facts, { batch: flags.batch, length, rank: flags.rank, device: flags.device })
-      : null;
+  const memory = flags.memory && facts.text ? await memoryRows(facts, length, flags) : null;
   if (flags.json) {
     const { config: _, ...plain } = facts;
     console.log(JSON.stringify({ ...plain, batch: flags.batch, length, rank: flags.rank, memory }));
@@ -66,15 +62,39 @@ async function info(name: string, flags: Flags): Outcome {
   if (facts.text)
     row("chat template", facts.chatTemplate ? "yes: nabla generate --chat, and data with messages" : "none");
   if (memory === null) return exitCodes.ok;
-  console.log(
-    `\nmemory of the process, on ${memory.device}; training with batches of ${flags.batch} × ${length} tokens`,
-  );
-  for (const { name: each, peak, parts } of memory.rows) {
-    const shown = Object.entries(parts).filter(([, bytes]) => bytes >= 0.005 * peak);
-    row(
-      each,
-      `${formatBytes(peak).padStart(9)}   ${shown.map(([what, bytes]) => `${what} ${formatBytes(bytes)}`).join(", ")}`,
-    );
+  console.log(`\nmemory of the process, training with batches of ${flags.batch} × ${length} tokens`);
+  for (const { name: each, memory: planned } of memory) {
+    const { weights, otherState, temporaries, process: own, total } = planned;
+    const state = each === "inference" ? "keys and values" : "optimiser";
+    const parts = { weights, [state]: otherState, activations: temporaries, process: own };
+    const shown = Object.entries(parts).filter(([, bytes]) => bytes >= 0.005 * total);
+    const words = shown.map(([what, bytes]) => `${what} ${formatBytes(bytes)}`).join(", ");
+    row(each, `${formatBytes(total).padStart(9)}   ${words}`);
   }
   return exitCodes.ok;
+}
+
+interface Row {
+  readonly name: string;
+  readonly memory: import("./model-memory.ts").ModelMemory;
+}
+
+/** What each use of the model takes, planned on the device. */
+async function memoryRows(
+  { config, types }: import("./model-facts.ts").ModelFacts,
+  time: number,
+  { batch, rank, device: asked }: Flags,
+): Promise<Row[]> {
+  const { openDevice } = await import("./device.ts");
+  const { memoryOf } = await import("./model-memory.ts");
+  const device = await openDevice(asked);
+  const [{ type }] = types;
+  const stored = /^bf(loat)?16$/.test(type) ? "bfloat16" : /^f(loat)?16$/.test(type) ? "float16" : "float32";
+  const uses = { inference: "inference", LoRA: "lora", QLoRA: "qlora", "full training": "full" } as const;
+  const rows: Row[] = [];
+  for (const [name, method] of Object.entries(uses)) {
+    const dtype = method === "full" ? "float32" : stored; // weights that learn are float32, as finetune makes them
+    rows.push({ name, memory: await memoryOf(config, method, { batch, time, rank, device, dtype }) });
+  }
+  return rows;
 }

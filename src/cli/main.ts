@@ -33,7 +33,7 @@ export function version(): string {
 }
 
 const epilogue = `
-Exit codes: 0 done, 1 checked and found wanting, 2 wrong usage, 65 wrong data, 69 no such backend here,
+Exit codes: 0 done, 1 checked and found wanting, 2 wrong usage, 65 wrong data, 69 no such backend here, or no hub,
 70 internal error, 74 file or disk, 76 the loss is no longer finite, 130 Ctrl-C.
 Environment: NABLA_DEVICE (cpu, reference), NABLA_THREADS, NABLA_DEBUG=1|2|4, NABLA_FUSE=0.`;
 
@@ -52,7 +52,7 @@ export async function main(argv: readonly string[]): Promise<number> {
   try {
     const { Command, CommanderError } = await import("commander");
     const program = new Command("nabla")
-      .description("Nabla (∇): train, evaluate and run neural networks")
+      .description("Nabla (∇): train, fine-tune, evaluate and run neural networks")
       .version(version(), "-V, --version", "print the version")
       .helpOption("-h, --help", "print this help")
       .showHelpAfterError("(--help shows what there is)")

@@ -5,7 +5,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { DType } from "../core/dtype.ts";
-import { type Adapted, loadAdapter, parseAdapterConfig } from "../finetune/index.ts";
+import { type Adapted, loadAdapter, parseAdapterConfig, type Quantization, quantizer } from "../finetune/index.ts";
 import {
   architectures,
   fromPretrained,
@@ -91,16 +91,22 @@ export interface OpenOptions<T extends Task> {
   readonly dtype?: WeightDType;
   readonly adapter?: AdapterPlace;
   readonly numLabels?: number;
+  /** Linear layers are quantised as they are read: the base of QLoRA. */
+  readonly quantize?: Quantization | null;
+  /** Of a GGUF file: q8_0 and q4_0 stay as they are stored. */
+  readonly keepQuantized?: boolean;
 }
 
 /** Loads a model, and puts the adapter on it. */
 export async function openModel<T extends Task>(place: ModelPlace, options: OpenOptions<T>): Promise<Tasks[T]> {
-  const { task, dtype, adapter } = options;
+  const { task, dtype, adapter, quantize = null, keepQuantized = false } = options;
   const numLabels = options.numLabels ?? adapter?.labels?.length;
   const model = await fromPretrained<T>(place.path, {
     task,
     ...(dtype === undefined ? {} : { dtype: weightDTypes[dtype] }),
     ...(numLabels === undefined ? {} : { numLabels }),
+    ...(quantize === null ? {} : { replace: quantizer({ quantization: quantize }) }),
+    keepQuantized,
   });
   if (adapter === undefined) return model;
   return (await loadAdapter(

@@ -69,7 +69,7 @@ const plans: Readonly<
     },
     least: 50,
     most: 2000,
-    second: { characters: 8_000, kept: 1_000, steps: 15, sampleTokens: 20 },
+    second: { characters: 4_000, kept: 500, steps: 8, sampleTokens: 10 },
   },
 };
 

@@ -11,12 +11,19 @@ import { places, type Target, targetTest } from "./targets.ts";
  * What `fromPretrained` takes as `replace`: linear layers (all but the output head, or those of `target`) are quantised as they are read, so that the
  * model is never in memory as floating numbers (transformers' load_in_4bit).
  */
-export function quantizer(options: QuantizeOptions & { readonly target?: Target } = {}): LayerReplacer {
+export function quantizer(
+  options: QuantizeOptions & {
+    readonly target?: Target;
+    /** Makes the layer; default: quantizeLinear. */
+    readonly make?: (layer: Linear | Projection) => QuantizedLinear | Promise<QuantizedLinear>;
+  } = {},
+): LayerReplacer {
+  const { make = (layer) => quantizeLinear(layer, options) } = options;
   const test = targetTest(options.target ?? "all-linear");
   return async (layer, path) => {
     if (!test(path, layer)) return null;
     expectQuantizable("quantizer", layer, path);
-    return quantizeLinear(layer, options);
+    return make(layer);
   };
 }
 

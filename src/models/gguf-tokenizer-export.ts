@@ -111,17 +111,31 @@ export function ggufTokenizerMetadata({
 
 function cuttingOf({ pre_tokenizer: cutting }: BpeFile, source: string): string {
   const description = JSON.stringify(cutting ?? null);
-  const patterns = [...description.matchAll(/"Regex":"((?:[^"\\]|\\.)*)"/g)].map(
-    ([, escaped]) => JSON.parse(`"${escaped}"`) as string,
-  );
-  for (const pattern of patterns) {
-    const found = cuttings.find(([test]) => test.test(pattern));
-    if (found) return found[1];
-  }
-  if (patterns.length === 0 && description.includes('"ByteLevel"')) return "gpt-2";
+  const steps = stepsOf(cutting);
+  const patterns = steps.flatMap(({ pattern }) => (typeof pattern?.Regex === "string" ? [pattern.Regex] : []));
+  const found = patterns.length === 1 && cuttings.find(([test]) => test.test(patterns[0]));
+  if (found) return found[1];
+  const kinds = steps.map(({ type }) => type).join(" ");
+  const splits = steps.at(-1)?.use_regex !== false;
+  if (kinds === "ByteLevel" && splits) return "gpt-2";
+  if (kinds === "Digits ByteLevel" && splits && steps[0].individual_digits === true) return "smollm";
   throw new TokenizerError(
     `${source}: GGUF has no name for how this tokenizer cuts a text (${description.slice(0, 120)})`,
   );
+}
+
+interface CuttingStep {
+  readonly type?: string;
+  readonly pattern?: { readonly Regex?: unknown };
+  readonly use_regex?: boolean;
+  readonly individual_digits?: boolean;
+}
+
+/** A pre-tokenizer's steps, in order. */
+function stepsOf(cutting: unknown): CuttingStep[] {
+  if (typeof cutting !== "object" || cutting === null) return [];
+  const { pretokenizers } = cutting as { readonly pretokenizers?: unknown };
+  return Array.isArray(pretokenizers) ? pretokenizers.flatMap(stepsOf) : [cutting as CuttingStep];
 }
 
 /** Scores in the order of the merges, the first best, as SentencePiece numbers the pieces of a BPE; what no merge makes comes last. */

@@ -1,7 +1,7 @@
 /** The commands that look and tell: version, help, doctor, plan, graph, start. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { findCompiler } from "../../src/backends/cpu/toolchain.ts";
@@ -15,7 +15,10 @@ test("version and help answer without loading anything heavy", async () => {
   assert.equal(version.stdout.trim(), JSON.parse(readFileSync(join(root, "package.json"), "utf8")).version);
   const help = await nabla(["--help"]);
   assert.equal(help.code, 0);
-  for (const command of ["start", "train", "generate", "eval", "doctor", "plan", "graph"])
+  for (const command of [
+    ...["start", "train", "finetune", "generate", "eval", "embed", "merge", "convert", "info"],
+    ...["doctor", "plan", "graph"],
+  ])
     assert.match(help.stdout, new RegExp(`^ {2}${command}\\b`, "m"));
   const flags = await nabla(["train", "gpt", "--help"]);
   assert.equal(flags.code, 0);
@@ -98,7 +101,9 @@ test("graph shows a function of one's own", async () => {
   }
 });
 
-test("start trains, shows what it learnt, and compares with the trigram model", { timeout: 170_000 }, async () => {
+test("start trains, compares with the trigram model, and fine-tunes to a second kind of text", {
+  timeout: 170_000,
+}, async () => {
   const out = join(room, "start");
   const { code, stdout, stderr } = await nabla(["start", "--out", out, "--minutes", "0.05"]);
   assert.equal(code, 0, stderr);
@@ -108,8 +113,13 @@ test("start trains, shows what it learnt, and compares with the trigram model", 
     /What it writes now:\n {2}│ The/,
     /validation loss of the GPT +\d/,
     /of an interpolated trigram +\d/,
+    /lora: rank 8, .* parameters learn/,
+    /before +after +difference {2}\[paired 95 % interval\]\nloss +\d\.\d+ {2}→ {2}\d\.\d+/,
+    /"function "\n {2}before {2}/,
+    /on .*documentation-held-out\.txt, which was not learnt/,
   ])
     assert.match(stdout, part);
+  assert.ok(existsSync(join(out, "lora", "adapter_model.safetensors")));
   const resumed = await nabla(["train", "gpt", "--resume", out]);
   assert.match(resumed.stdout, /is finished/);
 });

@@ -1,6 +1,8 @@
 /** Quantised linear layers: the weight that they stand for, gradients through them, sizes that are no whole number of blocks. */
 import assert from "node:assert/strict";
+import { dirname, join } from "node:path";
 import { test } from "node:test";
+import { fileURLToPath } from "node:url";
 import { setDevice } from "../../src/execution/index.ts";
 import {
   dequantizeInt8,
@@ -9,12 +11,15 @@ import {
   quantizeLinear,
   quantizeModel,
   quantizeNF4,
+  quantizer,
 } from "../../src/finetune/index.ts";
-import { MLP } from "../../src/models/index.ts";
+import { fromPretrained, MLP } from "../../src/models/index.ts";
 import { Linear } from "../../src/nn/index.ts";
 import { manualSeed, randn, tensor } from "../../src/tensor/index.ts";
 import { backendsUnderTest } from "../support/backends.ts";
 import { assertClose } from "../support/fixtures.ts";
+
+const fixtures = join(dirname(dirname(fileURLToPath(import.meta.url))), "parity", "fixtures", "pretrained");
 
 for (const backend of await backendsUnderTest())
   for (const quantization of ["nf4", "int8"] as const)
@@ -44,6 +49,23 @@ for (const backend of await backendsUnderTest())
         assertClose("output", await y.data(), await z.data(), { rtol: 1e-5, atol: 1e-6 });
         assertClose("gradient", await a.grad!.data(), await b.grad!.data(), { rtol: 1e-4, atol: 1e-5 });
       });
+
+test("a model that is quantised as it is read is the one that is quantised afterwards", async () => {
+  setDevice("reference");
+  const folder = join(fixtures, "llama");
+  for (const quantization of ["nf4", "int8"] as const) {
+    const options = { quantization, doubleQuant: true, target: ["q_proj", "down_proj"] };
+    const before = await fromPretrained(folder, { dtype: "float32", replace: quantizer(options) });
+    const after = await fromPretrained(folder, { dtype: "float32" });
+    await quantizeModel(after, options);
+    const [a, b] = [before.stateDict(), after.stateDict()];
+    assert.deepEqual(Object.keys(a), Object.keys(b));
+    assert.ok(Object.keys(a).some((key) => key.endsWith("q_proj.weight.absmax")));
+    for (const key of Object.keys(a)) assert.deepEqual(await a[key].data(), await b[key].data(), key);
+    const ids = tensor([[1, 2, 3, 4]], { dtype: "int32" });
+    assert.deepEqual(await before.forward(ids).data(), await after.forward(ids).data());
+  }
+});
 
 test("a weight that is not finite is refused, and what can't be quantised is named", async () => {
   setDevice("reference");

@@ -14,6 +14,49 @@ import { manualSeed, zeros } from "../../src/tensor/index.ts";
 const fixtures = join(dirname(dirname(fileURLToPath(import.meta.url))), "parity", "fixtures", "pretrained");
 setDevice("reference");
 
+for (const name of ["llama", "gpt2", "bert", "phi3"])
+  test(`${name} read tensor by tensor is the model that is read as a whole`, async () => {
+    const folder = join(fixtures, name);
+    const task = name === "bert" ? "features" : "generation";
+    const whole = await fromPretrained(folder, { task });
+    const asked: string[] = [];
+    const progress: (number | null)[][] = [];
+    const parts = await fromPretrained(folder, {
+      task,
+      replace: async (layer, path) => {
+        asked.push(path);
+        for (const parameter of layer.parameters()) assert.ok((await parameter.data()).every(Number.isFinite), path);
+        return null;
+      },
+      onProgress: (done, total) => void progress.push([done, total]),
+    });
+    assert.deepEqual(
+      asked.sort(),
+      [...whole.namedModules()]
+        .map(([path]) => path)
+        .filter(Boolean)
+        .sort(),
+    );
+    const [a, b] = [whole.stateDict(), parts.stateDict()];
+    assert.deepEqual(Object.keys(b), Object.keys(a));
+    for (const key of Object.keys(a)) {
+      assert.equal(b[key].dtype, a[key].dtype);
+      assert.deepEqual(await b[key].data(), await a[key].data(), key);
+    }
+    assert.ok(parts.parameters().every((parameter) => parameter.requiresGrad) && !parts.training);
+    assert.equal(progress.at(-1)?.[0], progress.at(-1)?.[1]);
+  });
+
+test("read tensor by tensor what does not fit is refused with the same words, before anything is read", async (t) => {
+  const folder = await copyOf("llama", t);
+  await changeTensors(folder, (tensors) => {
+    delete tensors["model.norm.weight"];
+    tensors["model.extra.weight"] = zeros([1]);
+  });
+  const replace = async (): Promise<null> => assert.fail("a layer was read");
+  await refused(folder, /the checkpoint lacks "model.norm.weight"; the model has no "model.extra.weight"/, { replace });
+});
+
 /** A copy of a checkpoint, for a test to spoil. */
 async function copyOf(name: string, t: TestContext): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), "nabla-pretrained-"));

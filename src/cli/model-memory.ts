@@ -1,0 +1,239 @@
+/**
+ * What a pretrained model will have resident at its peak in inference and in each kind of fine-tuning, by its `config.json` alone: steps of the
+ * same model with few layers are planned (planning.ts) for two depths, and what a layer adds is added for the others. No weights are read or made.
+ */
+import { type DType, dtypes } from "../core/dtype.ts";
+import { sizeOf } from "../core/shape.ts";
+import { applyLora, type Quantization, QuantizedLinear, quantizer, type Target } from "../finetune/index.ts";
+import { Storage } from "../graph/node.ts";
+import { leaf } from "../graph/ops.ts";
+import { replaceLayers } from "../models/from-parts.ts";
+import { type Architecture, architectures, ConfigReader, PretrainedError, type RawConfig } from "../models/index.ts";
+import { crossEntropy } from "../nn/functional.ts";
+import { deferInit, Linear, type Module } from "../nn/index.ts";
+import { AdamW } from "../optim/index.ts";
+import { noGrad, randint, setData, Tensor } from "../tensor/index.ts";
+import { footprint } from "./footprint.ts";
+import { openPlanning, type PlannedProgram, planningDevice } from "./planning.ts";
+
+export type MemoryMethod = "inference" | "lora" | "qlora" | "full";
+
+export interface MemoryOptions {
+  /** Sequences at once. Default: 1. */
+  readonly batch?: number;
+  /** Tokens of each. Default: 512, or the context where that is shorter. */
+  readonly time?: number;
+  /** Default: 16. */
+  readonly rank?: number;
+  /** The layers that an adapter is put around, and that are quantised. Default: "all-linear". */
+  readonly target?: Target;
+  /** Of "qlora". Default: "nf4". */
+  readonly quantization?: Quantization;
+  /** Of what is not quantised. Default: "float32". */
+  readonly dtype?: DType;
+  /** Whether blocks are computed again for the gradient. Default: false. */
+  readonly recompute?: boolean;
+  /** The backend that computes. Default: "cpu". */
+  readonly device?: string;
+  /** The depths, one or two, that are planned. Default: 2 and 4 layers, or the model's own where it is not deeper. */
+  readonly depths?: readonly number[];
+}
+
+/** Bytes; `total` is the peak of a process that does nothing else. */
+export interface ModelMemory {
+  readonly parameters: number;
+  /** What is learnt. */
+  readonly trained: number;
+  /** As they are held. */
+  readonly weights: number;
+  /** Moments of the optimiser; in inference the keys and values of `time` tokens. */
+  readonly otherState: number;
+  /** Activations, gradients, logits. */
+  readonly temporaries: number;
+  /** Everything else: the runtime, heap, scratch, the batch. */
+  readonly process: number;
+  readonly total: number;
+}
+
+/** Node and the modules, before anything is planned or loaded. */
+const IMPORTED_BYTES = 95e6;
+/** Freed memory that the cpu backend keeps, and what of the loading is not collected yet. */
+const KEPT_BYTES = 0;
+const shallow = [2, 4] as const;
+
+const layerFields = ["num_hidden_layers", "n_layer", "n_layers"];
+
+/** The configuration of the same model with `layers` layers, and how many it has. */
+function withLayers(raw: RawConfig, layers: number | null): { readonly raw: RawConfig; readonly own: number } {
+  const field = layerFields.find((name) => typeof raw[name] === "number");
+  if (field === undefined)
+    throw new PretrainedError(`config.json: none of ${layerFields.join(", ")} says how many layers the model has`);
+  const own = raw[field] as number;
+  if (layers === null) return { raw, own };
+  const short = Object.entries(raw).map(([key, value]) =>
+    Array.isArray(value) && value.length === own ? [key, value.slice(0, layers)] : [key, value],
+  );
+  return { raw: { ...Object.fromEntries(short), [field]: layers }, own };
+}
+
+/** A tensor with a place and without contents: nothing on the planning device has any. */
+const blank = (shape: readonly number[], dtype: DType): Tensor =>
+  new Tensor(leaf(new Storage(planningDevice, dtype, sizeOf(shape), {}), shape));
+
+function blankQuantized(layer: Module, quantization: Quantization): QuantizedLinear {
+  const [outFeatures, inFeatures] =
+    layer instanceof Linear ? layer.weight.shape : [...(layer as Linear).weight.shape].reverse();
+  const size = outFeatures * inFeatures;
+  return new QuantizedLinear({
+    inFeatures,
+    outFeatures,
+    quantization,
+    transposed: !(layer instanceof Linear),
+    weight:
+      quantization === "nf4" ? blank([Math.ceil(size / 2), 1], "uint8") : blank([outFeatures, inFeatures], "uint8"),
+    absmax: blank([quantization === "nf4" ? Math.ceil(size / 64) : outFeatures], "float32"),
+    bias: (layer as Linear).bias,
+  });
+}
+
+/** A language model, or an encoder with a head, which has only the first two. */
+interface TextModel extends Module {
+  readonly contextLength: number;
+  forward(ids: Tensor, targets?: Tensor): Tensor;
+  recompute?: boolean;
+  decode(ids: Tensor, cache: unknown, count?: number): Tensor;
+  createCache(options: { batchSize: number; capacity: number }): { length: number };
+}
+
+function build(raw: RawConfig, dtype: DType): TextModel {
+  const reader = new ConfigReader(raw);
+  const type = reader.text("model_type");
+  const { generation, classification } = architectures();
+  const table: Readonly<Record<string, Architecture<Module>>> = Object.hasOwn(generation, type)
+    ? generation
+    : classification;
+  if (!Object.hasOwn(table, type))
+    throw new PretrainedError(
+      `config.json: the memory of "${type}" is not known; it is no model of texts that can be loaded`,
+    );
+  const { made, finish } = deferInit(() =>
+    table[type].build(reader, { dtype, device: planningDevice }, { numLabels: 2, has: () => true }),
+  );
+  for (const tensor of [...made.parameters(), ...made.buffers()]) setData(tensor, blank(tensor.shape, tensor.dtype));
+  finish();
+  return made as unknown as TextModel;
+}
+
+const isLanguage = (model: TextModel): boolean => "createCache" in model;
+
+interface Planned {
+  readonly parameters: number;
+  readonly trained: number;
+  readonly weights: number;
+  readonly step: PlannedProgram;
+}
+
+const bytesOf = (tensors: Iterable<Tensor>): number =>
+  [...new Set(tensors)].reduce((n, x) => n + x.size * dtypes[x.dtype].bytes, 0);
+
+async function planDepth(
+  raw: RawConfig,
+  method: MemoryMethod,
+  options: MemoryOptions,
+  programs: PlannedProgram[],
+): Promise<Planned> {
+  const { batch = 1, rank = 16, target = "all-linear", quantization = "nf4", dtype = "float32" } = options;
+  const model = build(raw, dtype);
+  const parameters = model.parameterCount();
+  const time = options.time ?? Math.min(512, model.contextLength);
+  if (method === "qlora") {
+    const wanted = quantizer({ target, make: (layer) => blankQuantized(layer, quantization) });
+    await replaceLayers(model, wanted);
+  }
+  const ids = randint(0, 2, [batch, time], { device: planningDevice });
+  programs.length = 0;
+  if (method === "inference") {
+    model.eval();
+    const cache = isLanguage(model) ? model.createCache({ batchSize: batch, capacity: time }) : null;
+    await noGrad(() => (cache === null ? model.forward(ids) : model.decode(ids, cache))).data();
+    const weights = bytesOf([...model.parameters(), ...model.buffers()]);
+    return { parameters, trained: 0, weights, step: largest(programs) };
+  }
+  if (method !== "full") applyLora(model, { r: rank, alpha: rank, target });
+  if (isLanguage(model)) model.recompute = options.recompute ?? false;
+  model.train();
+  const trained = model.parameters().filter((parameter) => parameter.requiresGrad);
+  const optimizer = new AdamW(trained, { lr: 1e-4 });
+  // the first step makes the optimiser's state, the second is what all others are
+  for (let i = 0; i < 2; i++) {
+    const loss = isLanguage(model)
+      ? model.forward(ids, ids)
+      : crossEntropy(model.forward(ids), randint(0, 2, [batch], { device: planningDevice }));
+    loss.backward();
+    await optimizer.step();
+    optimizer.zeroGrad();
+    await loss.item();
+  }
+  const weights = bytesOf([...model.parameters(), ...model.buffers()]);
+  return { parameters, trained: trained.reduce((n, p) => n + p.size, 0), weights, step: largest(programs) };
+}
+
+/** Of what was compiled since the list was empty, the step: the last of the large ones. */
+const largest = (programs: readonly PlannedProgram[]): PlannedProgram => {
+  const most = Math.max(...programs.map(({ nodes }) => nodes.length));
+  return programs.findLast(({ nodes }) => nodes.length > most / 2) as PlannedProgram;
+};
+
+/**
+ * The memory of a language model, or of an encoder with two classes, by its parsed `config.json`. Opens the planning device and makes it the default: for a process that only plans.
+ * Throws PretrainedError where the architecture is not known.
+ */
+export async function memoryOf(
+  config: RawConfig,
+  method: MemoryMethod,
+  options: MemoryOptions = {},
+): Promise<ModelMemory> {
+  const device = options.device ?? "cpu";
+  const programs = await planning(device);
+  const { own } = withLayers(config, null);
+  const depths = options.depths ?? (own <= shallow[1] ? [own] : shallow);
+  const parts = [];
+  for (const depth of depths) {
+    const planned = await planDepth(withLayers(config, depth).raw, method, options, programs);
+    const foot = footprint(planned.step, planned.weights, device);
+    const { weights, otherState, temporaries, outputs, data, scratch, process } = foot;
+    parts.push({
+      parameters: planned.parameters,
+      trained: planned.trained,
+      weights,
+      otherState: Math.max(0, otherState),
+      temporaries: temporaries + outputs,
+      process: data + scratch + process,
+    });
+  }
+  const [first, second = first] = parts;
+  /** What the first depths say of the depth that the model has. */
+  const at = (key: keyof typeof first): number =>
+    depths.length < 2
+      ? first[key]
+      : Math.round(first[key] + ((second[key] - first[key]) / (depths[1] - depths[0])) * (own - depths[0]));
+  const sum = {
+    parameters: at("parameters"),
+    trained: at("trained"),
+    weights: at("weights"),
+    otherState: at("otherState"),
+    temporaries: at("temporaries"),
+    process: at("process") + IMPORTED_BYTES + KEPT_BYTES,
+  };
+  return { ...sum, total: sum.weights + sum.otherState + sum.temporaries + sum.process };
+}
+
+let opened: { readonly device: string; readonly programs: Promise<PlannedProgram[]> } | null = null;
+
+/** The programs of the planning device, which a process has one of. */
+function planning(device: string): Promise<PlannedProgram[]> {
+  if (opened && opened.device !== device)
+    throw new PretrainedError(`memoryOf: this process plans for ${opened.device}; ask for ${device} in another`);
+  opened ??= { device, programs: openPlanning(device) };
+  return opened.programs;
+}

@@ -1,0 +1,80 @@
+/** memoryOf: what a model will take by its config.json, against the model itself and against plans of its full depth. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { type MemoryMethod, memoryOf } from "../../src/cli/model-memory.ts";
+import { nativeDevice } from "../support/cpu.ts";
+
+const device = nativeDevice();
+const [hidden, inner, layers, vocab, heads, keys] = [64, 160, 9, 300, 4, 2];
+const llama = {
+  model_type: "llama",
+  hidden_size: hidden,
+  intermediate_size: inner,
+  num_hidden_layers: layers,
+  num_attention_heads: heads,
+  num_key_value_heads: keys,
+  vocab_size: vocab,
+  max_position_embeddings: 128,
+  rms_norm_eps: 1e-5,
+  tie_word_embeddings: false,
+};
+/** [outputs, inputs] of a layer's matrices. */
+const matrices = [
+  [hidden, hidden],
+  [(hidden * keys) / heads, hidden],
+  [(hidden * keys) / heads, hidden],
+  [hidden, hidden],
+  [inner, hidden],
+  [inner, hidden],
+  [hidden, inner],
+] as const;
+const elements = matrices.reduce((n, [a, b]) => n + a * b, 0);
+const norms = (2 * layers + 1) * hidden;
+const tables = 2 * vocab * hidden;
+const lora = (rank: number): number => layers * matrices.reduce((n, [a, b]) => n + rank * (a + b), 0);
+
+test("parameters, what is learnt and weights are the model's own, to the byte", async () => {
+  const options = { device, batch: 2, time: 64, rank: 8 };
+  const parameters = layers * elements + norms + tables;
+  const expected: Record<MemoryMethod, { trained: number; weights: number }> = {
+    inference: { trained: 0, weights: 4 * parameters },
+    full: { trained: parameters, weights: 4 * parameters },
+    lora: { trained: lora(8), weights: 4 * (parameters + lora(8)) },
+    qlora: {
+      trained: lora(8),
+      // codes, a scale for each block of 64, and each layer's table of 512 values
+      weights:
+        layers * (elements / 2 + 4 * (elements / 64) + 4 * 512 * matrices.length) + 4 * (norms + tables + lora(8)),
+    },
+  };
+  for (const [method, { trained, weights }] of Object.entries(expected)) {
+    const memory = await memoryOf(llama, method as MemoryMethod, options);
+    assert.equal(memory.parameters, parameters, method);
+    assert.equal(memory.trained, trained, method);
+    assert.equal(memory.weights, weights, method);
+    const { weights: w, otherState, temporaries, process, total } = memory;
+    assert.equal(total, w + otherState + temporaries + process);
+    // AdamW: two moments of all that is learnt
+    if (method !== "inference") assert.ok(Math.abs(otherState / (8 * trained) - 1) < 0.1, `${method}: ${otherState}`);
+  }
+});
+
+test("temporaries of a deep model follow from shallow ones; recomputation takes less", async () => {
+  const temporaries = async (recompute: boolean, depths?: readonly number[]): Promise<number> => {
+    const options = { device, batch: 2, time: 128, recompute, ...(depths && { depths }) };
+    return (await memoryOf(llama, "qlora", options)).temporaries;
+  };
+  for (const recompute of [false, true]) {
+    const [guessed, planned] = [await temporaries(recompute), await temporaries(recompute, [layers])];
+    assert.ok(Math.abs(guessed / planned - 1) < 0.05, `recompute ${recompute}: ${guessed} guessed, ${planned} planned`);
+  }
+  assert.ok((await temporaries(true, [layers - 1])) < 0.5 * (await temporaries(false, [layers - 1])));
+});
+
+test("a configuration of no language model is refused", async () => {
+  await assert.rejects(
+    memoryOf({ model_type: "mamba", num_hidden_layers: 3 }, "lora", { device }),
+    /memory of "mamba"/,
+  );
+  await assert.rejects(memoryOf({ model_type: "llama" }, "lora", { device }), /says how many layers/);
+});
