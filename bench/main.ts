@@ -8,8 +8,8 @@ import type { Benchmark, Result, Target } from "./support/benchmark.ts";
 import { cpuFlags } from "./support/sides.ts";
 
 const names = [
-  ...["gemm", "gpt", "nanogpt-cpu", "mlp", "cnn", "tiny"],
-  ...["memory", "start", "two", "javascript", "wasm", "webgpu"],
+  ...["gemm", "gpt", "nanogpt-cpu", "mlp", "cnn", "tiny", "decode"],
+  ...["memory", "start", "load", "two", "javascript", "wasm", "webgpu"],
 ] as const;
 
 function usage(message: string): never {
@@ -76,7 +76,8 @@ function text(r: Result): string {
     return `  ${r.line}: ${ours} ${r.unit}${r.note ? ` (${r.note})` : ""}${verdict(r.ours, r.target)}`;
   const values = `${ours} ${r.unit}, ${r.peer} ${number(r.theirs as number)}`;
   const ratio = `${r.ratio.toFixed(2)}× (minima ${(r.ratioOfMinima as number).toFixed(2)}×)`;
-  return `  ${r.line}: ${ratio}  ${values}${agreement(r)}${verdict(r.ratio, r.target)}`;
+  const note = r.note ? ` (${r.note})` : "";
+  return `  ${r.line}: ${ratio}  ${values}${note}${agreement(r)}${verdict(r.ratio, r.target)}`;
 }
 
 const disagrees = (r: Result): boolean =>

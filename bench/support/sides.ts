@@ -1,6 +1,6 @@
 /**
  * The sides by name: ours, and where the peers are found. Python comes from NABLA_PYTHON (default python3), the floor
- * from NABLA_FLOOR, TensorFlow.js and jax-js from folders NABLA_TFJS and NABLA_JAXJS in which they are installed. What is
+ * from NABLA_FLOOR, TensorFlow.js, jax-js and node-llama-cpp from folders NABLA_TFJS, NABLA_JAXJS and NABLA_LLAMACPP in which they are installed. What is
  * absent says why.
  */
 import { execFileSync } from "node:child_process";
@@ -68,6 +68,18 @@ export const jaxjs = (device: string, script: string, ...args: string[]): Side =
     const folder = process.env["NABLA_JAXJS"];
     if (!folder) throw new Absent("NABLA_JAXJS names no folder with @jax-js/jax installed");
     return open(process.execPath, [join(bench, "peers", script), resolve(folder), device, ...args]);
+  },
+});
+
+/** node-llama-cpp, from NABLA_LLAMACPP/node_modules, on these GGUF files. */
+export const llamacpp = (threads: number, tokens: number, checked: number, files: readonly string[]): Side => ({
+  name: "node-llama-cpp",
+  unchecked: true,
+  open: async () => {
+    const folder = process.env["NABLA_LLAMACPP"];
+    if (!folder) throw new Absent("NABLA_LLAMACPP names no folder with node-llama-cpp installed");
+    const numbers = [threads, tokens, checked].map(String);
+    return open(process.execPath, [join(bench, "peers", "llamacpp.mjs"), resolve(folder), ...numbers, ...files]);
   },
 });
 

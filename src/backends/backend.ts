@@ -57,6 +57,11 @@ export interface Backend {
   readonly dtypes: readonly DType[];
   /** Memory, whatever it holds. Freed when no longer reachable. */
   allocate(bytes: number): unknown;
+  /**
+   * Memory that is `data`'s own, without a copy, where the backend can use that: of a mapped file (core/foreign.ts). The caller gives
+   * the array up. Null: allocate and write.
+   */
+  adopt?(data: TypedArray): unknown;
   /** Copies raw elements (16-bit floats as bits) to the device. */
   write(memory: unknown, data: TypedArray): void;
   /** Copies `length` raw elements back, after everything that was run before. */

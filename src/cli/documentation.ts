@@ -1,7 +1,7 @@
 /**
- * The text that `nabla start` trains on: the documentation comments of @types/node, which every checkout installs. Comments only: it is
- * mostly English, and about the size of a small book. The comments are put in a mixed order that is the same everywhere, so that the
- * held-out end of the text is of the same kind as the rest.
+ * The two kinds of text that `nabla start` learns, both from @types/node, which every checkout installs: the documentation comments, mostly
+ * English and about the size of a small book; and the declarations between them, which are code. Both are put in a mixed order that is the
+ * same everywhere, so that the held-out end of a text is of the same kind as the rest.
  */
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
@@ -20,8 +20,24 @@ function commentsOf(source: string): string[] {
   );
 }
 
-/** The text. Throws RunError where @types/node is not installed. */
-export function readDocumentation(): string {
+/** What stands between the comments of a declaration file, in pieces: a declaration each, as far as empty lines part them. */
+function declarationsOf(source: string): string[] {
+  const bare = source.replace(/\/\*[\s\S]*?\*\/|\/\/.*$/gm, "").replace(/[ \t]+$/gm, "");
+  const code = bare.replace(/^ {4}/gm, ""); // nearly all of it stands inside of a module's braces
+  return code.split(/\n{2,}/).map((piece) => piece.replace(/^\n+|\n+$/g, ""));
+}
+
+/** Pieces in an order that their content decides. */
+function mixed(pieces: readonly string[]): string[] {
+  const key = (piece: string): string => createHash("sha256").update(piece).digest("hex");
+  return pieces
+    .map((piece) => ({ piece, key: key(piece) }))
+    .sort((a, b) => (a.key < b.key ? -1 : 1))
+    .map(({ piece }) => piece);
+}
+
+/** The pieces that `of` finds in all files, each once. Throws RunError where @types/node is not installed. */
+function piecesOf(of: (source: string) => string[]): string[] {
   let folder: string;
   try {
     folder = dirname(createRequire(import.meta.url).resolve("@types/node/package.json"));
@@ -35,15 +51,25 @@ export function readDocumentation(): string {
     .map(String)
     .filter((name) => name.endsWith(".d.ts"))
     .sort();
-  const seen = new Set<string>(); // some comments stand above several overloads
-  const parts: string[] = [];
-  for (const name of files)
-    for (const comment of commentsOf(readFileSync(join(folder, name), "utf8"))) {
-      if (comment.length < 20 || seen.has(comment)) continue;
-      seen.add(comment);
-      parts.push(comment);
-    }
-  const key = (comment: string): string => createHash("sha256").update(comment).digest("hex");
-  const order = parts.map((comment) => ({ comment, key: key(comment) })).sort((a, b) => (a.key < b.key ? -1 : 1));
-  return `${order.map(({ comment }) => comment).join("\n\n")}\n`;
+  // some comments stand above several overloads
+  return [...new Set(files.flatMap((name) => of(readFileSync(join(folder, name), "utf8"))))];
+}
+
+/** The documentation. Throws RunError where @types/node is not installed. */
+export function readDocumentation(): string {
+  const comments = piecesOf(commentsOf).filter((comment) => comment.length >= 20);
+  return `${mixed(comments).join("\n\n")}\n`;
+}
+
+/** Declarations of about `length` characters in all, written with those of `alphabet` only. Throws as readDocumentation. */
+export function readDeclarations(length: number, alphabet: ReadonlySet<string>): string {
+  const fit = piecesOf(declarationsOf).filter(
+    (piece) => piece.length >= 40 && [...piece].every((c) => alphabet.has(c)),
+  );
+  let text = "";
+  for (const piece of mixed(fit)) {
+    if (text.length >= length) break;
+    text += `${piece}\n\n`;
+  }
+  return text;
 }

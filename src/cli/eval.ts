@@ -1,111 +1,75 @@
-/** nabla eval: how good a trained model is on data: loss and perplexity of a GPT, loss, accuracy and confusions of a classifier. */
+/**
+ * nabla eval: how good a model is on data. A pretrained model, with an adapter or without (eval-pretrained.ts); a run of `train` (below);
+ * or several runs side by side (eval-compare.ts).
+ */
 import type { Command } from "commander";
 import { exitCodes, UsageError } from "./exit.ts";
 import type { Declare, Outcome } from "./main.ts";
-import { count, deviceFlag } from "./options.ts";
+import { modelHelp } from "./model-argument.ts";
+import { count, deviceFlag, oneOf } from "./options.ts";
 
-interface Flags {
+export interface EvalFlags {
+  readonly compare?: string[];
+  readonly adapter?: string;
   readonly data?: string[];
+  readonly metrics?: string[];
+  readonly text: string;
+  readonly label: string;
+  readonly turns: "all" | "last";
+  readonly maxLength?: number;
+  readonly dtype?: "f32" | "bf16" | "f16";
+  readonly out?: string;
   readonly batch?: number;
   readonly json?: boolean;
   readonly device?: string;
 }
 
+const names = (text: string, before: string[] | undefined): string[] => [...(before ?? []), ...text.split(",")];
+
 export const declare: Declare = (parent: Command, done) => {
   parent
     .command("eval")
-    .description("how good a trained model is: loss, accuracy, confusion matrix; for a GPT loss and perplexity")
-    .argument("<run>", "the run's folder")
+    .description("how good a model is on data: loss, perplexity, accuracy, exact match, F1; or runs side by side")
+    .argument("[model]", `${modelHelp}, or a run's folder`)
+    .option("--compare <run...>", "what runs of finetune, or eval --out, have measured, side by side")
+    .option("--adapter <dir>", "a LoRA adapter on the model")
     .option(
       "--data <path...>",
-      "a folder with IDX files (its test split is taken if there is one); for a GPT text files and folders",
+      "files as for finetune; of a run: text files and folders, or for a classifier a folder with IDX files",
     )
-    .option("--batch <n>", "images or windows at a time", count(1))
+    .option(
+      "--metrics <names>",
+      "which, e.g. loss,perplexity,accuracy,exact-match; by default all that there are",
+      names,
+    )
+    .option("--text <name>", "the column or field of the text", "text")
+    .option("--label <name>", "the column or field of the class, or of the number", "label")
+    .option("--turns <which>", "the assistant's turns that count: all or last", oneOf("all", "last"), "all")
+    .option("--max-length <n>", "most tokens of an example; the model's context, at most 512, by default", count(2))
+    .option("--dtype <name>", "of the weights: f32, bf16 or f16; as stored by default", oneOf("f32", "bf16", "f16"))
+    .option("--out <dir>", "a new folder for what was measured, for --compare")
+    .option("--batch <n>", "examples, images or windows at a time", count(1))
     .option("--json", "print one line of JSON")
     .option(...deviceFlag)
-    .action((run: string, flags: Flags) => done(evaluateRun(run, flags)));
+    .action((model: string | undefined, flags: EvalFlags) => done(evaluate(model, flags)));
 };
 
-async function evaluateRun(folder: string, flags: Flags): Outcome {
-  const { readSettings } = await import("./run-folder.ts");
-  const { kind } = readSettings(folder);
-  if (flags.data === undefined)
-    throw new UsageError(
-      `--data is missing: name ${kind === "gpt" ? "text files or folders" : "a folder with IDX files"}`,
-    );
-  const { openDevice } = await import("./device.ts");
-  await openDevice(flags.device);
-  return kind === "gpt" ? evaluateGpt(folder, flags.data, flags) : evaluateClassifier(folder, flags.data, flags);
+async function evaluate(model: string | undefined, flags: EvalFlags): Outcome {
+  if (flags.compare !== undefined) {
+    if (model !== undefined || flags.data !== undefined)
+      throw new UsageError("--compare reads what runs have measured; it takes no MODEL and no --data");
+    const { compareRuns } = await import("./eval-compare.ts");
+    return compareRuns(flags.compare, { json: flags.json ?? false });
+  }
+  if (model === undefined) throw new UsageError("MODEL is missing: name a model, or runs by --compare");
+  const { isOwnRun } = await import("./run-folder.ts");
+  if (flags.adapter === undefined && isOwnRun(model) && flags.metrics === undefined) {
+    const { evaluateRun } = await import("./eval-run.ts");
+    return evaluateRun(model, flags);
+  }
+  if (flags.data === undefined) throw new UsageError("--data is missing: name .jsonl, .csv or .txt files");
+  const { evaluatePretrained } = await import("./eval-pretrained.ts");
+  return evaluatePretrained(model, { ...flags, data: flags.data });
 }
 
-async function evaluateGpt(folder: string, data: readonly string[], flags: Flags): Outcome {
-  const { readTextCorpus } = await import("../data/text.ts");
-  const { loadTokenizer } = await import("../data/tokenizer.ts");
-  const { loadGpt } = await import("./load.ts");
-  const { lossOf, validationBatches } = await import("./gpt-run.ts");
-  const { evaluate } = await import("../train/evaluate.ts");
-  const { formatCount, formatLoss } = await import("../train/terminal.ts");
-  const tokenizer = await loadTokenizer(folder);
-  const { text } = await readTextCorpus(data, { validation: 0 });
-  const tokens = tokenizer.encode(text);
-  const model = await loadGpt(folder);
-  const batches = validationBatches(tokens, { batch: flags.batch ?? 8, context: model.contextLength });
-  const { loss } = await evaluate(model, batches, { batchLoss: lossOf });
-  const bits = (loss * (tokens.length - 1)) / text.length / Math.LN2;
-  if (flags.json)
-    console.log(JSON.stringify({ loss, perplexity: Math.exp(loss), bitsPerCharacter: bits, tokens: tokens.length }));
-  else
-    console.log(
-      `loss ${formatLoss(loss)} nats a token, perplexity ${Math.exp(loss).toPrecision(4)}, ${bits.toFixed(3)} bits a character ` +
-        `(${formatCount(tokens.length)} tokens)`,
-    );
-  return exitCodes.ok;
-}
-
-async function evaluateClassifier(folder: string, data: readonly string[], flags: Flags): Outcome {
-  if (data.length !== 1) throw new UsageError("--data: name one folder with IDX files");
-  const { loadIdxClassification } = await import("../data/idx.ts");
-  const { imageBatches, readClassifierConfig } = await import("./classifier-run.ts");
-  const { loadClassifier } = await import("./load.ts");
-  const { argmaxRows, classificationReport, confusionMatrix } = await import("../train/metrics.ts");
-  const { crossEntropy } = await import("../nn/functional.ts");
-  const { noGrad, realize } = await import("../tensor/index.ts");
-  const { formatConfusionMatrix, formatLoss, usesColor } = await import("../train/terminal.ts");
-  const config = readClassifierConfig(folder);
-  const { train, test } = await loadIdxClassification(data[0]);
-  const set = test ?? train!;
-  const batches = imageBatches(set, config, { batchSize: flags.batch ?? 250 });
-  const model = (await loadClassifier(folder)) as unknown as {
-    forward(x: unknown): import("../tensor/index.ts").Tensor;
-  };
-  const classes = config.num_classes;
-  const confusion = { classes, counts: new Float64Array(classes * classes) };
-  let sum = 0;
-  for await (const [images, labels] of batches) {
-    const [logits, loss] = noGrad(() => {
-      const outputs = model.forward(images);
-      return [outputs, crossEntropy(outputs, labels, { reduction: "sum" })];
-    });
-    await realize(logits, loss);
-    sum += await loss.item();
-    const truth = await labels.data();
-    confusionMatrix(argmaxRows(await logits.data(), classes), truth, classes, confusion);
-  }
-  const loss = sum / set.labels.length;
-  const { accuracy, macro } = classificationReport(confusion);
-  if (flags.json) {
-    const matrix = Array.from({ length: classes }, (_, c) =>
-      Array.from(confusion.counts.subarray(c * classes, (c + 1) * classes)),
-    );
-    console.log(JSON.stringify({ loss, accuracy, f1: macro.f1, images: set.labels.length, confusion: matrix }));
-    return exitCodes.ok;
-  }
-  console.log(
-    `${set.labels.length} images (${test === null ? "training" : "test"} split): accuracy ${(100 * accuracy).toFixed(2)} %, loss ${formatLoss(loss)}, ` +
-      `macro F1 ${macro.f1.toFixed(4)}\n`,
-  );
-  console.log(
-    formatConfusionMatrix(confusion, { width: process.stdout.columns || 100, color: usesColor(process.stdout) }),
-  );
-  return exitCodes.ok;
-}
+export { exitCodes };

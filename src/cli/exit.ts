@@ -15,7 +15,7 @@ export const exitCodes = {
   usage: 2,
   /** Input that can't be used: text, IDX, weights, a label out of range. */
   data: 65,
-  /** A backend or compiler that is missing or does not work. */
+  /** A backend or compiler that is missing or does not work; a hub that does not answer. */
   unavailable: 69,
   /** A mistake of ours; the stack is printed. */
   internal: 70,
@@ -44,6 +44,7 @@ const codesByName: Readonly<Record<string, number>> = {
   DTypeError: exitCodes.data,
   IndexError: exitCodes.data,
   BackendError: exitCodes.unavailable,
+  HubError: exitCodes.unavailable,
   DivergedError: exitCodes.diverged,
   AnomalyError: exitCodes.diverged,
   InterruptedError: exitCodes.interrupted,

@@ -15,8 +15,13 @@ export type Declare = (parent: Command, done: (outcome: Outcome) => Promise<void
 const commands: readonly (() => Promise<{ declare: Declare }>)[] = [
   () => import("./start.ts"),
   () => import("./train.ts"),
+  () => import("./finetune.ts"),
   () => import("./generate.ts"),
   () => import("./eval.ts"),
+  () => import("./embed.ts"),
+  () => import("./merge.ts"),
+  () => import("./convert.ts"),
+  () => import("./info.ts"),
   () => import("./doctor.ts"),
   () => import("./plan.ts"),
   () => import("./graph.ts"),

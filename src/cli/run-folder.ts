@@ -17,7 +17,7 @@ export const settingsName = "training.json";
 /** What every kind of run has in its training.json; each kind adds its own. */
 export interface RunSettings {
   readonly format: 1;
-  readonly kind: "gpt" | "classifier";
+  readonly kind: "gpt" | "classifier" | "finetune";
   readonly device: string;
   readonly seed: number;
   /** Absolute paths. */
@@ -28,6 +28,12 @@ export interface RunSettings {
 async function writeJson(path: string, value: unknown): Promise<void> {
   await writeFileAtomic(path, `${JSON.stringify(value, null, 2)}\n`);
 }
+
+/** The command that a run of this kind is made with. */
+const commandOf = (kind: RunSettings["kind"]): string => (kind === "finetune" ? "finetune" : `train ${kind}`);
+
+export const resumeCommand = (kind: RunSettings["kind"], folder: string): string =>
+  `npx nabla ${commandOf(kind)} --resume ${folder}`;
 
 /**
  * Starts a run's folder, and locks it. If `prepare` fails (the data can't be read, say), the folder is left as it was found.
@@ -42,7 +48,7 @@ export async function startRun<S extends RunSettings, T>(
   const refuse = (): void => {
     if (!existsSync(path)) return;
     throw new RunError(
-      `${folder} already holds a run; go on with it (nabla train ${settings.kind} --resume ${folder}), choose another --out, or remove the folder`,
+      `${folder} already holds a run; go on with it (${resumeCommand(settings.kind, folder)}), choose another --out, or remove the folder`,
     );
   };
   refuse();
@@ -74,9 +80,16 @@ export function readSettings<S extends RunSettings>(folder: string, kind?: S["ki
   if (settings.format !== 1) throw new RunError(`${path} is of format ${settings.format}, this version reads format 1`);
   if (kind !== undefined && settings.kind !== kind)
     throw new RunError(
-      `${folder} is a run of kind "${settings.kind}", not "${kind}"; use nabla train ${settings.kind}`,
+      `${folder} is a run of kind "${settings.kind}", not "${kind}"; use nabla ${commandOf(settings.kind)}`,
     );
   return settings;
+}
+
+/** Whether a folder is a run of `train`: a GPT or a classifier that began here. */
+export function isOwnRun(folder: string): boolean {
+  const path = join(folder, settingsName);
+  if (!existsSync(path)) return false;
+  return (readJson(path) as { kind?: unknown }).kind !== "finetune";
 }
 
 export function readJson(path: string): unknown {

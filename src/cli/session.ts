@@ -12,7 +12,7 @@ import { readRunLog } from "../train/run-log.ts";
 import { formatDuration, lossChart, usesColor } from "../train/terminal.ts";
 import { exitCodes } from "./exit.ts";
 import { takeInterrupts } from "./interrupt.ts";
-import { type RunSettings, readJson, writeJson } from "./run-folder.ts";
+import { type RunSettings, readJson, resumeCommand, writeJson } from "./run-folder.ts";
 import { unlockRun } from "./run-lock.ts";
 
 export interface SessionOptions {
@@ -28,8 +28,6 @@ export interface SessionOptions {
 }
 
 export const resultName = "result.json";
-
-export const resumeCommand = (kind: string, folder: string): string => `npx nabla train ${kind} --resume ${folder}`;
 
 /**
  * Runs fit inside a run's folder. `finish` is called with the trained model when the training has come to its end (not when it was

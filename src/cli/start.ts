@@ -1,12 +1,14 @@
 /**
- * nabla start: the first thing to run. It trains a small GPT from nothing on text that the install brings (the documentation of
- * Node's own functions, from @types/node), shows it live, and sets its loss beside that of a trigram model of the same tokens.
+ * nabla start: the first thing to run, and the whole story. It trains a small GPT from nothing on text that the install brings (the
+ * documentation of Node's own functions, from @types/node), shows it live, and sets its loss beside that of a trigram model of the same
+ * tokens. Then the GPT learns a second kind of text by LoRA, the declarations of the same package, measured before and after.
  */
 import type { Command } from "commander";
 import { exitCodes } from "./exit.ts";
 import type { GptSettings } from "./gpt-run.ts";
 import type { Declare, Outcome } from "./main.ts";
 import { deviceFlag, positive, seed } from "./options.ts";
+import type { SecondLesson } from "./start-finetune.ts";
 
 interface Flags {
   readonly minutes: number;
@@ -18,7 +20,9 @@ interface Flags {
 export const declare: Declare = (parent: Command, done) => {
   parent
     .command("start")
-    .description("train a small GPT on real text, from nothing, in about two minutes")
+    .description(
+      "train a small GPT on real text, from nothing, and fine-tune it to a second kind of text, in about three minutes",
+    )
     .option("--minutes <x>", "time for the training itself", positive, 1.5)
     .option("--seed <n>", "of the weights and the order of the data", seed, 1337)
     .option("--out <dir>", "the run's folder; by default a new one in runs")
@@ -32,7 +36,9 @@ type Shape = Pick<
 >;
 
 /** What is trained (on wasm the same as on cpu), and the fewest and most steps; between them the time decides. */
-const plans: Readonly<Record<"cpu" | "reference", { shape: Shape; least: number; most: number }>> = {
+const plans: Readonly<
+  Record<"cpu" | "reference", { shape: Shape; least: number; most: number; second: SecondLesson }>
+> = {
   cpu: {
     shape: {
       layers: 2,
@@ -47,6 +53,7 @@ const plans: Readonly<Record<"cpu" | "reference", { shape: Shape; least: number;
     },
     least: 1200,
     most: 4000,
+    second: { characters: 150_000, kept: 15_000, steps: 300, sampleTokens: 120 },
   },
   reference: {
     shape: {
@@ -62,6 +69,7 @@ const plans: Readonly<Record<"cpu" | "reference", { shape: Shape; least: number;
     },
     least: 50,
     most: 2000,
+    second: { characters: 8_000, kept: 1_000, steps: 15, sampleTokens: 20 },
   },
 };
 
@@ -144,10 +152,13 @@ async function start(flags: Flags): Outcome {
   const better = outcome.validationLoss < trigram;
   console.log(`validation loss of the GPT      ${formatLoss(outcome.validationLoss)}`);
   console.log(
-    `of an interpolated trigram      ${formatLoss(trigram)}   ${better ? "the GPT has learnt more than three tokens' worth" : "the trigram is still ahead"}`,
+    `of an interpolated trigram      ${formatLoss(trigram)}   ${better ? "the GPT has learnt more than three tokens' worth" : "the trigram is still ahead"}\n`,
   );
+  const { learnDeclarations } = await import("./start-finetune.ts");
+  const learnt = (await learnDeclarations(folder, final, data, text, plans[plan].second)) ?? exitCodes.ok;
+  if (learnt !== exitCodes.ok) return learnt;
   console.log(
-    `\nMore: npx nabla generate ${folder} --prompt "Returns " · npx nabla train gpt --data your-text.txt --out runs/mine`,
+    `\nMore: npx nabla generate ${folder} --prompt "Returns " · npx nabla train gpt --data your-text.txt --out runs/mine · npx nabla finetune --help`,
   );
   if (better || plan === "reference") return exitCodes.ok;
   console.error("nabla: the GPT should beat the trigram model; give it more time (--minutes), or report this");

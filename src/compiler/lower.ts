@@ -7,6 +7,7 @@ import type { Capture } from "../backends/backend.ts";
 import { accumulator, type DType, isFloat } from "../core/dtype.ts";
 import { BackendError } from "../core/errors.ts";
 import { type Shape, showShape, sizeOf } from "../core/shape.ts";
+import { attention, attentionExtras } from "../graph/composites/attention.ts";
 import { bodyOf, loopAttrs, unrolled } from "../graph/loop.ts";
 import { type Attrs, type Node, type Spec, setGradEnabled, setRegion } from "../graph/node.ts";
 import * as ops from "../graph/ops.ts";
@@ -43,6 +44,8 @@ export interface LowerRule {
   readonly wider?: Partial<Record<DType, DType>>;
   /** Parts of a concat that one kernel can read; longer ones become a tree. */
   readonly maxParts?: number;
+  /** Whether operand i of an operation that runs by itself may be of a 16-bit float type in place of float32. */
+  readonly readsHalf?: (op: string, operand: number) => boolean;
 }
 
 /** Rows rewritten in terms of others, or null to leave the node as it is. */
@@ -280,6 +283,28 @@ export function lower(capture: Capture, hasTemplate: HasTemplate, rule: LowerRul
   }
 }
 
+/** Attention of 16-bit floats by the float32 operation, whose template reads keys and values as they are stored; null for other types. */
+function wideAttention(n: Node): readonly [Node, Node] | null {
+  const [q, k, v] = n.inputs;
+  if (q.dtype !== "bfloat16" && q.dtype !== "float16") return null;
+  const { causal, scale } = n.attrs as { causal: boolean; scale: number };
+  const wide = [q, k, v].map((x) => ops.cast(x, "float32"));
+  const { out, lse } = attention(wide[0], wide[1], wide[2], {
+    causal,
+    scale,
+    ...attentionExtras(n.inputs, 3, n.attrs),
+  });
+  return [ops.cast(out, q.dtype), lse];
+}
+
+const plainViews = new Set(["reshape", "permute", "expand", "slice"]);
+
+/** Whether a node is a view of what is in memory whatever is fused: a state, or a state that is written in place. */
+function liesInMemory(n: GNode): boolean {
+  while (plainViews.has(n.op)) n = n.inputs[0];
+  return n.op === "buffer" || n.op === "dynamicUpdate";
+}
+
 class Lowering {
   private readonly capture: Capture;
   private readonly hasTemplate: HasTemplate;
@@ -326,6 +351,10 @@ class Lowering {
   private replacement(node: Node): Node | readonly Node[] | null {
     const { name, group } = node.operation;
     if (this.hasTemplate(name, node)) return null;
+    if (name === "attention" && this.rule.readsHalf?.(name, 1)) {
+      const wide = wideAttention(node);
+      if (wide && this.hasTemplate(name, wide[0].inputs[0])) return wide;
+    }
     if (name === "loop") return unroll(node);
     if (group !== "composite") return rewrite(node, this.rule);
     if (!node.operation.decompose)
@@ -388,7 +417,9 @@ class Lowering {
       if (Array.isArray(source)) return source[index];
       return this.intern("output", [source as GNode], node.attrs, node.shape, node.dtype);
     }
-    const inputs = node.inputs.map((i) => this.single(i));
+    let inputs = node.inputs.map((i) => this.single(i));
+    const { readsHalf } = this.rule;
+    if (readsHalf) inputs = inputs.map((x, i) => (readsHalf(name, i) ? this.unwidened(x) : x));
     if (name === "detach") return inputs[0];
     if (name === "assign") return inputs[1];
     if (name === "cast" && inputs[0].dtype === node.dtype) return inputs[0];
@@ -401,6 +432,21 @@ class Lowering {
       outputs: node.outputs,
       region: node.region,
     });
+  }
+
+  /**
+   * What a view of a 16-bit tensor in memory shows before it is widened to float32: who reads it converts as it reads, so that the wide copy,
+   * twice as large, is never there. Anything else as it is.
+   */
+  private unwidened(x: GNode): GNode {
+    if (x.op === "cast") {
+      const [narrow] = x.inputs;
+      const isHalf = narrow.dtype === "bfloat16" || narrow.dtype === "float16";
+      return x.dtype === "float32" && isHalf && liesInMemory(narrow) ? narrow : x;
+    }
+    if (!plainViews.has(x.op)) return x;
+    const inner = this.unwidened(x.inputs[0]);
+    return inner === x.inputs[0] ? x : this.intern(x.op, [inner], x.attrs, x.shape, inner.dtype);
   }
 
   private intern(

@@ -16,6 +16,8 @@ export interface OpaqueRule {
   readonly takesStrided: (n: GNode, operand: number, inMemory: (n: GNode) => boolean) => boolean;
   /** Whether operand i is not read at all. */
   readonly ignores: (n: GNode, operand: number) => boolean;
+  /** Whether operand i, an operation that runs by itself as it is looked at, is not read: its own operands are, in its place. */
+  readonly absorbs?: (n: GNode, operand: number, look: Strided) => boolean;
   /** Buffers that a kernel can have, if few: reads and writes together. */
   readonly maxBuffers?: number;
 }
@@ -165,7 +167,18 @@ export class Members {
 
   /** The nodes that an opaque operation reads from memory. */
   operandSources(n: GNode): GNode[] {
-    return n.inputs.flatMap((_, i) => (this.rule.ignores(n, i) ? [] : [this.look(n, i).source]));
+    return n.inputs.flatMap((_, i) => {
+      if (this.rule.ignores(n, i)) return [];
+      const absorbed = this.absorbed(n, i);
+      return absorbed ? this.operandSources(absorbed) : [this.look(n, i).source];
+    });
+  }
+
+  /** The operation whose operands are read in place of operand i. */
+  absorbed(n: GNode, i: number): GNode | undefined {
+    if (!this.rule.absorbs || i >= n.inputs.length) return undefined;
+    const look = this.look(n, i);
+    return this.rule.absorbs(n, i, look) ? look.source : undefined;
   }
 
   /** What the computation of `n` reads from memory, beyond leaves. */

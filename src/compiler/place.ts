@@ -17,6 +17,8 @@ export interface Commands {
   readonly checksOf?: (n: GNode) => Iterable<string>;
   /** Whether an operation that runs by itself may write over a state that it does not read; default: none. */
   readonly overwrites?: (n: GNode) => boolean;
+  /** Whether it may do so with a state that is its first operand, of which it leaves in place what it does not write; default: none. */
+  readonly updates?: (n: GNode) => boolean;
 }
 
 /** The checks of the operations that every backend runs by itself. */
@@ -88,16 +90,20 @@ export class Placement {
   /** Whether the command that makes `value` may write it over the state; then all other readers of the state go first. */
   private overState(storage: number, value: GNode): boolean {
     const { fuser, kernels } = this;
-    const { hostOf, overwrites } = this.commands;
+    const { hostOf, overwrites, updates } = this.commands;
     const group = fuser.groupOfNode(value);
-    if (!group || (group.opaque && !overwrites?.(group.opaque)) || this.canFail(group)) return false;
+    if (!group || this.canFail(group)) return false;
+    const { opaque } = group;
+    const isUpdate = opaque !== null && updates?.(opaque) === true && isState(opaque.inputs[0], storage);
+    if (opaque && !isUpdate && !overwrites?.(opaque)) return false;
     const host = hostOf(group);
     const made = kernels.get(group);
     const store = made && storeOf(made, value);
     if (made && (!store || made.writes.some((w) => w.node === value && w.partial))) return false;
     const first: Group[] = [];
     for (const g of fuser.groups) {
-      const mine = readsOf(fuser, g, kernels).filter((n) => n.op === "buffer" && n.storage === storage);
+      const reads = isUpdate && g === group ? readsOf(fuser, g, kernels).slice(1) : readsOf(fuser, g, kernels);
+      const mine = reads.filter((n) => isState(n, storage));
       if (g !== group) {
         if (mine.length || this.canFail(g)) first.push(g);
         continue;
@@ -115,6 +121,8 @@ export class Placement {
     return true;
   }
 }
+
+const isState = (n: GNode, storage: number): boolean => n.op === "buffer" && n.storage === storage;
 
 const readsOf = (fuser: Fuser, g: Group, kernels: ReadonlyMap<Group, GroupKernel>): readonly GNode[] =>
   g.opaque ? fuser.members.operandSources(g.opaque) : (kernels.get(g) as GroupKernel).reads;

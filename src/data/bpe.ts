@@ -1,12 +1,13 @@
 /**
  * The byte-level BPE of GPT-2 (Radford et al. 2019): any text is expressible, since the base vocabulary is the 256
  * bytes. It splits, encodes, trains, reads and writes exactly as Hugging Face's `tokenizers` does with its ByteLevel
- * pre-tokenizer; other pre-tokenizers and normalizers are refused, not ignored.
+ * pre-tokenizer; what else a tokenizer.json may hold is read by `tokenizers/pipeline.ts`.
  */
 import { learnMerges, pairKey } from "./bpe-train.ts";
-import { Heap } from "./heap.ts";
 import {
   type AddedToken,
+  type DecodeOptions,
+  type DecodeStream,
   saveTokenizer,
   type Tokenizer,
   TokenizerError,
@@ -15,26 +16,13 @@ import {
   tokensById,
   vocabEntries,
 } from "./tokenizer-json.ts";
+import { mergePairs } from "./tokenizers/merge.ts";
+import { byteCharacters, characterBytes, utf8 } from "./tokenizers/unicode.ts";
 
 // Unicode's White_Space, which is what \s means in the regular expressions of Python and Rust (JavaScript's lacks
 // U+0085 and has U+FEFF).
 const space = "\\t-\\r\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
 const gpt2Pattern = `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^${space}\\p{L}\\p{N}]+|[${space}]+(?![^${space}])|[${space}]+`;
-
-/** GPT-2's printable stand-in of each byte: itself where it is visible, else the next character from U+0100 on. */
-const byteCharacters: readonly string[] = (() => {
-  let next = 256;
-  return Array.from({ length: 256 }, (_, b) =>
-    (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174 ? String.fromCharCode(b) : String.fromCharCode(next++),
-  );
-})();
-/** The byte of each such character, by its code; −1 for the codes in between. */
-const characterBytes = new Int16Array(0x200).fill(-1);
-byteCharacters.forEach((c, b) => {
-  characterBytes[c.charCodeAt(0)] = b;
-});
-
-const utf8 = new TextEncoder();
 
 export interface BpeTrainingOptions {
   /** Tokens in all: 256 bytes, the special tokens, and one a merge. Fewer if the text has no more pairs to merge. */
@@ -84,6 +72,7 @@ export class ByteLevelBpe implements Tokenizer {
   readonly #cache = new Map<string, Int32Array>();
   readonly #pattern = new RegExp(gpt2Pattern, "gu"); // its lastIndex is set before each use
   readonly #special: RegExp | null;
+  readonly #specialIds: ReadonlySet<number>;
 
   /** `results`: the ids of the merges' unions, by rank, where they are known. */
   private constructor(parts: BpeParts, file: string, results?: Int32Array) {
@@ -91,6 +80,7 @@ export class ByteLevelBpe implements Tokenizer {
     this.#parts = parts;
     this.#ids = new Map(tokens.map((token, id) => [token, id]));
     const special = new Set(added.map(({ content }) => content));
+    this.#specialIds = new Set(added.filter((token) => token.special).map(({ id }) => id));
     for (let b = 0; b < 256; b++) {
       const id = this.#ids.get(byteCharacters[b]);
       if (id === undefined)
@@ -196,32 +186,25 @@ export class ByteLevelBpe implements Tokenizer {
     return new ByteLevelBpe({ tokens, merges, added, addPrefixSpace: false }, "trained tokenizer");
   }
 
-  /** Whether a tokenizer.json is of this kind: BPE after a ByteLevel pre-tokenizer that splits as GPT-2 does. */
+  /**
+   * Whether a tokenizer.json is of this kind: BPE after a ByteLevel pre-tokenizer that splits as GPT-2 does, and nothing more. Others are
+   * a matter of `tokenizers/pipeline.ts`.
+   */
   static recognises(json: TokenizerJson): boolean {
-    const pre = json.pre_tokenizer as { type?: string; use_regex?: boolean } | null;
-    return json.model?.type === "BPE" && pre?.type === "ByteLevel" && pre.use_regex !== false;
+    const { model } = json;
+    const typeOf = (part: unknown) => (part as { type?: unknown } | null | undefined)?.type;
+    const splits = (json.pre_tokenizer as { use_regex?: boolean } | null)?.use_regex !== false;
+    const extras = [json.normalizer, json.truncation, json.padding, model.dropout, model.continuing_subword_prefix];
+    const others = [model.end_of_word_suffix, model.ignore_merges, model.byte_fallback];
+    const post = [undefined, "ByteLevel"].includes(typeOf(json.post_processor) as undefined | "ByteLevel");
+    const plain = (json.added_tokens ?? []).every((t) => !t.lstrip && !t.rstrip && !t.single_word && t.content !== "");
+    const isByteLevel = typeOf(json.pre_tokenizer) === "ByteLevel" && typeOf(json.decoder) === "ByteLevel";
+    return model.type === "BPE" && isByteLevel && splits && post && plain && ![...extras, ...others].some(Boolean);
   }
 
-  /** Throws TokenizerError if `json` (of a kind that `recognises` accepts) is damaged or asks for more than we do. */
+  /** Throws TokenizerError if `json` (of a kind that `recognises` accepts) is damaged. */
   static fromJSON(json: TokenizerJson, file = "tokenizer.json"): ByteLevelBpe {
     const { model } = json;
-    const post = json.post_processor as { type?: string } | null;
-    const refused: [boolean, string][] = [
-      [Boolean(json.normalizer), "a normalizer"],
-      [Boolean(post) && post?.type !== "ByteLevel", `the post-processor ${post?.type}`],
-      [Boolean(model.dropout), "dropout"],
-      [Boolean(model.continuing_subword_prefix), "a subword prefix"],
-      [Boolean(model.end_of_word_suffix), "a word suffix"],
-      [Boolean(model.ignore_merges), "ignore_merges"],
-      [Boolean(json.truncation) || Boolean(json.padding), "truncation or padding"],
-      [
-        (json.added_tokens ?? []).some((t) => t.lstrip || t.rstrip || t.single_word || t.content === ""),
-        "stripping added tokens",
-      ],
-    ];
-    for (const [has, what] of refused)
-      if (has) throw new TokenizerError(`${file}: a byte-level BPE with ${what} is not supported`);
-
     const entries = vocabEntries(model.vocab, file);
     const ids = new Map(entries);
     for (const { content, id } of json.added_tokens ?? []) {
@@ -293,55 +276,47 @@ export class ByteLevelBpe implements Tokenizer {
     return ids;
   }
 
-  /** The ids of one word: always the pair of lowest rank next, the leftmost of equals. O(n log n) in its bytes. */
   #merge(bytes: Uint8Array): Int32Array {
-    const n = bytes.length;
     const ids = Int32Array.from(bytes, (b) => this.#byteIds[b]);
-    if (n < 2) return ids;
-    const next = Int32Array.from(ids, (_, i) => i + 1); // n is the end; -1 marks what was merged into its left neighbour
-    const previous = Int32Array.from(ids, (_, i) => i - 1);
-    // Rank and position as one number: the order of both.
-    const queue = new Heap<number>((a, b) => a < b);
-    const offer = (i: number) => {
-      if (i < 0 || next[i] >= n) return;
-      const rank = this.#ranks.get(pairKey(ids[i], ids[next[i]]));
-      if (rank !== undefined) queue.push(rank * 0x100000000 + i);
-    };
-    for (let i = 0; i + 1 < n; i++) offer(i);
-    for (let top = queue.pop(); top !== undefined; top = queue.pop()) {
-      const rank = Math.floor(top / 0x100000000);
-      const i = top % 0x100000000;
-      const j = next[i];
-      if (j < 0 || j >= n || this.#ranks.get(pairKey(ids[i], ids[j])) !== rank) continue; // an entry of before
-      ids[i] = this.#results[rank];
-      next[i] = next[j];
-      next[j] = -1;
-      if (next[i] < n) previous[next[i]] = i;
-      offer(i);
-      offer(previous[i]);
-    }
-    let m = 0;
-    for (let i = 0; i < n; i = next[i]) ids[m++] = ids[i];
-    return ids.slice(0, m);
+    return ids.slice(0, mergePairs(ids, { ranks: this.#ranks, results: this.#results }));
+  }
+
+  #bytesOf(id: number, position: number): Uint8Array {
+    const bytes = this.#bytes[id];
+    if (bytes === undefined)
+      throw new TokenizerError(`id ${id} at position ${position} is not in the vocabulary (0 … ${this.vocabSize - 1})`);
+    return bytes;
   }
 
   /** Bytes that are not UTF-8 (a character cut in two) become U+FFFD. */
-  decode(ids: ArrayLike<number>): string {
+  decode(ids: ArrayLike<number>, { skipSpecialTokens = false }: DecodeOptions = {}): string {
+    const parts: Uint8Array[] = [];
     let length = 0;
     for (let i = 0; i < ids.length; i++) {
-      const bytes = this.#bytes[ids[i]];
-      if (bytes === undefined)
-        throw new TokenizerError(`id ${ids[i]} at position ${i} is not in the vocabulary (0 … ${this.vocabSize - 1})`);
+      if (skipSpecialTokens && this.#specialIds.has(ids[i])) continue;
+      const bytes = this.#bytesOf(ids[i], i);
+      parts.push(bytes);
       length += bytes.length;
     }
     const out = new Uint8Array(length);
     let at = 0;
-    for (let i = 0; i < ids.length; i++) {
-      const bytes = this.#bytes[ids[i]];
+    for (const bytes of parts) {
       out.set(bytes, at);
       at += bytes.length;
     }
     return new TextDecoder("utf-8", { ignoreBOM: true }).decode(out);
+  }
+
+  decodeStream({ skipSpecialTokens = false }: DecodeOptions = {}): DecodeStream {
+    const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+    let position = 0;
+    return {
+      push: (id) => {
+        const bytes = this.#bytesOf(id, position++);
+        return skipSpecialTokens && this.#specialIds.has(id) ? "" : decoder.decode(bytes, { stream: true });
+      },
+      end: () => decoder.decode(),
+    };
   }
 
   toJSON(): TokenizerJson {

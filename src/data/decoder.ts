@@ -3,6 +3,7 @@
  * `elsewhere.browser.ts` starts it by its address.
  */
 import { loadIdxClassification, readIdx } from "./idx.ts";
+import { inflateRaw, inflateStart } from "./inflate.ts";
 import { decodePicture, type ImageMode } from "./picture-formats.ts";
 import type { ReadOptions, Source } from "./source.ts";
 import { readSplitText, type TextCorpusOptions } from "./text.ts";
@@ -41,6 +42,8 @@ const tasks: Readonly<Record<string, (options: ReadOptions, ...values: never[]) 
     readSplitText(sources, { ...how, ...options }),
   sentTokenizer: async (options, source: Source) => sent(await loadTokenizer(source, options)),
   encodeWith: (_, tokenizer: SentTokenizer, text: string) => encodeWith(tokenizer, text),
+  inflateRaw: (_, bytes: Uint8Array, limit: number) => inflateRaw(bytes, limit),
+  inflateStart: (_, bytes: Uint8Array) => inflateStart(bytes),
   trainOn: (_, text: string, how: TokenizerKind) => trainOn(text, how),
 };
 

@@ -40,3 +40,8 @@ export class TextError extends NablaError {
 export class TokenizerError extends NablaError {
   override name = "TokenizerError";
 }
+
+/** A chat template that can't be read, or that fails on a conversation. The message says in which of its lines. */
+export class ChatTemplateError extends NablaError {
+  override name = "ChatTemplateError";
+}

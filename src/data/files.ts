@@ -136,10 +136,13 @@ function writeAllSync(fd: number, bytes: Uint8Array): void {
   if (fits < bytes.length) throw noSpace();
 }
 
-async function writeAll(handle: FileHandle, bytes: Uint8Array): Promise<void> {
+/** Writes all of `bytes`, at the handle's position unless another is given. Throws system errors as they are. */
+export async function writeAll(handle: FileHandle, bytes: Uint8Array, position?: number): Promise<void> {
   const fits = allowance(bytes.length);
   for (let at = 0; at < fits; )
-    at += (await handle.write(bytes, at, Math.min(pieceBytes, fits - at), null)).bytesWritten;
+    at += (
+      await handle.write(bytes, at, Math.min(pieceBytes, fits - at), position === undefined ? null : position + at)
+    ).bytesWritten;
   if (fits < bytes.length) throw noSpace();
 }
 
@@ -193,7 +196,8 @@ const temporaryName = /^\..+\.nabla-([0-9a-f]{8})-(\d+)-\d+\.tmp$/;
 const alive = new Set<string>();
 let counter = 0;
 
-function hostTag(): string {
+/** Eight hexadecimal digits that tell machines apart, for names of temporaries on disks that several share. */
+export function hostTag(): string {
   let hash = 0x811c9dc5; // FNV-1a
   for (const c of hostname()) hash = Math.imul(hash ^ c.codePointAt(0)!, 0x01000193);
   return (hash >>> 0).toString(16).padStart(8, "0");
@@ -233,13 +237,13 @@ export async function writeFileAtomic(path: string, chunks: Chunks): Promise<voi
   }
 }
 
-function isStale(folder: string, name: string): boolean {
-  const match = temporaryName.exec(name);
-  if (match === null) return false;
-  const path = join(folder, name);
-  if (match[1] === hostTag()) {
-    const pid = Number(match[2]);
-    if (pid === process.pid) return !alive.has(path);
+/**
+ * Whether the writer of a temporary is gone, by what its name says of him: his machine and his process. On another machine: whether
+ * it is older than a day. `mine` are the files that this process is writing.
+ */
+export function isAbandoned(path: string, host: string, pid: number, mine: ReadonlySet<string>): boolean {
+  if (host === hostTag()) {
+    if (pid === process.pid) return !mine.has(path);
     try {
       process.kill(pid, 0);
     } catch (error) {
@@ -251,6 +255,11 @@ function isStale(folder: string, name: string): boolean {
   } catch {
     return false;
   }
+}
+
+function isStale(folder: string, name: string): boolean {
+  const match = temporaryName.exec(name);
+  return match !== null && isAbandoned(join(folder, name), match[1], Number(match[2]), alive);
 }
 
 /**

@@ -1,6 +1,13 @@
 /** What `import "nabla/data"` gives: data sets and their loader, text and tokenizers, IDX files, pictures and recordings. */
 export { formatWav, type Recording, readWav, resample } from "./audio.ts";
 export {
+  type ChatPart,
+  ChatTemplate,
+  type ChatTemplateOptions,
+  type Message,
+  type RenderOptions,
+} from "./chat-template.ts";
+export {
   ArrayDataset,
   type Batch,
   type Dataset,
@@ -9,7 +16,7 @@ export {
   LoaderError,
   stackSamples,
 } from "./dataset.ts";
-export { AudioError, FileError, ImageError } from "./errors.ts";
+export { AudioError, ChatTemplateError, FileError, ImageError } from "./errors.ts";
 export {
   formatIdx,
   type IdxArray,
@@ -43,7 +50,16 @@ export {
   type BpeTrainingOptions,
   ByteLevelBpe,
   CharTokenizer,
+  type DecodeOptions,
+  type DecodeStream,
+  type EncodeBatchOptions,
+  type EncodeOptions,
+  type Encoding,
   loadTokenizer,
+  type Padding,
+  PipelineTokenizer,
   type Tokenizer,
   TokenizerError,
+  type Truncation,
+  tokenizerFromJSON,
 } from "./tokenizer.ts";

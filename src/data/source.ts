@@ -195,6 +195,19 @@ export async function readBytes(source: Source, options: ReadOptions = {}): Prom
   }
 }
 
+/** All bytes of a source that has at most so many; null of a longer one. Throws FileError, or the signal's reason. */
+export async function readAtMost(source: Source, most: number, options: ReadOptions = {}): Promise<Uint8Array | null> {
+  if (source instanceof Uint8Array) return source.length > most ? null : readBytes(source, options);
+  const reader = await openSource(source, options);
+  try {
+    if (reader.size !== null && reader.size > most) return null;
+    const bytes = await take(reader, (reader.size ?? most) + 1);
+    return bytes.length > most ? null : bytes;
+  } finally {
+    await reader.close();
+  }
+}
+
 /** The options of reading several files, one after the other, as one. How much there is in all is not known. */
 export function together({ onProgress, signal }: ReadOptions): () => ReadOptions {
   let before = 0;

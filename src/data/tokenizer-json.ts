@@ -8,18 +8,37 @@ import { join } from "./path.ts";
 
 export { TokenizerError } from "./errors.ts";
 
+export interface EncodeOptions {
+  /** Whether the tokens come with those that the file puts around a text, e.g. "<s>" before it. Default: true, as in Hugging Face's. */
+  readonly addSpecialTokens?: boolean;
+}
+
+export interface DecodeOptions {
+  /** Whether special tokens are left out. Default: false. */
+  readonly skipSpecialTokens?: boolean;
+}
+
+/** Text from ids that come one by one. What `push` and at last `end` give is together what `decode` gives for all of them. */
+export interface DecodeStream {
+  /** The text that is certain now: never a part of a character. Often "", where more tokens decide. */
+  push(id: number): string;
+  /** What was held back. */
+  end(): string;
+}
+
 export interface Tokenizer {
-  readonly kind: "characters" | "byte-level-bpe";
+  readonly kind: "characters" | "byte-level-bpe" | "bpe" | "wordpiece" | "wordlevel" | "unigram";
   /** Ids are 0 … vocabSize − 1. */
   readonly vocabSize: number;
   /** The ids of a text. Throws TokenizerError for what the vocabulary can't express. */
-  encode(text: string): Int32Array;
-  /** The text of ids. Throws TokenizerError for an id outside the vocabulary. */
-  decode(ids: ArrayLike<number>): string;
+  encode(text: string, options?: EncodeOptions): Int32Array;
+  /** The text of ids. Throws TokenizerError for what is no id. */
+  decode(ids: ArrayLike<number>, options?: DecodeOptions): string;
+  decodeStream(options?: DecodeOptions): DecodeStream;
   /** The id of a token by its text, e.g. "<|endoftext|>"; undefined if there is none. */
   tokenId(token: string): number | undefined;
   /** Hugging Face's tokenizer.json. */
-  toJSON(): TokenizerJson;
+  toJSON(): object;
   /** Writes `tokenizer.json` into a folder, atomically. Throws FileError. */
   save(folder: string): Promise<void>;
 }

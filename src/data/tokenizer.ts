@@ -6,8 +6,9 @@ import { type BpePieces, ByteLevelBpe } from "./bpe.ts";
 import { elsewhere } from "./elsewhere.ts";
 import { isFolder } from "./files.ts";
 import { join } from "./path.ts";
-import { pathOf, type ReadOptions, readBytes, type Source, sourceName } from "./source.ts";
+import { pathOf, type ReadOptions, readAtMost, type Source, sourceName } from "./source.ts";
 import {
+  type DecodeStream,
   saveTokenizer,
   type Tokenizer,
   TokenizerError,
@@ -16,9 +17,25 @@ import {
   tokensById,
   vocabEntries,
 } from "./tokenizer-json.ts";
+import { checkAdded, checkStructure, mostBytes, tooLarge } from "./tokenizers/limits.ts";
+import { PipelineTokenizer } from "./tokenizers/pipeline.ts";
 
 export { type BpeTrainingOptions, ByteLevelBpe } from "./bpe.ts";
-export { type Tokenizer, TokenizerError, type TokenizerJson } from "./tokenizer-json.ts";
+export {
+  type DecodeOptions,
+  type DecodeStream,
+  type EncodeOptions,
+  type Tokenizer,
+  TokenizerError,
+  type TokenizerJson,
+} from "./tokenizer-json.ts";
+export {
+  type EncodeBatchOptions,
+  type Encoding,
+  type Padding,
+  PipelineTokenizer,
+  type Truncation,
+} from "./tokenizers/pipeline.ts";
 
 const show = (character: string) =>
   `${JSON.stringify(character)} (U+${character.codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0")})`;
@@ -60,17 +77,17 @@ export class CharTokenizer implements Tokenizer {
     return new CharTokenizer(unk === undefined ? tokens : [...tokens, unk], unk ?? null);
   }
 
-  /** Whether a tokenizer.json is of this kind: BPE without merges, pre-tokenizer and normalizer. */
+  /** Whether a tokenizer.json is of this kind: BPE without merges and anything else. */
   static recognises(json: TokenizerJson): boolean {
-    return json.model?.type === "BPE" && json.model.merges?.length === 0 && !json.pre_tokenizer;
+    const { model } = json;
+    const extras = [json.pre_tokenizer, json.normalizer, json.post_processor, json.added_tokens?.length];
+    const others = [model.byte_fallback, model.fuse_unk, json.truncation, json.padding];
+    const fuses = (json.decoder as { type?: unknown } | null)?.type === "Fuse";
+    return model.type === "BPE" && model.merges?.length === 0 && fuses && ![...extras, ...others].some(Boolean);
   }
 
   /** Throws TokenizerError if `json` (of a kind that `recognises` accepts) is damaged. */
   static fromJSON(json: TokenizerJson, file = "tokenizer.json"): CharTokenizer {
-    if (json.normalizer || (json.added_tokens?.length ?? 0) > 0 || json.model.byte_fallback || json.model.fuse_unk)
-      throw new TokenizerError(
-        `${file}: a character tokenizer with a normalizer, added tokens, byte fallback or fused unknowns is not supported`,
-      );
     return new CharTokenizer(tokensById(vocabEntries(json.model.vocab, file), file), json.model.unk_token ?? null);
   }
 
@@ -114,6 +131,10 @@ export class CharTokenizer implements Tokenizer {
     return parts.join("");
   }
 
+  decodeStream(): DecodeStream {
+    return { push: (id) => this.decode([id]), end: () => "" };
+  }
+
   toJSON(): TokenizerJson {
     // Without a pre-tokenizer the whole text is one word, and a BPE without merges leaves it as characters; the decoder
     // "Fuse" joins them without spaces.
@@ -135,10 +156,10 @@ export class CharTokenizer implements Tokenizer {
 const kinds: readonly {
   recognises(json: TokenizerJson): boolean;
   fromJSON(json: TokenizerJson, file: string): Tokenizer;
-}[] = [CharTokenizer, ByteLevelBpe];
+}[] = [CharTokenizer, ByteLevelBpe, { recognises: () => true, fromJSON: PipelineTokenizer.fromJSON }];
 
 /** A tokenizer on its way between threads. */
-export type SentTokenizer = { readonly pieces: BpePieces } | { readonly json: TokenizerJson };
+export type SentTokenizer = { readonly pieces: BpePieces } | { readonly json: object };
 
 export const sent = (tokenizer: Tokenizer): SentTokenizer =>
   tokenizer instanceof ByteLevelBpe ? { pieces: tokenizer.pieces() } : { json: tokenizer.toJSON() };
@@ -147,16 +168,18 @@ export const received = (from: SentTokenizer): Tokenizer =>
   "pieces" in from ? ByteLevelBpe.fromPieces(from.pieces) : tokenizerFromJSON(from.json);
 
 /**
- * Loads a `tokenizer.json`, given itself or by its folder; on a page a worker reads and checks it. Throws FileError, or TokenizerError if it is damaged or of a
- * kind that is not supported (anything but byte-level BPE with GPT-2's splitting, and characters).
+ * Loads a `tokenizer.json`, given itself or by its folder; on a page a worker reads and checks it. Throws FileError, or TokenizerError if it is damaged or has
+ * a part of a kind that is not known.
  */
 export async function loadTokenizer(source: Source, options: ReadOptions = {}): Promise<Tokenizer> {
   if (elsewhere) return received(await elsewhere("sentTokenizer", [source], options));
   const path = pathOf(source);
   const place = path !== null && (await isFolder(path)) ? join(path, "tokenizer.json") : source;
   const file = sourceName(place);
-  const bytes = await readBytes(place, options);
-  let json: TokenizerJson;
+  const bytes = await readAtMost(place, mostBytes, options);
+  if (bytes === null) throw tooLarge(file, null);
+  checkStructure(bytes, file);
+  let json: object;
   try {
     json = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
   } catch (error) {
@@ -166,14 +189,17 @@ export async function loadTokenizer(source: Source, options: ReadOptions = {}): 
 }
 
 /** The tokenizer of a parsed tokenizer.json. Throws TokenizerError; `file` is the name that its messages use. */
-export function tokenizerFromJSON(json: TokenizerJson, file = "tokenizer.json"): Tokenizer {
+export function tokenizerFromJSON(from: object, file = "tokenizer.json"): Tokenizer {
+  const json = from as TokenizerJson; // what it really is, each kind looks at itself
   if (typeof json !== "object" || json === null || typeof json.model !== "object" || json.model === null)
     throw new TokenizerError(`${file}: not a tokenizer.json: it has no "model"`);
-  const kind = kinds.find((k) => k.recognises(json));
-  if (kind === undefined)
-    throw new TokenizerError(
-      `${file}: a tokenizer of this kind is not supported (model ${json.model.type}, pre-tokenizer ${JSON.stringify(json.pre_tokenizer)}); ` +
-        "supported are byte-level BPE with GPT-2's splitting, and characters",
-    );
-  return kind.fromJSON(json, file);
+  checkAdded(json.added_tokens, file);
+  try {
+    const kind = kinds.find((k) => k.recognises(json))!; // the last reads all
+    return kind.fromJSON(json, file);
+  } catch (error) {
+    if (error instanceof TokenizerError) throw error;
+    // fields of other types than they should be; parts nested so deeply that the stack ends
+    throw new TokenizerError(`${file}: can't be used as a tokenizer: ${(error as Error).message}`, { cause: error });
+  }
 }

@@ -360,11 +360,13 @@ async function awaitUploads(backend: Backend, job: Job): Promise<Run> {
 
 function memoryOf(backend: Backend, storage: Storage): unknown {
   if (storage.memory === null) {
-    storage.memory = backend.allocate(storage.bytes);
-    if (storage.upload !== null) {
-      backend.write(storage.memory, storage.upload as TypedArray);
-      storage.upload = null;
+    const upload = storage.upload as TypedArray | null;
+    storage.memory = (upload && backend.adopt?.(upload)) || null;
+    if (storage.memory === null) {
+      storage.memory = backend.allocate(storage.bytes);
+      if (upload !== null) backend.write(storage.memory, upload);
     }
+    storage.upload = null;
   }
   return storage.memory;
 }

@@ -17,8 +17,11 @@ export function leafFrom(device: string, dtype: DType, shape: Shape, raw: TypedA
   const storage = new Storage(device, dtype, sizeOf(shape), null);
   const backend = openedBackend(device);
   if (backend) {
-    storage.memory = backend.allocate(storage.length * dtypes[dtype].bytes);
-    backend.write(storage.memory, raw);
+    storage.memory = (owned && backend.adopt?.(raw)) || null;
+    if (storage.memory === null) {
+      storage.memory = backend.allocate(storage.length * dtypes[dtype].bytes);
+      backend.write(storage.memory, raw);
+    }
   } else storage.upload = owned ? raw : raw.slice();
   return leaf(storage, shape);
 }

@@ -5,6 +5,7 @@
 import { join } from "../data/path.ts";
 import { ensureFolder, readBytes, writeFileAtomic } from "../formats/atomic.ts";
 import { load, save } from "../formats/index.ts";
+import { BlockEmbedding, BlockLinear } from "../models/blocks.ts";
 import type { Module, Parameter, StateDict } from "../nn/index.ts";
 import { noGrad, realize, setData, type Tensor } from "../tensor/index.ts";
 import { FinetuneError, listed } from "./errors.ts";
@@ -32,7 +33,7 @@ export interface LoraOptions {
   readonly bias?: LoraBias;
   /** What adapter_config.json says of it: "CAUSAL_LM", "SEQ_CLS". With "SEQ_CLS" a `classifier` or `score` is in modulesToSave. */
   readonly taskType?: string;
-  /** What adapter_config.json calls the model: a hub id or a folder. */
+  /** What adapter_config.json calls the model: a hub id or a folder. Default: what was given to fromPretrained. */
   readonly baseModel?: string;
 }
 
@@ -133,7 +134,10 @@ export class LoraAdapter {
   #expectMergeable(operation: string, into: "weights" | "dict"): void {
     const tied = new Set((this.#model as { tiedEmbeddings?: readonly string[] }).tiedEmbeddings);
     for (const { path, layer } of this.#wrapped) {
-      if (into === "weights" && layer.base_layer instanceof QuantizedLinear)
+      if (
+        into === "weights" &&
+        (layer.base_layer instanceof QuantizedLinear || layer.base_layer instanceof BlockLinear)
+      )
         throw new FinetuneError(
           `${operation}: "${path}" is quantised, and its weight can't take an update; saveMerged and mergedStateDict give the whole in floating numbers`,
         );
@@ -177,9 +181,20 @@ export class LoraAdapter {
     const layers = new Map<string, LoraLayer>();
     for (const { path, module } of places(this.#model)) if (isLoraLayer(module)) layers.set(path, module);
     const out: StateDict = {};
-    for (const [key, tensor] of Object.entries(this.#model.stateDict())) {
+    const tables = new Map<Tensor, Tensor | null>();
+    for (const module of this.#model.modules())
+      if (module instanceof BlockLinear || module instanceof BlockEmbedding)
+        tables
+          .set(
+            module.codes,
+            noGrad(() => module.weight),
+          )
+          .set(module.scales, null);
+    for (const [key, stored] of Object.entries(this.#model.stateDict())) {
+      const tensor = tables.get(stored) ?? stored;
       const [, path, part, name] = /^(.*)\.(base_layer|lora_\w+)\.?(.*)$/.exec(key) ?? [];
       const layer = layers.get(path);
+      if (tables.get(stored) === null) continue; // in the floating weight
       if (layer === undefined) out[key] = tensor;
       else if (part === "base_layer" && name === "weight") out[`${path}.weight`] = this.#mergedWeight(layer);
       else if (part === "base_layer" && name === "bias") out[`${path}.bias`] = tensor;
@@ -353,7 +368,7 @@ export function applyLora<M extends Module>(model: M, options: LoraOptions = {})
     excludeModules: exclude.length > 0 ? exclude : null,
     modulesToSave,
     taskType: options.taskType ?? null,
-    baseModel: options.baseModel ?? null,
+    baseModel: options.baseModel ?? (model as { nameOrPath?: string }).nameOrPath ?? null,
   };
   const adapter = new LoraAdapter(model, config, settings, wrapped, trained, flags);
   const attach = (name: string, value: unknown) => Object.defineProperty(model, name, { value, configurable: true });

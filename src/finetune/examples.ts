@@ -1,18 +1,16 @@
 /**
- * Examples for fine-tuning from files: JSON lines of {"text"}, {"prompt", "completion"} or {"messages"}, tables with columns for text and
- * label, plain text. What does not fit is told with file, line and field. Tokens are made in `supervised.ts`.
+ * Examples for fine-tuning from files: JSON lines or Parquet of {"text"}, {"prompt", "completion"} or {"messages"}, tables with columns for
+ * text and label, plain text. What does not fit is told with file, line and field. Tokens are made in `supervised.ts`.
  */
+import type { Message } from "../data/chat-template.ts";
 import { extname } from "../data/path.ts";
 import { type ReadOptions, readBytes, type Source, sourceName } from "../data/source.ts";
 import { decodeText } from "../data/text.ts";
 import { readColumns } from "./csv.ts";
 import { FinetuneError } from "./errors.ts";
+import { readParquet } from "./parquet.ts";
 
-/** A turn of a conversation: "system", "user", "assistant", or another role that the model's template knows. */
-export interface Message {
-  readonly role: string;
-  readonly content: string;
-}
+export type { Message } from "../data/chat-template.ts";
 
 /** An example as it is written; `where` is the file and line that messages name. */
 export type TextualExample = { readonly where: string } & (
@@ -77,7 +75,8 @@ function messagesOf(value: object, where: string): Message[] {
   });
 }
 
-function exampleOf(value: object, where: string, textField: string): TextualExample {
+/** An example of an object with the fields of one; `where` is what errors call it. Throws FinetuneError naming the field. */
+export function exampleOf(value: object, where: string, textField = "text"): TextualExample {
   if ("messages" in value) return { where, messages: messagesOf(value, where) };
   if ("prompt" in value || "completion" in value) {
     const [prompt, completion] = ["prompt", "completion"].map((field) => stringField(value, field, where));
@@ -94,28 +93,45 @@ function exampleOf(value: object, where: string, textField: string): TextualExam
 const textOf = async (source: Source, options: ReadOptions): Promise<string> =>
   decodeText(await readBytes(source, options), sourceName(source));
 
+/** What a file of objects holds, JSON lines or Parquet, with where each stands; null for other files. `fields` are those that are looked at. */
+async function readObjects(
+  source: Source,
+  options: ReadOptions,
+  fields: readonly string[],
+): Promise<{ readonly where: string; readonly value: object }[] | null> {
+  const file = sourceName(source);
+  switch (extname(file)) {
+    case ".jsonl":
+    case ".ndjson":
+      return parseJsonLines(await textOf(source, options), file);
+    case ".parquet":
+      return readParquet(source, fields);
+    default:
+      return null;
+  }
+}
+
 /** A file whose name does not say what is in it. */
 const unknownKind = (file: string, expected: string): FinetuneError =>
   new FinetuneError(`${file}: its ending is not one of ${expected}; rename it to what it is`);
 
 /**
- * Examples for a language model: of .jsonl, of the column `text` of .csv and .tsv, or one of a whole .txt or .md. Throws FinetuneError
- * naming file, line and field; FileError; TextError where it is not UTF-8.
+ * Examples for a language model: of .jsonl and .parquet, of the column `text` of .csv and .tsv, or one of a whole .txt or .md. Throws FinetuneError
+ * naming file, line (or row) and field; FileError; TextError where it is not UTF-8.
  */
 export async function readExamples(source: Source, options: ReadExamplesOptions = {}): Promise<TextualExample[]> {
   const { text: field = "text" } = options;
   const file = sourceName(source);
-  const text = await textOf(source, options);
-  const examples = parsedExamples(text, file, field);
+  const objects = await readObjects(source, options, [field, "prompt", "completion", "messages"]);
+  const examples = objects
+    ? objects.map(({ where, value }) => exampleOf(value, where, field))
+    : parsedExamples(await textOf(source, options), file, field);
   if (examples.length === 0) throw new FinetuneError(`${file}: there are no examples in it`);
   return examples;
 }
 
 function parsedExamples(text: string, file: string, field: string): TextualExample[] {
   switch (extname(file)) {
-    case ".jsonl":
-    case ".ndjson":
-      return parseJsonLines(text, file).map(({ where, value }) => exampleOf(value, where, field));
     case ".csv":
     case ".tsv":
       return readColumns(text, file, { text: field }).map((row) => ({
@@ -126,7 +142,7 @@ function parsedExamples(text: string, file: string, field: string): TextualExamp
     case ".md":
       return text === "" ? [] : [{ where: file, text }];
     default:
-      throw unknownKind(file, ".jsonl, .csv, .tsv, .txt, .md");
+      throw unknownKind(file, ".jsonl, .parquet, .csv, .tsv, .txt, .md");
   }
 }
 
@@ -135,14 +151,17 @@ export interface ReadLabelledOptions extends ReadExamplesOptions {
   readonly label?: string;
 }
 
-/** Texts with classes: of .csv and .tsv by their columns, of .jsonl by its fields (a label may be a number there). Throws as readExamples. */
+/**
+ * Texts with labels: of .csv and .tsv by their columns, of .jsonl and .parquet by their fields (a label may be a number there). Throws as
+ * readExamples.
+ */
 export async function readLabelled(source: Source, options: ReadLabelledOptions = {}): Promise<LabelledExample[]> {
   const { text: textField = "text", label: labelField = "label" } = options;
   const file = sourceName(source);
-  const text = await textOf(source, options);
+  const objects = await readObjects(source, options, [textField, labelField]);
   let examples: LabelledExample[];
-  if ([".jsonl", ".ndjson"].includes(extname(file)))
-    examples = parseJsonLines(text, file).map(({ where, value }) => {
+  if (objects)
+    examples = objects.map(({ where, value }) => {
       const label = (value as Record<string, unknown>)[labelField];
       return {
         where,
@@ -154,14 +173,55 @@ export async function readLabelled(source: Source, options: ReadLabelledOptions 
       };
     });
   else if ([".csv", ".tsv"].includes(extname(file)))
-    examples = readColumns(text, file, { text: textField, label: labelField }).map(({ line, ...row }) => ({
-      where: `${file}, line ${line}`,
-      ...row,
-    }));
-  else throw unknownKind(file, ".jsonl, .csv, .tsv");
+    examples = readColumns(await textOf(source, options), file, { text: textField, label: labelField }).map(
+      ({ line, ...row }) => ({
+        where: `${file}, line ${line}`,
+        ...row,
+      }),
+    );
+  else throw unknownKind(file, ".jsonl, .parquet, .csv, .tsv");
   if (examples.length === 0) throw new FinetuneError(`${file}: there are no examples in it`);
   const empty = examples.find(({ label }) => label.trim() === "");
   if (empty) throw new FinetuneError(`${empty.where}: "${labelField}" is empty; every example needs a class`);
+  return examples;
+}
+
+/** A question with answers to choose from. */
+export interface ChoiceExample {
+  readonly where: string;
+  readonly prompt: string;
+  readonly choices: readonly string[];
+  /** The number of the right one, from 0. */
+  readonly answer: number;
+}
+
+function choicesOf(value: object, where: string): ChoiceExample {
+  const { choices, answer } = value as { choices: unknown; answer: unknown };
+  const prompt = stringField(value, "prompt", where);
+  if (!Array.isArray(choices) || choices.length < 2)
+    throw new FinetuneError(`${where}: "choices" must be a list of two texts or more, got ${show(choices)}`);
+  choices.forEach((choice: unknown, i) => {
+    if (typeof choice !== "string" || choice === "")
+      throw new FinetuneError(`${where}: "choices"[${i}] must be a text that is not empty, got ${show(choice)}`);
+  });
+  const place = typeof answer === "string" ? choices.indexOf(answer) : answer;
+  if (!Number.isInteger(place) || (place as number) < 0 || (place as number) >= choices.length)
+    throw new FinetuneError(
+      `${where}: "answer" must be one of the choices, or its number from 0 to ${choices.length - 1}, got ${show(answer)}`,
+    );
+  return { where, prompt, choices, answer: place as number };
+}
+
+/**
+ * Questions with choices of .jsonl and .parquet: {"prompt", "choices": […], "answer"}, the answer by its number from 0 or as it stands among the
+ * choices. Throws as readExamples.
+ */
+export async function readChoices(source: Source, options: ReadOptions = {}): Promise<ChoiceExample[]> {
+  const file = sourceName(source);
+  const objects = await readObjects(source, options, ["prompt", "choices", "answer"]);
+  if (!objects) throw unknownKind(file, ".jsonl, .parquet");
+  const examples = objects.map(({ where, value }) => choicesOf(value, where));
+  if (examples.length === 0) throw new FinetuneError(`${file}: there are no examples in it`);
   return examples;
 }
 

@@ -6,6 +6,7 @@ import { join } from "../data/path.ts";
 import { ensureFolder, writeFileAtomic } from "../formats/atomic.ts";
 import { save } from "../formats/index.ts";
 import { type GenerateOptions, generate, type LanguageModel } from "../generate/index.ts";
+import { BlockEmbedding, BlockLinear } from "../models/blocks.ts";
 import type { Module } from "../nn/index.ts";
 import { AdamW, LambdaLR } from "../optim/index.ts";
 import { getRngState, noGrad, realize, setRngState, type Tensor } from "../tensor/index.ts";
@@ -20,6 +21,7 @@ import {
 } from "../train/index.ts";
 import { adapterOf } from "./adapter.ts";
 import { FinetuneError } from "./errors.ts";
+import { evaluationFile, examplesPrint, plainColumns } from "./evaluation-file.ts";
 import { type Comparison, compare, type Measurement, measure } from "./measure.ts";
 import { QuantizedLinear } from "./quantized-linear.ts";
 import { languageTask, type Task } from "./tasks.ts";
@@ -159,7 +161,8 @@ function learnt(model: Module): Record<string, Tensor> {
   const out: Record<string, Tensor> = {};
   const fixed = new Set<Tensor>();
   for (const module of model.modules())
-    if (module instanceof QuantizedLinear) for (const buffer of module.buffers()) fixed.add(buffer);
+    if (module instanceof QuantizedLinear || module instanceof BlockLinear || module instanceof BlockEmbedding)
+      for (const buffer of module.buffers()) fixed.add(buffer);
   for (const [name, parameter] of model.namedParameters()) if (parameter.requiresGrad) out[name] = parameter;
   for (const [name, buffer] of model.namedBuffers()) if (buffer.persistent && !fixed.has(buffer)) out[name] = buffer;
   return out;
@@ -183,7 +186,7 @@ function bestKeeper(patience: number | undefined, restore: boolean): BestKeeper 
       if (loss < best) {
         [best, bestStep, waited] = [loss, record.step, 0];
         if (!restore) return;
-        const now = learnt(run.model);
+        const now = run.weights();
         weights = noGrad(() => Object.fromEntries(Object.entries(now).map(([key, x]) => [key, x.detach().clone()])));
         await realize(...Object.values(weights));
       } else if (++waited >= (patience ?? Number.POSITIVE_INFINITY))
@@ -270,6 +273,7 @@ export async function finetune<M extends Module, E, B>(
     ...(steps !== undefined && { steps }),
     ...(options.evaluateEvery !== undefined && { validateEvery: options.evaluateEvery }),
     ...(options.signal && { signal: options.signal }),
+    weights: learnt, // the rest is in the model's own files
     ...(from !== undefined && { resume: from }),
     callbacks: [
       best,
@@ -302,23 +306,23 @@ export async function finetune<M extends Module, E, B>(
     bestStep,
     training,
   };
-  if (out !== undefined) await saveOutcome(model, result, out);
+  if (out !== undefined) await saveOutcome(model, result, out, examplesPrint(evaluation.map(task.identity)));
   return result;
 }
 
 /** Writes what was learnt (an adapter in PEFT's layout, or the whole model) and evaluation.json. */
-async function saveOutcome(model: Module, result: FinetuneResult, out: string): Promise<void> {
+async function saveOutcome(model: Module, result: FinetuneResult, out: string, print: string): Promise<void> {
   const adapter = adapterOf(model);
   if (adapter) await adapter.saveAdapter(out);
   else await save(model, join(out, "model.safetensors"));
-  await writeFileAtomic(join(out, "evaluation.json"), formatOutcome(result));
+  await writeFileAtomic(join(out, evaluationFile), formatOutcome(result, print));
 }
 
 /** evaluation.json: both measurements with the sums of each example, from which any comparison can be made again. */
-function formatOutcome({ before, after, difference, samples, overlap, bestStep }: FinetuneResult): string {
-  const plain = ({ examples, ...rest }: Measurement) => ({
-    ...rest,
-    examples: Object.fromEntries(Object.entries(examples).map(([key, values]) => [key, Array.from(values)])),
-  });
-  return `${JSON.stringify({ before: plain(before), after: plain(after), difference, samples, overlap, bestStep })}\n`;
+function formatOutcome(
+  { before, after, difference, samples, overlap, bestStep }: FinetuneResult,
+  print: string,
+): string {
+  const plain = ({ examples, ...rest }: Measurement) => ({ ...rest, examples: plainColumns(examples) });
+  return `${JSON.stringify({ before: plain(before), after: plain(after), difference, samples, overlap, bestStep, print })}\n`;
 }

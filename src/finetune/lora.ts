@@ -4,6 +4,7 @@
  * layouts are PEFT's. Which layers of a model are wrapped is `adapter.ts`.
  */
 import type { DType } from "../core/dtype.ts";
+import { BlockLinear } from "../models/blocks.ts";
 import { Projection } from "../models/gpt2.ts";
 import * as F from "../nn/functional.ts";
 import { Embedding, type FactoryOptions, Linear, Module, Parameter } from "../nn/index.ts";
@@ -54,6 +55,12 @@ const linearKinds: readonly LinearKind[] = [
     sizes: (layer) => [(layer as QuantizedLinear).inFeatures, (layer as QuantizedLinear).outFeatures],
     transposed: (layer) => (layer as QuantizedLinear).transposed,
     weight: (layer) => (layer as QuantizedLinear).denseWeight(),
+  },
+  {
+    type: BlockLinear,
+    sizes: (layer) => [(layer as BlockLinear).inFeatures, (layer as BlockLinear).outFeatures],
+    transposed: () => false,
+    weight: (layer) => (layer as BlockLinear).weight,
   },
 ];
 

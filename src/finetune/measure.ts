@@ -4,26 +4,23 @@
  */
 import { Rng } from "../core/rng.ts";
 import { inEvaluation, type Module } from "../nn/module.ts";
-import { noGrad, realize } from "../tensor/index.ts";
+import { noGrad, realize, type Tensor } from "../tensor/index.ts";
 import { FinetuneError } from "./errors.ts";
+import { type Columns, countedRows, type Metric, metricsFor } from "./metrics.ts";
 import type { Task } from "./tasks.ts";
 
 /** How a model does on a set of examples. */
 export interface Measurement {
-  /** Mean loss in nats over all targets that count. */
+  /** Mean loss over all targets that count: in nats, or of squares in regression. */
   readonly loss: number;
   /** exp(loss). */
   readonly perplexity: number;
-  /** Share of the targets that are the model's likeliest. */
+  /** Share of the targets that are the model's likeliest; NaN in regression. */
   readonly accuracy: number;
   /** Targets that count. */
   readonly targets: number;
   /** Sums by example, in the order of the examples; one without a target that counts has 0 everywhere. */
-  readonly examples: {
-    readonly loss: Float64Array;
-    readonly correct: Float64Array;
-    readonly count: Float64Array;
-  };
+  readonly examples: Columns & { readonly loss: Float64Array; readonly count: Float64Array };
 }
 
 /** Measures a model, in evaluation mode and without gradients. Each batch is one program and one read. */
@@ -34,28 +31,30 @@ export async function measure<M extends Module, E, B>(
   options: { readonly batch?: number } = {},
 ): Promise<Measurement> {
   const { batch: rows = 8 } = options;
-  const [loss, correct, count] = Array.from({ length: 3 }, () => new Float64Array(examples.length));
+  const column = (): Float64Array => new Float64Array(examples.length);
+  const columns = { loss: column(), count: column() } as Record<string, Float64Array> & Measurement["examples"];
   await inEvaluation(model, async () => {
     for (const { batch, examples: numbers } of task.evaluation(model, examples, rows)) {
-      const scores = noGrad(() => task.scores(model, batch));
-      await realize(scores.loss, scores.correct, scores.count);
-      const [l, c, n] = [await scores.loss.data(), await scores.correct.data(), await scores.count.data()];
-      numbers.forEach((example, row) => {
-        loss[example] = l[row];
-        correct[example] = c[row];
-        count[example] = n[row];
-      });
+      const scores = Object.entries(noGrad(() => task.scores(model, batch)) as unknown as Record<string, Tensor>);
+      await realize(...scores.map(([, values]) => values));
+      for (const [name, tensor] of scores) {
+        const values = await tensor.data();
+        const into = (columns[name] ??= column());
+        for (let row = 0; row < numbers.length; row++) into[numbers[row]] = Number(values[row]);
+      }
     }
   });
-  return summary({ loss, correct, count });
+  return summary(columns);
 }
 
 const sum = (values: Float64Array): number => values.reduce((a, b) => a + b, 0);
 
-function summary(examples: Measurement["examples"]): Measurement {
+/** The measurement of these columns. */
+export function summary(examples: Measurement["examples"]): Measurement {
   const targets = sum(examples.count);
   const loss = sum(examples.loss) / targets;
-  return { loss, perplexity: Math.exp(loss), accuracy: sum(examples.correct) / targets, targets, examples };
+  const accuracy = examples["correct"] ? sum(examples["correct"]) / targets : Number.NaN;
+  return { loss, perplexity: Math.exp(loss), accuracy, targets, examples };
 }
 
 /** after − before, and the interval in which 95 % of the bootstrap's differences lie. */
@@ -66,57 +65,74 @@ export interface Difference {
 }
 
 export interface Comparison {
-  /** Nats; below 0 is better. */
+  /** Nats (squares in regression); below 0 is better. */
   readonly loss: Difference;
-  /** A share of 1; above 0 is better. */
+  /** A share of 1; above 0 is better. Of value NaN in regression. */
   readonly accuracy: Difference;
+  /** Every metric of the table `metrics` that both measurements suffice for, by name. */
+  readonly metrics: Readonly<Record<string, Difference>>;
   /** Examples that were compared. */
   readonly examples: number;
 }
 
 const resamples = 10_000;
 
-/**
- * Compares two measurements of the same examples by a paired bootstrap over examples (Efron & Tibshirani 1993, "An Introduction to the Bootstrap",
- * chapter 13, percentile interval): examples are drawn with replacement 10,000 times, each with both of its losses, and the mean over targets of
- * after − before is taken. The same seed gives the same interval. Throws FinetuneError where the examples differ.
- */
+/** Compares two measurements of the same examples; see compareColumns. */
 export function compare(before: Measurement, after: Measurement, options: { readonly seed?: number } = {}): Comparison {
-  const { count } = before.examples;
-  if (count.length !== after.examples.count.length || count.some((n, i) => n !== after.examples.count[i]))
-    throw new FinetuneError(
-      `compare: the measurements are of different examples (${count.length} and ${after.examples.count.length}, or other targets); measure both on the same`,
-    );
-  const used = Array.from(count.keys()).filter((i) => count[i] > 0);
-  const differences = (key: "loss" | "correct") =>
-    Float64Array.from(used, (i) => after.examples[key][i] - before.examples[key][i]);
-  const weights = Float64Array.from(used, (i) => count[i]);
-  const columns = [differences("loss"), differences("correct")];
-  const [loss, accuracy] = bootstrap(columns, weights, options.seed ?? 0);
-  return { loss, accuracy, examples: used.length };
+  const differences = compareColumns(before.examples, after.examples, options);
+  const none: Difference = { value: Number.NaN, interval: null };
+  return {
+    loss: differences["loss"],
+    accuracy: differences["accuracy"] ?? none,
+    metrics: differences,
+    examples: countedRows(before.examples).length,
+  };
 }
 
-/** Σ column / Σ weights with its interval, for each column; all are resampled together. */
-function bootstrap(columns: readonly Float64Array[], weights: Float64Array, seed: number): Difference[] {
-  const n = weights.length;
-  const values = columns.map((column) => sum(column) / sum(weights));
-  if (n < 2) return values.map((value) => ({ value, interval: null }));
-  const rng = new Rng(seed);
-  const drawn = columns.map(() => new Float64Array(resamples));
-  const sums = new Float64Array(columns.length);
-  for (let s = 0; s < resamples; s++) {
-    sums.fill(0);
-    let weight = 0;
-    for (let k = 0; k < n; k++) {
-      const i = Math.floor(rng.uniform() * n);
-      weight += weights[i];
-      for (let c = 0; c < columns.length; c++) sums[c] += columns[c][i];
-    }
-    for (let c = 0; c < columns.length; c++) drawn[c][s] = sums[c] / weight;
+/**
+ * Each metric of `after` minus that of `before`, on the same examples, by a paired bootstrap over examples (Efron & Tibshirani 1993, "An
+ * Introduction to the Bootstrap", chapter 13, percentile interval): examples are drawn with replacement 10,000 times, each with both of its
+ * outcomes. The same seed gives the same intervals. Throws FinetuneError where the examples differ.
+ */
+export function compareColumns(
+  before: Columns,
+  after: Columns,
+  options: { readonly seed?: number } = {},
+): Record<string, Difference> {
+  checkSame(before, after);
+  const rows = countedRows(before);
+  const both = metricsFor(before).filter((metric) => metricsFor(after).includes(metric));
+  const of = ({ value }: Metric, drawn: Int32Array): number => value(after, drawn) - value(before, drawn);
+  const values = both.map((metric) => of(metric, rows));
+  const n = rows.length;
+  const outcomes = both.map(() => new Float64Array(n < 2 ? 0 : resamples));
+  const rng = new Rng(options.seed ?? 0);
+  const drawn = new Int32Array(n);
+  for (let s = 0; s < (n < 2 ? 0 : resamples); s++) {
+    for (let k = 0; k < n; k++) drawn[k] = rows[Math.floor(rng.uniform() * n)];
+    for (let m = 0; m < both.length; m++) outcomes[m][s] = of(both[m], drawn);
   }
-  return values.map((value, c) => {
-    const sorted = drawn[c].sort();
-    const at = (share: number) => sorted[Math.min(resamples - 1, Math.floor(share * resamples))];
-    return { value, interval: [at(0.025), at(0.975)] };
-  });
+  return Object.fromEntries(
+    both.map(({ name }, m) => [name, { value: values[m], interval: n < 2 ? null : middle(outcomes[m]) }]),
+  );
+}
+
+/** Throws where two measurements are not of the same examples, as far as their columns tell. */
+function checkSame(before: Columns, after: Columns): void {
+  const lengths = [before, after].map((columns) => Object.values(columns)[0]?.length ?? 0);
+  const differ = (name: string): boolean => {
+    const [a, b] = [before[name], after[name]];
+    return a !== undefined && b !== undefined && a.some((value, i) => value !== b[i]);
+  };
+  if (lengths[0] !== lengths[1] || differ("count") || differ("target"))
+    throw new FinetuneError(
+      `compare: the measurements are of different examples (${lengths.join(" and ")}, or other targets); measure both on the same`,
+    );
+}
+
+/** Where the middle 95 % of the values begin and end. */
+function middle(values: Float64Array): [low: number, high: number] {
+  const sorted = values.sort();
+  const at = (share: number) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
+  return [at(0.025), at(0.975)];
 }

@@ -61,39 +61,56 @@ function evenly(start: number, end: number, count: number): Float32Array {
 const bordersOf = (code: Float32Array): Float32Array =>
   Float32Array.from({ length: code.length - 1 }, (_, i) => Math.fround(Math.fround(code[i] + code[i + 1]) / 2));
 
-/** The first border that is not below x: the number of the nearest value. */
-function nearest(borders: Float32Array, x: number): number {
-  let low = 0;
-  let high = borders.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (borders[middle] < x) low = middle + 1;
-    else high = middle;
+/** Cells of −1 … 1 in which the search for a border begins. */
+const cells = 1024;
+
+/** How many borders lie before each cell, and the cell before it too: a number near −1 + k · 2 / cells is rounded into either. */
+function startsOf(borders: Float32Array): Uint8Array {
+  const starts = new Uint8Array(cells + 1);
+  for (let cell = 0, low = 0; cell <= cells; cell++) {
+    while (low < borders.length && borders[low] < ((cell - 1) * 2) / cells - 1) low++;
+    starts[cell] = low;
   }
-  return low;
+  return starts;
 }
 
 /** Blocks scaled by their largest magnitude, each element the number of the nearest value of `code`. */
-function quantizeBlocks(values: ArrayLike<number>, block: number, code: Float32Array) {
-  const borders = bordersOf(code);
+function quantizeBlocks(given: ArrayLike<number>, block: number, code: Float32Array) {
+  // of one kind, so that the loops below are compiled for it; what else is given may be wider
+  const values =
+    given instanceof Float64Array ? given : given instanceof Float32Array ? given : Float64Array.from(given);
+  const borders = Float64Array.of(...bordersOf(code), Number.POSITIVE_INFINITY);
+  const starts = startsOf(bordersOf(code));
   const codes = new Uint8Array(values.length);
   const absmax = new Float32Array(Math.ceil(values.length / block));
   for (let b = 0; b < absmax.length; b++) {
     const end = Math.min(values.length, (b + 1) * block);
     let largest = 0;
+    let sum = 0; // NaN where an element is not finite
     for (let i = b * block; i < end; i++) {
-      if (!Number.isFinite(values[i]))
-        throw new FinetuneError(
-          `quantize: element ${i} is ${values[i]}; only finite weights can be quantised, so the checkpoint is damaged or diverged`,
-        );
-      largest = Math.max(largest, Math.abs(values[i]));
+      const size = Math.abs(values[i]);
+      sum += size - size;
+      if (size > largest) largest = size;
     }
+    if (sum !== 0) throw notFinite(values, b * block);
     absmax[b] = largest;
     const inverse = Math.fround(1 / Math.max(absmax[b], 1e-38));
-    for (let i = b * block; i < end; i++)
-      codes[i] = nearest(borders, Math.min(1, Math.max(-1, Math.fround(values[i] * inverse))));
+    for (let i = b * block; i < end; i++) {
+      const x = Math.min(1, Math.max(-1, Math.fround(values[i] * inverse)));
+      // the first border that is not below x: the number of the nearest value
+      let low = starts[((x + 1) * (cells / 2)) | 0];
+      while (borders[low] < x) low++;
+      codes[i] = low;
+    }
   }
   return { codes, absmax };
+}
+
+function notFinite(values: Float32Array | Float64Array, from: number): FinetuneError {
+  const i = from + values.subarray(from).findIndex((x) => !Number.isFinite(x));
+  return new FinetuneError(
+    `quantize: element ${i} is ${values[i]}; only finite weights can be quantised, so the checkpoint is damaged or diverged`,
+  );
 }
 
 /** Scales as they are, or, doubly quantised, as 8-bit numbers of dynamicCode with a scale a block of 256 and their mean. */
@@ -180,16 +197,13 @@ export function quantizeInt8(values: ArrayLike<number>, rows: number, columns: n
     }
     const scale = absmax[r] === 0 ? 0 : Math.fround(127 / absmax[r]);
     for (let i = r * columns; i < (r + 1) * columns; i++)
-      codes[i] = 128 + roundHalfEven(Math.fround(values[i] * scale));
+      codes[i] = 128 + (Math.fround(Math.fround(values[i] * scale) + toEven) - toEven);
   }
   return { codes, absmax };
 }
 
-function roundHalfEven(x: number): number {
-  const low = Math.floor(x);
-  if (x - low === 0.5) return low % 2 === 0 ? low : low + 1;
-  return Math.round(x);
-}
+/** 1.5 · 2²³: added in single precision it leaves no room for fractions, and a half goes to the even side. */
+const toEven = 12582912;
 
 /** The numbers that 8-bit weights [rows, columns] stand for. */
 export function dequantizeInt8({ codes, absmax }: Int8Weights): Float32Array {

@@ -2,18 +2,16 @@
  * A linear layer whose weight stays in 4 or 8 bits: the base of QLoRA (Dettmers et al. 2023). The weight is never learnt; gradients pass through
  * it to the inputs. It is brought back to floating numbers by ordinary operations in front of the product.
  */
-import { sizeOf } from "../core/shape.ts";
+import { nf4Block as block, dequantize } from "../graph/composites/index.ts";
 import { Projection } from "../models/gpt2.ts";
 import * as F from "../nn/functional.ts";
 import { Buffer, type Linear, Module, type Parameter } from "../nn/index.ts";
-import { checkpoint, noGrad, type Tensor, tensor } from "../tensor/index.ts";
+import { checkpoint, noGrad, Tensor, tensor } from "../tensor/index.ts";
 import { FinetuneError } from "./errors.ts";
 import { blockScales, nf4Code, quantizeInt8, quantizeNF4 } from "./nf4.ts";
 
 /** "nf4": 4 bits in blocks of 64 (4.5 bits an element, 4.13 with double quantisation on disk); "int8": 8 bits a row. */
 export type Quantization = "nf4" | "int8";
-
-const block = 64;
 
 /** The two values of each possible byte of packed NF4, [256, 2]: one look-up gives two elements. */
 const pairs = (): Float32Array =>
@@ -62,16 +60,8 @@ export class QuantizedLinear extends Module {
 
   /** The weight as floating numbers [outFeatures, inFeatures]. */
   dequantize(): Tensor {
-    const { inFeatures, outFeatures, absmax } = this;
-    const shape = [outFeatures, inFeatures];
-    if (this.code === null)
-      return this.weight.to("float32").sub(128).mul(absmax.unsqueeze(1)).div(127).to(absmax.dtype);
-    const size = sizeOf(shape);
-    const blocks = absmax.shape[0];
-    let values = F.embedding(this.weight.flatten(), this.code).flatten(); // two elements a byte
-    if (values.size < blocks * block) values = F.pad(values, [0, blocks * block - values.size]);
-    const scaled = values.reshape([blocks, block]).mul(absmax.unsqueeze(1)).flatten();
-    return (scaled.size === size ? scaled : scaled.narrow(0, 0, size)).reshape(shape);
+    const { weight, absmax, code, quantization: format, outFeatures: rows, inFeatures: columns } = this;
+    return new Tensor(dequantize(weight.node, absmax.node, code?.node ?? null, { format, rows, columns }));
   }
 
   /** The weight as floating numbers in the layout of the layer that it was made of. */
@@ -79,9 +69,21 @@ export class QuantizedLinear extends Module {
     return this.transposed ? this.dequantize().transpose(0, 1) : this.dequantize();
   }
 
-  /** The gradient needs the floating weight again: it is made again, or all layers' weights would be there at once. */
+  /**
+   * Where a product can't take the codes themselves, the gradient makes the floating weight again: or all layers' weights would be there at once.
+   * The product is of the scales' dtype, so that 16-bit inputs do not round the weight.
+   */
   forward(x: Tensor): Tensor {
-    return checkpoint((input) => F.linear(input, noGrad(() => this.dequantize()).to(input.dtype), this.bias), x);
+    const product = checkpoint(
+      (input) =>
+        F.linear(
+          input,
+          noGrad(() => this.dequantize()),
+        ),
+      x.to(this.absmax.dtype),
+    );
+    const y = product.to(x.dtype);
+    return this.bias === null ? y : y.add(this.bias.to(x.dtype));
   }
 
   override extraRepr(): string {

@@ -1,28 +1,12 @@
 /** The table of a fine-tuning, `before → after`, as text. */
 import type { FinetuneResult, Sample } from "./finetune.ts";
 import type { Comparison, Difference, Measurement } from "./measure.ts";
-
-/** A row: how a number is written, and which way is good. */
-interface Row {
-  readonly name: string;
-  readonly write: (x: number) => string;
-  readonly value: (m: Measurement) => number;
-  readonly difference: (c: Comparison) => Difference | null;
-}
-
-const percent = (x: number): string => `${(100 * x).toFixed(1)} %`;
-const fixed = (x: number): string => x.toFixed(4);
-
-const rows: readonly Row[] = [
-  { name: "loss", write: fixed, value: (m) => m.loss, difference: (c) => c.loss },
-  { name: "perplexity", write: (x) => x.toPrecision(4), value: (m) => m.perplexity, difference: () => null },
-  { name: "accuracy", write: percent, value: (m) => m.accuracy, difference: (c) => c.accuracy },
-];
+import { type Columns, metrics, metricsOf } from "./metrics.ts";
 
 const signed = (x: number, write: (x: number) => string): string => `${x < 0 ? "−" : "+"}${write(Math.abs(x))}`;
 
-function describe(difference: Difference | null, write: (x: number) => string): string {
-  if (difference === null) return "";
+function describe(difference: Difference | undefined, write: (x: number) => string): string {
+  if (difference === undefined) return "";
   const { value, interval } = difference;
   const range = interval === null ? "" : `  [${interval.map((x) => signed(x, write)).join(", ")}]`;
   return signed(value, write) + range;
@@ -39,17 +23,24 @@ function table(lines: readonly (readonly string[])[]): string {
     .join("\n");
 }
 
+/** before → after for each metric that both suffice for, with the difference and its paired 95 % interval. */
+export function formatColumns(
+  before: Columns,
+  after: Columns,
+  differences: Readonly<Record<string, Difference>>,
+  names: readonly [string, string] = ["before", "after"],
+): string {
+  const [old, now] = [metricsOf(before), metricsOf(after)];
+  const lines = metrics
+    .filter(({ name }) => name in old && name in now)
+    .map(({ name, write }) => [name, write(old[name]), "→", write(now[name]), describe(differences[name], write)]);
+  return table([["", names[0], " ", names[1], "difference  [paired 95 % interval]"], ...lines]);
+}
+
 /** before → after for each number, with the difference and its paired 95 % interval. */
 export function formatComparison(before: Measurement, after: Measurement, difference: Comparison): string {
-  const lines = rows.map(({ name, write, value, difference: of }) => [
-    name,
-    write(value(before)),
-    "→",
-    write(value(after)),
-    describe(of(difference), write),
-  ]);
-  const head = ["", "before", " ", "after", "difference  [paired 95 % interval]"];
-  return `${table([head, ...lines])}\n${difference.examples} examples, ${before.targets} targets`;
+  const table = formatColumns(before.examples, after.examples, difference.metrics);
+  return `${table}\n${difference.examples} examples, ${before.targets} targets`;
 }
 
 const indent = (text: string): string => text.replaceAll("\n", "\n    ");

@@ -4,12 +4,14 @@
  */
 import type { ChatPart, ChatTemplate } from "./chat.ts";
 import { FinetuneError } from "./errors.ts";
-import type { TextualExample } from "./examples.ts";
+import { type LabelledExample, labelNumbers, type TextualExample } from "./examples.ts";
+import type { TextTarget } from "./text-task.ts";
 import { ignored, type TokenExample } from "./token-batches.ts";
 
 /** What is needed of a tokenizer. */
 export interface TextEncoder {
-  encode(text: string): ArrayLike<number>;
+  /** The ids of a text, with the tokens that the model expects around it unless `addSpecialTokens` is false. */
+  encode(text: string, options?: { readonly addSpecialTokens?: boolean }): ArrayLike<number>;
 }
 
 export interface TokenizeOptions {
@@ -41,7 +43,7 @@ function partsOf(example: TextualExample, { template, turns }: TokenizeOptions):
 }
 
 /**
- * Examples as tokens. Parts are encoded one by one, as generation will meet them: a prompt ends where it ends, whatever the completion begins
+ * Examples as tokens. Parts are encoded one by one, without special tokens of the tokenizer's own, as generation will meet them: a prompt ends where it ends, whatever the completion begins
  * with. Throws FinetuneError naming the example; errors of the tokenizer are told with the example too.
  */
 export function tokenizeExamples(
@@ -56,7 +58,7 @@ export function tokenizeExamples(
     const ids: number[] = bosId === undefined ? [] : [bosId];
     const labels: number[] = bosId === undefined ? [] : [ignored];
     for (const { text, learnt } of partsOf(example, options)) {
-      const tokens = encoded(tokenizer, text, example.where);
+      const tokens = encodePart(tokenizer, text, example.where);
       for (const token of tokens) {
         ids.push(token);
         labels.push(learnt ? token : ignored);
@@ -70,9 +72,18 @@ export function tokenizeExamples(
   });
 }
 
-function encoded(tokenizer: TextEncoder, text: string, where: string): number[] {
+/** The ids of a part of an example, with nothing around it. Throws FinetuneError naming the example. */
+export const encodePart = (tokenizer: TextEncoder, text: string, where: string): number[] =>
+  encoded(tokenizer, text, where, { addSpecialTokens: false });
+
+function encoded(
+  tokenizer: TextEncoder,
+  text: string,
+  where: string,
+  options: { readonly addSpecialTokens?: boolean } = {},
+): number[] {
   try {
-    return Array.from(tokenizer.encode(text));
+    return Array.from(tokenizer.encode(text, options));
   } catch (error) {
     throw new FinetuneError(`${where}: ${(error as Error).message}`, { cause: error });
   }
@@ -85,4 +96,34 @@ function cut(ids: readonly number[], labels: readonly number[], length: number):
   for (let at = 0; at < ids.length - 1; at += length)
     out.push({ ids: ids.slice(at, at + length + 1), labels: labels.slice(at, at + length + 1) });
   return out;
+}
+
+/** Which number each label is: that of a class, or its own. */
+export type LabelMeaning = { readonly classes: readonly string[] } | { readonly regression: true };
+
+/** The number that each label says. Throws FinetuneError naming file and line. */
+export function labelValues(examples: readonly LabelledExample[]): Float64Array {
+  return Float64Array.from(examples, ({ label, where }) => {
+    const value = label.trim() === "" ? Number.NaN : Number(label);
+    if (!Number.isFinite(value))
+      throw new FinetuneError(`${where}: the label ${JSON.stringify(label)} is not a number, which regression needs`);
+    return value;
+  });
+}
+
+/**
+ * Texts with labels as tokens with numbers, for `textTask`. The tokenizer puts the tokens around a text that the model expects. Throws
+ * FinetuneError naming file and line for a class that was not learnt, a value that is no number, and a text without tokens.
+ */
+export function tokenizeLabelled(
+  examples: readonly LabelledExample[],
+  tokenizer: TextEncoder,
+  meaning: LabelMeaning,
+): TextTarget[] {
+  const targets = "classes" in meaning ? labelNumbers(examples, meaning.classes) : labelValues(examples);
+  return examples.map(({ text, where }, i) => {
+    const ids = encoded(tokenizer, text, where);
+    if (ids.length === 0) throw new FinetuneError(`${where}: the text has no tokens`);
+    return { ids, target: targets[i] };
+  });
 }

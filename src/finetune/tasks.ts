@@ -14,8 +14,12 @@ import { ignored, type TokenBatch, TokenBatches, type TokenExample } from "./tok
 /** How each row of a batch did: sums over what counts in it, [batch] each. */
 export interface Scores {
   readonly loss: Tensor;
-  readonly correct: Tensor;
+  /** Not where nothing is right or wrong: in regression. */
+  readonly correct?: Tensor;
   readonly count: Tensor;
+  /** The class or the value that a row was given, and the right one. */
+  readonly predicted?: Tensor;
+  readonly target?: Tensor;
 }
 
 /** A batch with the numbers of the examples in its rows; more rows than numbers are filling. */
@@ -173,11 +177,13 @@ export function classTask(options: ClassTaskOptions): Task<Classifier, ClassExam
     loss: (model, [inputs, labels]) => F.crossEntropy(model.forward(inputs), labels, { ignoreIndex: ignored }),
     scores(model, [inputs, labels]) {
       const logits = model.forward(inputs);
-      const counts = labels.ne(ignored);
+      const predicted = logits.argmax({ dim: -1 });
       return {
         loss: F.crossEntropy(logits, labels, { reduction: "none", ignoreIndex: ignored }),
-        correct: logits.argmax({ dim: -1 }).eq(labels).to("float32"),
-        count: counts.to("float32"),
+        correct: predicted.eq(labels).to("float32"),
+        count: labels.ne(ignored).to("float32"),
+        predicted,
+        target: labels,
       };
     },
     identity: ({ input }) => input.join(" "),

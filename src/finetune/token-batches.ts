@@ -3,8 +3,10 @@
  * packing several examples into a row with boundaries that attention respects. Text comes to tokens in `supervised.ts`.
  */
 import { Rng } from "../core/rng.ts";
+import { paddedLength } from "../data/padding.ts";
 import { type Tensor, tensor } from "../tensor/index.ts";
 import { FinetuneError } from "./errors.ts";
+import { LengthBatches, type LengthBatchesOptions, shuffled } from "./length-batches.ts";
 
 /** Marks a target that does not count in the loss (PyTorch's ignore_index). */
 export const ignored = -100;
@@ -24,17 +26,11 @@ export type TokenBatch = readonly [inputs: Tensor, targets: Tensor, segments?: T
   readonly weight: number;
 };
 
-export interface TokenBatchesOptions {
-  /** Rows in a batch. */
-  readonly batch: number;
+export interface TokenBatchesOptions extends LengthBatchesOptions {
   /** The most tokens of a row that the model sees. What is longer is cut off at its end. */
   readonly maxLength: number;
   /** Several examples in a row, with boundaries; default: one example a row. */
   readonly packing?: boolean;
-  /** Whether each epoch has an order of its own. Default: false. */
-  readonly shuffle?: boolean;
-  /** Default: 0. */
-  readonly seed?: number;
 }
 
 /** An example as a row's part: input tokens, and the targets after them. */
@@ -43,16 +39,6 @@ interface Piece {
   readonly targets: Int32Array;
   /** Targets that count. */
   readonly count: number;
-}
-
-/** Examples that are sorted by length together, in batches: equal lengths waste no padding, and the order stays random. */
-const sortedTogether = 32;
-
-/** Lengths to which rows are padded: 16, 24, 32, 48, 64, … up to `longest`. A row is at most a third padding beyond 16. */
-export function paddedLength(length: number, longest: number): number {
-  let size = 16;
-  while (size < length) size = Number.isInteger(Math.log2(size)) ? size * 1.5 : (size / 1.5) * 2;
-  return Math.min(size, longest);
 }
 
 function pieceOf(example: TokenExample, index: number, maxLength: number): Piece | null {
@@ -77,16 +63,14 @@ export class TokenBatches implements Iterable<TokenBatch> {
   /** Which example a row is, where rows are single examples. */
   readonly #examples: readonly number[];
   readonly #options: Required<TokenBatchesOptions>;
-  #epoch = 0;
-  #at = 0;
+  readonly #batches: LengthBatches<TokenBatch>;
 
   /** Throws FinetuneError where there is nothing to learn from. */
   constructor(examples: readonly TokenExample[], options: TokenBatchesOptions) {
     this.#options = { packing: false, shuffle: false, seed: 0, ...options };
     const { batch, maxLength, packing, shuffle, seed } = this.#options;
-    for (const [name, value] of Object.entries({ batch, maxLength }))
-      if (!Number.isInteger(value) || value < 1)
-        throw new FinetuneError(`${name} must be a whole number ≥ 1, got ${value}`);
+    if (!Number.isInteger(maxLength) || maxLength < 1)
+      throw new FinetuneError(`maxLength must be a whole number ≥ 1, got ${maxLength}`);
     const pieces = examples.map((example, i) => pieceOf(example, i, maxLength));
     const kept = pieces.flatMap((piece, i) => (piece ? [i] : []));
     this.truncated = examples.filter(({ ids }) => ids.length - 1 > maxLength).length;
@@ -106,66 +90,40 @@ export class TokenBatches implements Iterable<TokenBatch> {
       this.#rows = kept.map((i) => [pieces[i] as Piece]);
       this.#examples = kept;
     }
+    const lengths = this.#rows.map((row) => row.reduce((n, { inputs }) => n + inputs.length, 0));
+    this.#batches = new LengthBatches(lengths, { batch, shuffle, seed }, (rows) => this.#make(rows, lengths));
   }
 
   /** Batches in an epoch. */
   get length(): number {
-    return Math.ceil(this.#rows.length / this.#options.batch);
+    return this.#batches.length;
   }
   get epoch(): number {
-    return this.#epoch;
+    return this.#batches.epoch;
   }
 
-  *[Symbol.iterator](): Generator<TokenBatch> {
-    const batches = this.#order();
-    while (this.#at < batches.length) yield this.#make(batches[this.#at++]);
-    this.#epoch++;
-    this.#at = 0;
+  [Symbol.iterator](): Iterator<TokenBatch> {
+    return this.#batches[Symbol.iterator]();
   }
 
   /** All batches in order, each with the numbers of the examples in its rows. Not for packed rows. */
   *measured(): Generator<{ readonly batch: TokenBatch; readonly examples: readonly number[] }> {
     if (this.#options.packing) throw new FinetuneError("examples that share a row can't be measured one by one");
-    for (const rows of this.#byLength(this.#rows.map((_, i) => i)))
-      yield { batch: this.#make(rows), examples: rows.map((r) => this.#examples[r]) };
+    for (const { batch, rows } of this.#batches.measured())
+      yield { batch, examples: rows.map((r) => this.#examples[r]) };
   }
 
   state(): { readonly epoch: number; readonly at: number } {
-    return { epoch: this.#epoch, at: this.#at };
+    return this.#batches.state();
   }
-  load({ epoch, at }: { readonly epoch: number; readonly at: number }): void {
-    this.#epoch = epoch;
-    this.#at = at;
-  }
-
-  /** The rows of each batch of this epoch. */
-  #order(): number[][] {
-    const rows = this.#rows.map((_, i) => i);
-    const { batch, shuffle, seed } = this.#options;
-    if (!shuffle) return this.#byLength(rows);
-    const rng = new Rng(seed, 2 + this.#epoch);
-    const order = shuffled(rows, rng);
-    const batches: number[][] = [];
-    for (let at = 0; at < order.length; at += batch * sortedTogether)
-      batches.push(...this.#byLength(order.slice(at, at + batch * sortedTogether)));
-    return shuffled(batches, rng);
-  }
-
-  /** Rows of like length together, `batch` at a time. */
-  #byLength(rows: readonly number[]): number[][] {
-    const { batch } = this.#options;
-    const sorted = [...rows].sort((a, b) => this.#lengthOf(b) - this.#lengthOf(a) || a - b);
-    return Array.from({ length: Math.ceil(sorted.length / batch) }, (_, i) => sorted.slice(i * batch, (i + 1) * batch));
-  }
-
-  #lengthOf(row: number): number {
-    return this.#rows[row].reduce((n, { inputs }) => n + inputs.length, 0);
+  load(state: { readonly epoch: number; readonly at: number }): void {
+    this.#batches.load(state);
   }
 
   /** Always `batch` rows: those that are missing at the end hold no target that counts. */
-  #make(rows: readonly number[]): TokenBatch {
+  #make(rows: readonly number[], lengths: readonly number[]): TokenBatch {
     const { batch, maxLength, packing } = this.#options;
-    const time = packing ? maxLength : paddedLength(Math.max(...rows.map((r) => this.#lengthOf(r))), maxLength);
+    const time = packing ? maxLength : paddedLength(Math.max(...rows.map((r) => lengths[r])), maxLength);
     const shape = [batch, time];
     const [inputs, segments, positions] = Array.from({ length: 3 }, () => new Int32Array(batch * time));
     const targets = new Int32Array(batch * time).fill(ignored);
@@ -186,15 +144,6 @@ export class TokenBatches implements Iterable<TokenBatch> {
     const tensors = arrays.map((values) => tensor(values, { shape, dtype: "int32" }));
     return Object.assign(tensors, { weight }) as unknown as TokenBatch;
   }
-}
-
-function shuffled<T>(items: readonly T[], rng: Rng): T[] {
-  const out = [...items];
-  for (let i = out.length - 1; i > 0; i--) {
-    const j = Math.floor(rng.uniform() * (i + 1));
-    [out[i], out[j]] = [out[j], out[i]];
-  }
-  return out;
 }
 
 /** First fit: each example goes to the first of the last rows that has room for it. */

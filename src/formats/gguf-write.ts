@@ -2,6 +2,7 @@
 import { DTypeError, ShapeError } from "../core/errors.ts";
 import { sizeOf } from "../core/shape.ts";
 import { writeFileAtomic } from "../data/files.ts";
+import { joined } from "../data/pieces.ts";
 import { quote } from "./format-error.ts";
 import {
   alignmentKey,
@@ -14,7 +15,6 @@ import {
   numericTypes,
   valueTypes,
 } from "./gguf.ts";
-import { joined } from "./pieces.ts";
 import { blockTypes, type GgufType, quantize } from "./quants.ts";
 
 /** A tensor to write: float32 values that are rounded to `type`, or the bytes of blocks as they are. */

@@ -23,7 +23,7 @@ export {
   writeNpy,
   writeNpz,
 } from "./numpy.ts";
-export { dequantize, type GgufType, quantize } from "./quants.ts";
+export { dequantize, type GgufType, quantize, splitBlocks } from "./quants.ts";
 export type { FormatSource, RandomAccess } from "./random-access.ts";
 export {
   formatSafetensors,

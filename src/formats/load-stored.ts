@@ -28,11 +28,16 @@ export interface StoredOptions {
   readonly device?: string;
 }
 
+export interface GgufOptions extends StoredOptions {
+  /** Which tensors to load. Default: all. */
+  readonly select?: (name: string) => boolean;
+}
+
 /**
  * A stored tensor as a Tensor, on `device`; `where` names it in messages. int64 comes as int32, checked. Throws DTypeError for a
  * dtype or a value that tensors here can't hold, and what reading throws.
  */
-async function toTensor(where: string, stored: StoredTensor, options: StoredOptions = {}): Promise<Tensor> {
+export async function storedTensor(where: string, stored: StoredTensor, options: StoredOptions = {}): Promise<Tensor> {
   const { dtype, shape } = stored;
   const given = { owned: true, ...options };
   if (dtype === "int64") return fromRaw(narrowed(where, await stored.read()), "int32", shape, given);
@@ -53,7 +58,7 @@ async function loadAll(
   const made = new Map<StoredTensor, Tensor>();
   const out: StateDict = {};
   for (const [name, tensor] of stored) {
-    const known = made.get(tensor) ?? (await toTensor(`${file}tensor ${quote(name)}`, tensor, options));
+    const known = made.get(tensor) ?? (await storedTensor(`${file}tensor ${quote(name)}`, tensor, options));
     made.set(tensor, known);
     // not by assignment, which a name "__proto__" would turn into something else
     Object.defineProperty(out, name, { value: known, enumerable: true, writable: true, configurable: true });
@@ -87,7 +92,8 @@ export async function loadNpz(source: FormatSource, options: StoredOptions = {})
  * Every tensor of a GGUF file, by its name, on `device`: f32, f16 and bf16 as they are, blocks dequantised to float32. Throws
  * FormatError, and FileError where a path can't be read.
  */
-export async function loadGguf(source: FormatSource, options: StoredOptions = {}): Promise<StateDict> {
-  const stored = new Map([...(await readGguf(source)).tensors].map(([name, tensor]) => [name, storedGguf(tensor)]));
-  return loadAll(source, stored, options);
+export async function loadGguf(source: FormatSource, options: GgufOptions = {}): Promise<StateDict> {
+  const { select = () => true, ...where } = options;
+  const wanted = [...(await readGguf(source)).tensors].filter(([name]) => select(name));
+  return loadAll(source, new Map(wanted.map(([name, tensor]) => [name, storedGguf(tensor)])), where);
 }

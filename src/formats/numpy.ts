@@ -6,9 +6,9 @@
 import { DTypeError, ShapeError } from "../core/errors.ts";
 import { sizeOf } from "../core/shape.ts";
 import { writeFileAtomic } from "../data/files.ts";
+import { joined } from "../data/pieces.ts";
 import { Cursor } from "./cursor.ts";
 import { FormatError, quote } from "./format-error.ts";
-import { joined } from "./pieces.ts";
 import { type FormatSource, openAccess } from "./random-access.ts";
 import { gather, type StoredDType, type StoredTensor, storedBytes, swapBytes } from "./stored-tensor.ts";
 import { readZip, type ZipMember, zipChunks } from "./zip.ts";

@@ -5,8 +5,9 @@
  */
 import { NablaError } from "../core/errors.ts";
 import { writeFileAtomic } from "../data/files.ts";
-import { openSource, type ReadOptions, type Source, take } from "../data/source.ts";
-import { joined } from "./pieces.ts";
+import { joined } from "../data/pieces.ts";
+import { openSource, pathOf, type ReadOptions, type Source, sourceName, take } from "../data/source.ts";
+import { longestView, type MappedFile, mapFile } from "./mapping.ts";
 
 /** A file that is not valid safetensors. The message names the file and, where there is one, the tensor. */
 export class SafetensorsError extends NablaError {
@@ -87,7 +88,7 @@ const afterLast = (bytes: number | string) =>
 const quote = (name: string) => JSON.stringify(name);
 
 /** Parses and checks a header whose data section has `dataBytes` bytes; null where that shows only at its end. */
-function parseHeader(header: Uint8Array, dataBytes: number | null, file: string) {
+export function parseHeader(header: Uint8Array, dataBytes: number | null, file: string) {
   const fail = (what: string): never => {
     throw new SafetensorsError(`${file}: ${what}`);
   };
@@ -157,7 +158,7 @@ function parseHeader(header: Uint8Array, dataBytes: number | null, file: string)
 }
 
 /** Of a file's first eight bytes; `fileBytes` is null where the size is not known. */
-function headerLength(first: Uint8Array, fileBytes: number | null, file: string): number {
+export function headerLength(first: Uint8Array, fileBytes: number | null, file: string): number {
   if (first.length < 8)
     throw new SafetensorsError(
       `${file}: only ${first.length} bytes; a safetensors file starts with 8 bytes of header length`,
@@ -189,10 +190,36 @@ export function parseSafetensors(bytes: Uint8Array, file = "safetensors"): Safet
 }
 
 /**
+ * The tensors of a mapped file, as views of it; copies where an element would not be aligned. Null where one is longer than a
+ * view can be.
+ */
+function readMapped(file: MappedFile, name: string, { onProgress, signal }: ReadOptions): SafetensorsFile | null {
+  signal?.throwIfAborted();
+  onProgress?.(0, file.size);
+  const length = headerLength(file.view(0, 8), file.size, name);
+  const { located, metadata } = parseHeader(file.view(8, length), file.size - 8 - length, name);
+  if (located.some(({ begin, end }) => end - begin > longestView)) return null;
+  const tensors = new Map<string, SafetensorsEntry>();
+  for (const { name: tensor, dtype, shape, begin, end } of located) {
+    const offset = 8 + length + begin;
+    const view = file.view(offset, end - begin);
+    const bytes = offset % elementBytes.get(dtype)! === 0 ? view : view.slice();
+    tensors.set(tensor, { dtype, shape, bytes });
+  }
+  onProgress?.(file.size, file.size);
+  return { tensors, metadata };
+}
+
+/**
  * Reads safetensors of any size, in the order of the file: nothing is in memory twice, and each tensor gets a buffer of its own, so that
- * its bytes are aligned. Throws FileError if it can't be read, SafetensorsError if it is not valid, or the signal's reason.
+ * its bytes are aligned. A file of over 1 MiB is mapped where the system can (see mapping.ts, and NABLA_MMAP=0): what is written to the
+ * bytes does not reach it. Throws FileError if it can't be read, SafetensorsError if it is not valid, or the signal's reason.
  */
 export async function readSafetensors(source: Source, options: ReadOptions = {}): Promise<SafetensorsFile> {
+  const path = pathOf(source);
+  const mapped = path === null ? null : await mapFile(path);
+  const read = mapped && readMapped(mapped, sourceName(source), options);
+  if (read) return read;
   const reader = await openSource(source, options);
   const { name: file, size } = reader;
   try {

@@ -4,8 +4,8 @@
  * not claim to unpack to more than deflate can make of them: both are how zip bombs work.
  */
 import { crc32 } from "../data/checksum.ts";
+import { inflateRaw, inflateStart } from "../data/inflate.ts";
 import { Cursor } from "./cursor.ts";
-import { inflateRaw, inflateStart } from "./deflate.ts";
 import { FormatError, quote } from "./format-error.ts";
 import type { OpenedSource } from "./random-access.ts";
 

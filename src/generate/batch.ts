@@ -1,28 +1,75 @@
 /** Several texts at once: rows of one batch, whose unlike lengths are filled up in front, so that all go on at one position. */
+import type { TypedArray } from "../core/dtype.ts";
 import { NablaError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
-import { inEvaluation } from "../nn/module.ts";
-import { noGrad, type Tensor, tensor } from "../tensor/index.ts";
+import { noGrad, tensor } from "../tensor/index.ts";
+import { checkGeneration, evaluationSteps } from "./loop.ts";
 import { type CachedLanguageModel, readPieces, sizesFor } from "./readers.ts";
-import { checkSampling, type GenerateOptions, penalizeRepetition, sampleLogits } from "./sample.ts";
+import { type GenerateOptions, penalizeRepetition, sampleLogits } from "./sample.ts";
+import { type ChatOptions, Pieces, type Prompt, promptIds, type TextModel, tokenizerOf, withDefaults } from "./text.ts";
 
 export interface BatchOptions extends Omit<GenerateOptions, "onToken"> {
   /** Called with each new token as it comes and the row that it is of; false ends that row. */
   readonly onToken?: (token: number, row: number) => unknown;
 }
 
+type Ids = readonly number[] | Int32Array;
+
+const isIds = (prompt: Ids | Prompt): prompt is Ids =>
+  typeof prompt !== "string" && (prompt.length === 0 || typeof prompt[0] === "number");
+
 /**
- * Continues each prompt by up to `maxNewTokens` tokens and gives the new ones of each. The tokens are those that `generate` gives for
+ * Continues each prompt by up to `maxNewTokens` tokens and gives what is new of each. The tokens are those that `generate` gives for
  * each prompt alone (of row i with stream i of the seed's numbers, of row 0 the same). The longest prompt and what is new must fit
- * into the model's context.
+ * into the model's context. Throws the signal's reason.
  */
-export async function generateBatch(
+export function generateBatch(
   model: CachedLanguageModel,
-  prompts: readonly (readonly number[] | Int32Array)[],
+  prompts: readonly Ids[],
+  options: BatchOptions,
+): Promise<number[][]>;
+/** Texts for texts or conversations, with a model that knows its tokenizer; as `generate` does for each alone. */
+export function generateBatch(
+  model: CachedLanguageModel & TextModel,
+  prompts: readonly Prompt[],
+  options: Omit<ChatOptions, "onToken">,
+): Promise<string[]>;
+export function generateBatch(
+  model: CachedLanguageModel,
+  prompts: readonly (Ids | Prompt)[],
+  options: BatchOptions & Omit<ChatOptions, "onToken">,
+): Promise<number[][] | string[]> {
+  const ids = prompts.filter(isIds);
+  if (ids.length === prompts.length) return tokensOfRows(model, ids, options);
+  if (ids.length > 0) throw new NablaError("generateBatch: prompts must be all texts or all token ids");
+  return textsOfRows(model as CachedLanguageModel & TextModel, prompts as readonly Prompt[], options);
+}
+
+async function textsOfRows(
+  model: CachedLanguageModel & TextModel,
+  prompts: readonly Prompt[],
+  given: Omit<ChatOptions, "onToken">,
+): Promise<string[]> {
+  const options = withDefaults(model, given);
+  const tokenizer = tokenizerOf(model, options);
+  const rows = prompts.map(() => new Pieces(tokenizer, options));
+  const texts = prompts.map(() => "");
+  const ids = prompts.map((prompt) => promptIds(model, prompt, given));
+  const onToken = (token: number, row: number): boolean => {
+    texts[row] += rows[row].push(token);
+    return !rows[row].isDone;
+  };
+  await tokensOfRows(model, ids, { ...options, onToken });
+  return texts.map((text, row) => text + rows[row].end());
+}
+
+async function tokensOfRows(
+  model: CachedLanguageModel,
+  prompts: readonly Ids[],
   options: BatchOptions,
 ): Promise<number[][]> {
-  const { maxNewTokens, seed = 0, stopTokens = [], repetitionPenalty = 1, onToken } = options;
-  checkSampling(options);
+  const { maxNewTokens, seed = 0, stopTokens = [], repetitionPenalty = 1, onToken, signal } = options;
+  checkGeneration("generateBatch", options);
   const empty = prompts.findIndex((prompt) => prompt.length === 0);
   if (empty >= 0) throw new NablaError(`generateBatch: prompt ${empty} is empty; give at least one token`);
   const longest = Math.max(0, ...prompts.map((prompt) => prompt.length));
@@ -36,23 +83,23 @@ export async function generateBatch(
   const texts = prompts.map((prompt) => Array.from(prompt));
   const rngs = prompts.map((_, row) => new Rng(seed, row));
   const ended = prompts.map(() => false);
-  return inEvaluation(model, async () => {
-    const padding = texts.map((text) => longest - text.length);
-    const { capacity, pieceLength } = sizesFor(longest + maxNewTokens, contextLength);
-    const cache = model.createCache({ batchSize: prompts.length, capacity, padding });
-    const rows = texts.map((text, row) => [...new Array<number>(padding[row]).fill(0), ...text]);
-    let logits = await readPieces(model, cache, rows, pieceLength);
-    for (;;) {
-      const next = await draw(logits);
-      if (ended.every(Boolean)) return fresh;
-      const ids = tensor(next, { shape: [next.length, 1] });
-      logits = noGrad(() => model.decode(ids, cache));
-    }
-  });
+  const inEvaluation = evaluationSteps(model);
+  const padding = texts.map((text) => longest - text.length);
+  const { capacity, pieceLength } = sizesFor(longest + maxNewTokens, contextLength);
+  const cache = model.createCache({ batchSize: prompts.length, capacity, padding });
+  const rows = texts.map((text, row) => [...new Array<number>(padding[row]).fill(0), ...text]);
+  signal?.throwIfAborted();
+  let logits = await inEvaluation(() => readPieces(model, cache, rows, pieceLength));
+  for (;;) {
+    const next = draw(await logits.data());
+    if (ended.every(Boolean)) return fresh;
+    signal?.throwIfAborted();
+    const ids = tensor(next, { shape: [next.length, 1] });
+    logits = await inEvaluation(async () => noGrad(() => model.decode(ids, cache)));
+  }
 
   /** The next token of each row; of a row that has ended its last one again, which nobody sees. */
-  async function draw(logits: Tensor): Promise<Int32Array> {
-    const data = await logits.data();
+  function draw(data: TypedArray): Int32Array {
     const vocabulary = data.length / prompts.length;
     return Int32Array.from(prompts, (_, row) => {
       const text = texts[row];

@@ -1,12 +1,7 @@
-/**
- * Text from a language model, a token at a time. A model that can keep keys and values reads the prompt in pieces of one length
- * and then computes one position a token; another computes its whole window again. Sizes are fixed and positions are
- * runtime numbers either way, so the number of programs does not grow with the text.
- */
+/** Sampling: which token comes next, from the logits of all. */
 import { NablaError } from "../core/errors.ts";
-import { Rng } from "../core/rng.ts";
-import { inEvaluation } from "../nn/module.ts";
-import { cacheReader, hasCache, type LanguageModel, windowReader } from "./readers.ts";
+import type { Rng } from "../core/rng.ts";
+import { Ranking } from "./ranking.ts";
 
 export interface SamplingOptions {
   /** Below 1 the likely become likelier; 0 takes the likeliest. Default: 1. */
@@ -29,6 +24,8 @@ export interface GenerateOptions extends SamplingOptions {
   readonly stopTokens?: readonly number[];
   /** Called with each new token as it comes; false ends the generation. */
   readonly onToken?: (token: number) => unknown;
+  /** Ends the generation before the next token; its reason is thrown. */
+  readonly signal?: AbortSignal;
 }
 
 export function checkSampling({ temperature = 1, topK, topP = 1, minP = 0 }: SamplingOptions): void {
@@ -56,61 +53,42 @@ export function penalizeRepetition(
 export function sampleLogits(logits: ArrayLike<number>, rng: Rng, options: SamplingOptions = {}): number {
   checkSampling(options);
   const { temperature = 1, topK = logits.length, topP = 1, minP = 0 } = options;
-  const order = Array.from({ length: logits.length }, (_, i) => i);
-  for (const i of order)
-    if (Number.isNaN(logits[i]))
-      throw new NablaError(`generate: the model gave NaN for token ${i}; its weights are damaged or diverged`);
-  order.sort((a, b) => logits[b] - logits[a] || a - b);
-  if (temperature === 0) return order[0];
-  const top = logits[order[0]];
-  let candidates = order.slice(0, topK);
-  let weights = candidates.map((i) => Math.exp((logits[i] - top) / temperature));
-  let total = weights.reduce((a, b) => a + b, 0);
+  const likeliest = argmax(logits);
+  if (temperature === 0) return likeliest;
+  const ranking = new Ranking(logits);
+  const top = logits[likeliest];
+  const weight = (token: number): number => Math.exp((logits[token] - top) / temperature);
+  /** The weights of the `count` likeliest, all together. */
+  const sum = (count: number): number => {
+    let total = 0;
+    const all = count === logits.length;
+    for (let k = 0; k < count; k++) total += weight(all ? k : ranking.at(k));
+    return total;
+  };
+  let count = Math.min(topK, logits.length);
+  let total = sum(count);
   if (topP < 1) {
-    let sum = 0;
-    let count = 0;
-    while (count < weights.length && sum < topP * total) sum += weights[count++];
-    candidates = candidates.slice(0, count);
-    weights = weights.slice(0, count);
-    total = sum;
+    let [seen, kept] = [0, 0];
+    while (kept < count && seen < topP * total) seen += weight(ranking.at(kept++));
+    [count, total] = [kept, seen];
   }
   if (minP > 0) {
-    const count = weights.findLastIndex((w) => w >= minP * weights[0]) + 1; // they fall
-    candidates = candidates.slice(0, count);
-    weights = weights.slice(0, count);
-    total = weights.reduce((a, b) => a + b, 0);
+    let kept = 0;
+    while (kept < count && weight(ranking.at(kept)) >= minP) kept++;
+    [count, total] = [kept, sum(kept)];
   }
   let at = rng.uniform() * total;
-  for (let i = 0; i < weights.length; i++) if ((at -= weights[i]) < 0) return candidates[i];
-  return candidates[candidates.length - 1];
+  for (let k = 0; k < count; k++) if ((at -= weight(ranking.at(k))) < 0) return ranking.at(k);
+  return ranking.at(count - 1);
 }
 
-/**
- * Continues `ids` by up to `maxNewTokens` tokens and gives the new ones. When the text outgrows the model's context, its last
- * `contextLength` tokens are what the model sees. The model is in evaluation mode meanwhile.
- */
-export async function generate(
-  model: LanguageModel,
-  ids: readonly number[] | Int32Array,
-  options: GenerateOptions,
-): Promise<number[]> {
-  const { maxNewTokens, seed = 0, stopTokens = [], repetitionPenalty = 1, onToken } = options;
-  checkSampling(options);
-  if (ids.length === 0) throw new NablaError("generate: the prompt is empty; give at least one token");
-  if (!(Number.isInteger(maxNewTokens) && maxNewTokens >= 0))
-    throw new NablaError(`generate: maxNewTokens must be a whole number ≥ 0, got ${maxNewTokens}`);
-  const rng = new Rng(seed);
-  const text = Array.from(ids);
-  const fresh: number[] = [];
-  return inEvaluation(model, async () => {
-    const read = hasCache(model) ? cacheReader(model, text.length + maxNewTokens) : windowReader(model);
-    while (fresh.length < maxNewTokens) {
-      const logits = await read(text);
-      const token = sampleLogits(penalizeRepetition(await logits.data(), text, repetitionPenalty), rng, options);
-      text.push(token);
-      fresh.push(token);
-      if (onToken?.(token) === false || stopTokens.includes(token)) break;
-    }
-    return fresh;
-  });
+/** The first of the largest. Throws NablaError where one is NaN. */
+function argmax(logits: ArrayLike<number>): number {
+  let best = 0;
+  for (let i = 0; i < logits.length; i++) {
+    if (Number.isNaN(logits[i]))
+      throw new NablaError(`generate: the model gave NaN for token ${i}; its weights are damaged or diverged`);
+    if (logits[i] > logits[best]) best = i;
+  }
+  return best;
 }

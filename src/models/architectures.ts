@@ -6,6 +6,7 @@ import type { FactoryOptions, Module, StateDict } from "../nn/index.ts";
 import { Bert, BertForSequenceClassification, bertConfigOf, RobertaForSequenceClassification } from "./bert.ts";
 import type { ConfigReader } from "./config.ts";
 import { CausalLM } from "./decoder.ts";
+import { CausalLMForSequenceClassification, GPT2ForSequenceClassification } from "./decoder-classifier.ts";
 import { decoders } from "./decoder-config.ts";
 import { DistilBert, DistilBertForSequenceClassification, distilBertConfigOf } from "./distilbert.ts";
 import { adaptGPT2StateDict, GPT2, gpt2ConfigOf } from "./gpt2.ts";
@@ -22,7 +23,9 @@ export interface Tasks {
   classification:
     | BertForSequenceClassification
     | RobertaForSequenceClassification
-    | DistilBertForSequenceClassification;
+    | DistilBertForSequenceClassification
+    | CausalLMForSequenceClassification
+    | GPT2ForSequenceClassification;
   /** A classifier of images. */
   "image-classification": ViTForImageClassification | ResNetForImageClassification;
 }
@@ -42,6 +45,8 @@ export interface Architecture<M extends Module> {
   adapt(tensors: Readonly<StateDict>, config: ConfigReader): StateDict;
   /** The keys of the task's head, which a checkpoint of the bare model lacks. */
   readonly head?: RegExp;
+  /** What transformers calls the model, in the `architectures` of a config.json. */
+  readonly transformers: string;
 }
 
 /** What becomes of a key: first the renamings, then it may be dropped, then the prefix is put before it or taken off. */
@@ -69,18 +74,48 @@ function renamed(tensors: Readonly<StateDict>, { prefix, without, head, drop = [
 
 // ---- language models --------------------------------------------------------------------------------------------------
 
-const decoder = (of: (typeof decoders)[string]): Architecture<CausalLM> => ({
-  build: (config, where) => new CausalLM(of(config), where),
+/** Beginnings of transformers' names, where they are not the `model_type` with a capital. */
+const names: Readonly<Record<string, string>> = { gemma3_text: "Gemma3", smollm3: "SmolLM3" };
+const nameOf = (type: string): string => names[type] ?? type[0].toUpperCase() + type.slice(1);
+
+const decoder = (type: string): Architecture<CausalLM> => ({
+  build: (config, where) => new CausalLM(decoders[type](config), where),
   adapt: (tensors, config) => {
     // frequencies that old checkpoints hold; a head that is the embedding again
-    const drop = [/\.rotary_emb\.inv_freq$/, ...(of(config).tieEmbeddings ? [/^lm_head\.weight$/] : [])];
+    const drop = [/\.rotary_emb\.inv_freq$/, ...(decoders[type](config).tieEmbeddings ? [/^lm_head\.weight$/] : [])];
     return renamed(tensors, { prefix: "model.", head: /^lm_head\./, drop });
   },
+  transformers: `${nameOf(type)}ForCausalLM`,
+});
+
+/** A decoder that classifies: the head of its language model is left out. */
+const decoderClassifier = (type: string): Architecture<CausalLMForSequenceClassification> => ({
+  build: (config, where, { numLabels }) =>
+    new CausalLMForSequenceClassification(decoders[type](config), numLabels, {
+      ...where,
+      padTokenId: config.padTokenId(),
+    }),
+  adapt: (tensors) =>
+    renamed(tensors, { prefix: "model.", head: /^score\./, drop: [/\.rotary_emb\.inv_freq$/, /^lm_head\./] }),
+  head: /^score\./,
+  transformers: `${type === "gemma3_text" ? "Gemma3Text" : nameOf(type)}ForSequenceClassification`,
 });
 
 const gpt2: Architecture<GPT2> = {
   build: (config, where) => new GPT2({ ...gpt2ConfigOf(config), ...where }),
   adapt: (tensors) => adaptGPT2StateDict(tensors),
+  transformers: "GPT2LMHeadModel",
+};
+
+const gpt2Classifier: Architecture<GPT2ForSequenceClassification> = {
+  build: (config, where, { numLabels }) =>
+    new GPT2ForSequenceClassification(gpt2ConfigOf(config), numLabels, { ...where, padTokenId: config.padTokenId() }),
+  adapt: ({ "score.weight": score, ...tensors }) => ({
+    ...adaptGPT2StateDict(tensors),
+    ...(score && { "score.weight": score }),
+  }),
+  head: /^score\./,
+  transformers: "GPT2ForSequenceClassification",
 };
 
 // ---- encoders of texts ------------------------------------------------------------------------------------------------
@@ -100,12 +135,14 @@ const bertFeatures = (name: string, padding: boolean): Architecture<Bert> => ({
     new Bert(bertConfigOf(config, { padding }), { ...where, pooler: has("pooler.dense.weight") }),
   adapt: (tensors) =>
     renamed(tensors, { ...bertKeys, drop: [...bertKeys.drop, /^(pre_)?classifier\./], without: `${name}.` }),
+  transformers: padding ? "RobertaModel" : "BertModel",
 });
 
 const distilBertFeatures: Architecture<DistilBert> = {
   build: (config, where) => new DistilBert(distilBertConfigOf(config), where),
   adapt: (tensors) =>
     renamed(tensors, { ...bertKeys, drop: [...bertKeys.drop, /^(pre_)?classifier\./], without: "distilbert." }),
+  transformers: "DistilBertModel",
 };
 
 const bertClassifier: Architecture<BertForSequenceClassification> = {
@@ -113,6 +150,7 @@ const bertClassifier: Architecture<BertForSequenceClassification> = {
     new BertForSequenceClassification(bertConfigOf(config, { padding: false }), numLabels, where),
   adapt: (tensors) => renamed(tensors, { ...bertKeys, prefix: "bert.", head: /^classifier\./ }),
   head: /^classifier\./,
+  transformers: "BertForSequenceClassification",
 };
 
 const robertaClassifier: Architecture<RobertaForSequenceClassification> = {
@@ -126,6 +164,7 @@ const robertaClassifier: Architecture<RobertaForSequenceClassification> = {
       head: /^classifier\./,
     }),
   head: /^classifier\./,
+  transformers: "RobertaForSequenceClassification",
 };
 
 const distilBertClassifier: Architecture<DistilBertForSequenceClassification> = {
@@ -133,6 +172,7 @@ const distilBertClassifier: Architecture<DistilBertForSequenceClassification> = 
     new DistilBertForSequenceClassification(distilBertConfigOf(config), numLabels, where),
   adapt: (tensors) => renamed(tensors, { ...bertKeys, prefix: "distilbert.", head: /^(pre_)?classifier\./ }),
   head: /^(pre_)?classifier\./,
+  transformers: "DistilBertForSequenceClassification",
 };
 
 // ---- images -----------------------------------------------------------------------------------------------------------
@@ -146,24 +186,32 @@ const vit: Architecture<ViTForImageClassification> = {
       drop: [/^(vit\.)?pooler\./, /^(vit\.)?embeddings\.mask_token$/, /^decoder\./],
     }),
   head: /^classifier\./,
+  transformers: "ViTForImageClassification",
 };
 
 const resnet: Architecture<ResNetForImageClassification> = {
   build: (config, where, { numLabels }) => new ResNetForImageClassification(resNetConfigOf(config), numLabels, where),
   adapt: (tensors) => renamed(tensors, { prefix: "resnet.", head: /^classifier\./ }),
   head: /^classifier\./,
+  transformers: "ResNetForImageClassification",
 };
 
 type Table = { readonly [T in Task]: Readonly<Record<string, Architecture<Tasks[T]>>> };
 
 /** The table. It is made when it is asked for: what is made at load time a bundler would put on every page. */
 export const architectures = (): Table => ({
-  generation: { gpt2, ...Object.fromEntries(Object.entries(decoders).map(([name, of]) => [name, decoder(of)])) },
+  generation: { gpt2, ...Object.fromEntries(Object.keys(decoders).map((type) => [type, decoder(type)])) },
   features: {
     bert: bertFeatures("bert", false),
     roberta: bertFeatures("roberta", true),
     distilbert: distilBertFeatures,
   },
-  classification: { bert: bertClassifier, roberta: robertaClassifier, distilbert: distilBertClassifier },
+  classification: {
+    bert: bertClassifier,
+    roberta: robertaClassifier,
+    distilbert: distilBertClassifier,
+    gpt2: gpt2Classifier,
+    ...Object.fromEntries(Object.keys(decoders).map((type) => [type, decoderClassifier(type)])),
+  },
   "image-classification": { vit, resnet },
 });

@@ -107,7 +107,8 @@ export function attend(q: Tensor, k: Tensor, v: Tensor, context: DecoderContext,
   if (cache) ({ keys, values } = cache.append(options.layer, keys, values, start as Node));
   const { scale, window, softcap, dropoutP } = options;
   const size = keys.shape[2];
-  const length = cache ? ops.add(start as Node, time) : null;
+  // a number of its own, not start + time, which would have to be computed first
+  const length = cache ? ops.scalar(cache.length + time, "int32") : null;
   const mask = context.mask(window, time, size);
   const queries = swapHeads(q.node);
   if (softcap === null && dropoutP === 0)

@@ -225,6 +225,10 @@ export class Bert extends Module implements TextEncoder {
   get hiddenSize(): number {
     return this.config.hiddenSize;
   }
+  /** RoBERTa counts positions over the tokens that are not this one. */
+  get padTokenId(): number {
+    return this.config.paddingPosition ?? 0;
+  }
   /** The most tokens: RoBERTa's first positions stand for no token. */
   get contextLength(): number {
     const { maxPositions, paddingPosition } = this.config;
@@ -287,6 +291,9 @@ export class RobertaForSequenceClassification extends Module implements TextClas
   }
   get contextLength(): number {
     return this.roberta.contextLength;
+  }
+  get padTokenId(): number {
+    return this.roberta.padTokenId;
   }
   forward(ids: Tensor, input: TextInput = {}): Tensor {
     return this.classifier.forward(this.roberta.forward(ids, input));

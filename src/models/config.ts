@@ -95,6 +95,18 @@ export class ConfigReader {
     return count;
   }
 
+  /** The token that fills up; null where there is none. */
+  padTokenId(): number | null {
+    return this.has("pad_token_id") ? this.index("pad_token_id") : null;
+  }
+
+  /** The names of the classes by `id2label`, in the order of their numbers; null where there are none. */
+  labelNames(): string[] | null {
+    const names = this.part("id2label");
+    if (!names) return null;
+    return Object.keys(names.raw).map((_, i) => names.text(String(i)));
+  }
+
   /** How many of the classes that a classifier tells apart, by `id2label`, `num_labels`, or transformers' default of 2. */
   labels(): number {
     const names = this.part("id2label");

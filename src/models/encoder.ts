@@ -7,7 +7,7 @@ import { showShape } from "../core/shape.ts";
 import * as F from "../nn/functional.ts";
 import type { FactoryOptions, Module } from "../nn/index.ts";
 import { Embedding, Linear } from "../nn/index.ts";
-import { randn, type Tensor } from "../tensor/index.ts";
+import { arange, ones, randn, type Tensor } from "../tensor/index.ts";
 
 export interface TextInput {
   /** [batch, time], 1 (or true) for tokens and 0 for what fills up; default: all are tokens. */
@@ -20,6 +20,8 @@ export interface TextInput {
 export interface TextEncoder extends Module {
   readonly contextLength: number;
   readonly hiddenSize: number;
+  /** What fills up, where that has to be a certain token. Default: any. */
+  readonly padTokenId?: number;
   forward(ids: Tensor, input?: TextInput): Tensor;
 }
 
@@ -27,6 +29,8 @@ export interface TextEncoder extends Module {
 export interface TextClassifier extends Module {
   readonly contextLength: number;
   readonly numLabels: number;
+  /** What fills up, where that has to be a certain token. Default: any. */
+  readonly padTokenId?: number;
   forward(ids: Tensor, input?: TextInput): Tensor;
 }
 
@@ -70,16 +74,28 @@ export const normalLinear = (inputs: number, outputs: number, std: number, where
 export const normalTable = (rows: number, width: number, std: number, where: FactoryOptions): Embedding =>
   new Embedding(rows, width, { weight: randn([rows, width], where).mul(std) });
 
-export type Pooling = "cls" | "mean" | "max";
+/** Of the first token, of the last, or of all that count: mean, maximum, or the sum over the root of their number. */
+export type Pooling = "cls" | "mean" | "max" | "meanSqrtLen" | "last";
 
 /**
- * One vector a text: states [batch, time, width] → [batch, width], of the first token, or the mean or the maximum of those that the mask
- * [batch, time] counts (Reimers & Gurevych 2019, Sentence-BERT).
+ * One vector a text: states [batch, time, width] → [batch, width], of those tokens that the mask [batch, time] counts, which stand at the
+ * beginning (Reimers & Gurevych 2019, Sentence-BERT).
  */
 export function pool(hidden: Tensor, kind: Pooling, attentionMask?: Tensor | null): Tensor {
   if (kind === "cls") return hidden.select(1, 0);
-  if (!attentionMask) return kind === "mean" ? hidden.mean(1) : hidden.amax(1);
-  if (kind === "max") return hidden.maskedFill(attentionMask.eq(0).unsqueeze(2), Number.NEGATIVE_INFINITY).amax(1);
-  const weights = attentionMask.to(hidden.dtype).unsqueeze(2); // [batch, time, 1]
-  return hidden.mul(weights).sum(1).div(weights.sum(1).clamp(1e-9));
+  const { device, dtype } = hidden;
+  const time = hidden.shape[1];
+  const mask = attentionMask ?? ones([1, time], { dtype: "int32", device });
+  if (kind === "max") return hidden.maskedFill(mask.eq(0).unsqueeze(2), Number.NEGATIVE_INFINITY).amax(1);
+  if (kind === "last") {
+    const last = mask.to("int32").sum(1).sub(1).unsqueeze(1); // [batch, 1]
+    const others = arange(time, { dtype: "int32", device }).ne(last).unsqueeze(2); // [batch, time, 1]
+    return hidden.maskedFill(others, 0).sum(1);
+  }
+  const weights = mask.to(dtype).unsqueeze(2); // [batch, time, 1]
+  const count = weights.sum(1).clamp(1e-9);
+  return hidden
+    .mul(weights)
+    .sum(1)
+    .div(kind === "mean" ? count : count.sqrt());
 }

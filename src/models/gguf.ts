@@ -4,13 +4,21 @@
  * transformers' checkpoints: Llama's heads turn neighbouring features instead of halves, and Gemma's norms include the 1.
  */
 import { basename } from "../data/path.ts";
-import { type FormatSource, type GgufFile, loadGguf, readGguf } from "../formats/index.ts";
+import {
+  type FormatSource,
+  type GgufFile,
+  type GgufTensor,
+  loadGguf,
+  readGguf,
+  splitBlocks,
+} from "../formats/index.ts";
 import type { StateDict } from "../nn/index.ts";
-import type { Tensor } from "../tensor/index.ts";
+import { fromRaw, type Tensor } from "../tensor/index.ts";
+import type { BlockWeight } from "./blocks.ts";
 import { PretrainedError, type RawConfig } from "./config.ts";
 
 /** The parts of a block, by GGUF's names. */
-const blockNames = {
+export const blockNames = {
   attn_norm: "input_layernorm",
   attn_q: "self_attn.q_proj",
   attn_k: "self_attn.k_proj",
@@ -29,7 +37,7 @@ const sandwichNames = {
   post_ffw_norm: "post_feedforward_layernorm",
 } as const;
 
-interface Row {
+export interface GgufRow {
   /** transformers' name of the architecture. */
   readonly modelType: string;
   /** What differs from `blockNames`. */
@@ -43,7 +51,7 @@ interface Row {
 }
 
 /** By `general.architecture`; Mistral and SmolLM 1 and 2 are "llama" here. */
-const rows: Readonly<Record<string, Row>> = {
+export const ggufRows: Readonly<Record<string, GgufRow>> = {
   llama: { modelType: "llama", interleaved: true },
   qwen2: { modelType: "qwen2" },
   qwen3: { modelType: "qwen3" },
@@ -83,10 +91,10 @@ class Metadata {
   }
 }
 
-const rowOf = ({ architecture, source }: Metadata): Row => {
-  if (Object.hasOwn(rows, architecture)) return rows[architecture];
+const rowOf = ({ architecture, source }: Metadata): GgufRow => {
+  if (Object.hasOwn(ggufRows, architecture)) return ggufRows[architecture];
   throw new PretrainedError(
-    `${source}: unknown architecture "${architecture}"; known in GGUF files are ${Object.keys(rows).join(", ")}`,
+    `${source}: unknown architecture "${architecture}"; known in GGUF files are ${Object.keys(ggufRows).join(", ")}`,
   );
 };
 
@@ -147,6 +155,11 @@ async function configOf(metadata: Metadata): Promise<RawConfig> {
   return Object.fromEntries(Object.entries(raw).filter(([, value]) => value !== undefined));
 }
 
+/** The configuration alone, from the metadata. Throws as readGgufModel does. */
+export async function readGgufConfig(source: FormatSource): Promise<RawConfig> {
+  return configOf(new Metadata(await readGguf(source), typeof source === "string" ? basename(source) : "GGUF file"));
+}
+
 /** Rows (x₀, x₁), (x₂, x₃) … of each head [heads · width, …] as halves (x₀, x₂ …), (x₁, x₃ …). */
 function asHalves(x: Tensor, heads: number): Tensor {
   const [rowCount, ...rest] = x.shape;
@@ -165,28 +178,75 @@ function keyOf(name: string, names: Readonly<Record<string, string>>): string {
   return block && Object.hasOwn(names, block[2]) ? `model.layers.${block[1]}.${names[block[2]]}.${block[3]}` : name;
 }
 
+/** Types whose blocks products read as they are; matrices only. */
+const keptTypes = { q8_0: 8, q4_0: 4 } as const;
+const isKept = ({ type, shape }: GgufTensor): boolean => type in keptTypes && shape.length === 2;
+
+/** A stored matrix as codes and scales. */
+async function readBlocks(tensor: GgufTensor, options: { readonly device?: string }): Promise<BlockWeight> {
+  const type = tensor.type as keyof typeof keptTypes;
+  const { codes, scales } = splitBlocks(type, await tensor.read());
+  const [rows] = tensor.shape;
+  const given = { owned: true, ...options };
+  return {
+    bits: keptTypes[type],
+    codes: fromRaw(codes, "uint8", [rows, codes.length / rows], given),
+    scales: fromRaw(scales, "float16", [rows, scales.length / rows], given),
+  };
+}
+
+export interface GgufModelOptions {
+  /** Default: the default device. */
+  readonly device?: string;
+  /** Matrices in q8_0 and q4_0 come as `blocks`, as they are stored. Default: false, and `blocks` is empty. */
+  readonly keepQuantized?: boolean;
+}
+
+/** What a GGUF file holds, under the model's keys. */
+export interface LoadedGguf {
+  readonly config: RawConfig;
+  readonly tensors: StateDict;
+  readonly blocks: Readonly<Record<string, BlockWeight>>;
+  readonly source: string;
+  readonly file: GgufFile;
+}
+
 /**
- * The configuration and the tensors of a GGUF file as `modelFrom` takes them; quantised blocks come as float32. Throws
+ * The configuration and the tensors of a GGUF file as `modelFrom` takes them; quantised blocks come as float32 unless they are kept. Throws
  * FormatError, FileError, and PretrainedError for an architecture that is not known.
  */
-export async function readGgufModel(
-  source: FormatSource,
-  options: { readonly device?: string } = {},
-): Promise<{ config: RawConfig; tensors: StateDict; source: string }> {
+export async function readGgufModel(source: FormatSource, options: GgufModelOptions = {}): Promise<LoadedGguf> {
+  const { keepQuantized = false, ...where } = options;
   const name = typeof source === "string" ? basename(source) : "GGUF file";
-  const metadata = new Metadata(await readGguf(source), name);
+  const file = await readGguf(source);
+  const metadata = new Metadata(file, name);
   const row = rowOf(metadata);
   const config = await configOf(metadata);
   const names = { ...blockNames, ...row.names };
-  const tensors: StateDict = {};
-  for (const [stored, x] of Object.entries(await loadGguf(source, options))) {
-    if (/^rope_(freqs|factors_\w+)\.weight$/.test(stored)) continue; // part of the configuration
-    const key = keyOf(stored, names);
-    const isQuery = row.interleaved && /^blk\.\d+\.attn_q\./.test(stored);
-    const isKey = row.interleaved && /^blk\.\d+\.attn_k\./.test(stored);
-    if (isQuery || isKey)
-      tensors[key] = asHalves(x, Number(config[isQuery ? "num_attention_heads" : "num_key_value_heads"]));
-    else tensors[key] = row.shiftedNorms && /norm\.weight$/.test(stored) ? x.sub(1) : x;
+  /** The rows of queries and keys, in the order in which transformers has them. */
+  const ordered = (stored: string, x: Tensor): Tensor => {
+    if (row.interleaved && /^blk\.\d+\.attn_q\./.test(stored))
+      return asHalves(x, Number(config["num_attention_heads"]));
+    if (row.interleaved && /^blk\.\d+\.attn_k\./.test(stored))
+      return asHalves(x, Number(config["num_key_value_heads"]));
+    return x;
+  };
+  const kept = new Set(keepQuantized ? [...file.tensors.values()].filter(isKept) : []);
+  const blocks: Record<string, BlockWeight> = {};
+  for (const tensor of kept) {
+    const { bits, codes, scales } = await readBlocks(tensor, where);
+    blocks[keyOf(tensor.name, names)] = {
+      bits,
+      codes: ordered(tensor.name, codes),
+      scales: ordered(tensor.name, scales),
+    };
   }
-  return { config, tensors, source: name };
+  const select = (stored: string): boolean => !kept.has(file.tensors.get(stored) as GgufTensor);
+  const tensors: StateDict = {};
+  for (const [stored, x] of Object.entries(await loadGguf(source, { ...where, select }))) {
+    if (/^rope_(freqs|factors_\w+)\.weight$/.test(stored)) continue; // part of the configuration
+    const y = ordered(stored, x);
+    tensors[keyOf(stored, names)] = row.shiftedNorms && /norm\.weight$/.test(stored) ? y.sub(1) : y;
+  }
+  return { config, tensors, blocks, source: name, file };
 }

@@ -15,7 +15,7 @@ import {
   Parameter,
   type StateDict,
 } from "../nn/index.ts";
-import { arange, randn, Tensor, zeros } from "../tensor/index.ts";
+import { arange, checkpoint, randn, Tensor, zeros } from "../tensor/index.ts";
 import { attend, DecoderContext } from "./attention.ts";
 import { type CreateCacheOptions, KeyValueCache } from "./cache.ts";
 import type { ConfigReader } from "./config.ts";
@@ -159,9 +159,10 @@ class Block extends Module {
   }
 }
 
-class Transformer extends Module {
+export class GPT2Transformer extends Module {
   readonly dropout: number;
   readonly contextLength: number;
+  recompute = false;
   /** Token embeddings [vocabSize, hiddenSize]; the head's weight too. */
   wte: Embedding;
   /** Position embeddings [contextLength, hiddenSize]. */
@@ -186,7 +187,10 @@ class Transformer extends Module {
     const context = cache || packing ? new DecoderContext(tokens, [], cache, packing) : null;
     const x = tokens.add(this.#places(ids.shape[1], context));
     let hidden = F.dropout(x, { p: this.dropout, training: this.training });
-    for (let i = 0; i < this.h.length; i++) hidden = this.h[i].forward(hidden, context, i);
+    for (let i = 0; i < this.h.length; i++) {
+      const block = (x: Tensor): Tensor => this.h[i].forward(x, context, i);
+      hidden = this.recompute && this.training ? checkpoint(block, hidden) : block(hidden);
+    }
     return this.ln_f.forward(hidden);
   }
   /** The embeddings of the positions. An adapter may stand in the table's place: then it is asked, not its weight. */
@@ -202,12 +206,12 @@ class Transformer extends Module {
 /** The language model: token ids in, logits or a loss out. */
 export class GPT2 extends Module {
   readonly config: GPT2Config;
-  transformer: Transformer;
+  transformer: GPT2Transformer;
   constructor(config: GPT2Config) {
     super();
     check(config);
     this.config = config;
-    this.transformer = new Transformer(config);
+    this.transformer = new GPT2Transformer(config);
   }
 
   /** Tables that are read by more than their own forward: the head's weight is the token embedding. */
@@ -218,6 +222,13 @@ export class GPT2 extends Module {
 
   get contextLength(): number {
     return this.config.contextLength;
+  }
+  /** Whether training computes each block again for the gradient instead of keeping what is in it; see CausalLM. */
+  get recompute(): boolean {
+    return this.transformer.recompute;
+  }
+  set recompute(on: boolean) {
+    this.transformer.recompute = on;
   }
 
   /** The last layer's normalised states [batch, time, hiddenSize] of integer ids [batch, time]. */

@@ -6,24 +6,49 @@
 import type { DType } from "../core/dtype.ts";
 import { isFloat } from "../core/dtype.ts";
 import { NablaError } from "../core/errors.ts";
+import { ChatTemplate } from "../data/chat-template.ts";
 import { join } from "../data/path.ts";
 import { type ReadOptions, readBytes } from "../data/source.ts";
-import { load, loadTorch } from "../formats/index.ts";
-import { type FactoryOptions, type Module, type StateDict, withDeferredInit } from "../nn/index.ts";
+import type { Tokenizer } from "../data/tokenizer.ts";
+import { type GgufFile, load, loadTorch, readTorch, type StoredTensor } from "../formats/index.ts";
+import { readSafetensorsParts } from "../formats/safetensors-parts.ts";
+import { type HubOptions, modelFolder } from "../hub/index.ts";
+import { Embedding, type FactoryOptions, Linear, type Module, type StateDict, withDeferredInit } from "../nn/index.ts";
 import { type Architecture, architectures, type BuildOptions, type Task, type Tasks } from "./architectures.ts";
+import { BlockEmbedding, BlockLinear, type BlockWeight, blockShape } from "./blocks.ts";
 import { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
+import { type LayerReplacer, modelFromParts, replaceLayers } from "./from-parts.ts";
 import { readGgufModel } from "./gguf.ts";
+import { readGgufText } from "./gguf-tokenizer.ts";
+import { attempt, type LoadedText, type Pretrained, readText, withText } from "./pretrained-text.ts";
 
-export interface PretrainedOptions<T extends Task = "generation"> extends ReadOptions {
+export interface PretrainedOptions<T extends Task = "generation"> extends Omit<HubOptions, "files"> {
   /** Default: "generation". */
   readonly task?: T;
   /** Of the parameters. Default: that of the checkpoint's largest floating tensor. */
   readonly dtype?: DType;
   /** Default: the default device. */
   readonly device?: string;
+  /**
+   * Of a GGUF file: matrices in q8_0 and q4_0 stay as they are stored, a half and a quarter of bfloat16's memory, and are not learnt. Default:
+   * false, all become floating numbers.
+   */
+  readonly keepQuantized?: boolean;
   /** Classes of a classification head. One that the checkpoint lacks, or has for another number of classes, starts anew. */
   readonly numLabels?: number;
+  /** Default: the one beside the weights. */
+  readonly tokenizer?: Tokenizer;
+  /**
+   * Asked, as soon as a layer's weights are read, for a layer in its place; null leaves it. The checkpoint is then read a tensor at a time, so that a
+   * model whose layers are quantised (finetune's `quantizer`) is never in memory as floating numbers; a GGUF file is read as a whole.
+   */
+  readonly replace?: LayerReplacer;
 }
+
+/** What `fromPretrained` gives: the task's model, which knows its tokenizer, its chat template and how its texts end. */
+export type PretrainedModel<T extends Task = "generation"> = T extends "image-classification"
+  ? Tasks[T]
+  : Pretrained<Tasks[T]>;
 
 const listed = (names: readonly string[]): string =>
   names
@@ -56,26 +81,29 @@ type Reading = ReadOptions & { readonly device?: string };
 const containers: readonly {
   readonly file: string;
   readonly read: (path: string, options: Reading) => Promise<StateDict>;
+  /** What lies in it, to be read tensor by tensor. */
+  readonly parts: (path: string) => Promise<ReadonlyMap<string, StoredTensor>>;
 }[] = [
-  { file: "model.safetensors", read: load },
+  { file: "model.safetensors", read: load, parts: readSafetensorsParts },
   // written by older versions; read without executing anything
   {
     file: "pytorch_model.bin",
     read: (path, { device }) => loadTorch(path, device === undefined ? {} : { device }),
+    parts: async (path) => (await readTorch(path)).tensors,
   },
 ];
 
-/** The shards of a checkpoint with an index, merged; each tensor must be where the index says. */
-async function loadShards(
+/** What the shards of a checkpoint with an index hold, merged; each tensor must be where the index says. */
+async function readShards<T>(
   folder: string,
   index: unknown,
   indexPath: string,
-  read: (path: string) => Promise<StateDict>,
-): Promise<StateDict> {
+  read: (path: string) => Promise<Readonly<Record<string, T>>>,
+): Promise<Record<string, T>> {
   const map = isObject(index) ? index["weight_map"] : undefined;
   if (!isObject(map) || !Object.values(map).every((file) => typeof file === "string"))
     throw new PretrainedError(`${indexPath}: "weight_map" must say the file of each tensor`);
-  const out: StateDict = {};
+  const out: Record<string, T> = {};
   for (const file of [...new Set(Object.values(map) as string[])].sort()) {
     if (/[\\/]|^\.\.?$/.test(file))
       throw new PretrainedError(`${indexPath}: "${file}" must be a file beside the index`);
@@ -103,13 +131,24 @@ async function ifThere<T>(read: () => Promise<T>): Promise<T | null> {
 }
 
 /** The tensors of a checkpoint's folder by their names. */
-export async function readCheckpoint(folder: string, options: Reading = {}): Promise<StateDict> {
-  for (const { file, read } of containers) {
-    const single = await ifThere(() => read(join(folder, file), options));
+export const readCheckpoint = (folder: string, options: Reading = {}): Promise<StateDict> =>
+  readFolder(folder, ({ read }, path) => read(path, options));
+
+/** What lies in the files of a checkpoint's folder, by name: nothing but headers has been read. */
+export const readCheckpointParts = (folder: string): Promise<Record<string, StoredTensor>> =>
+  readFolder(folder, async ({ parts }, path) => Object.fromEntries(await parts(path)));
+
+async function readFolder<T>(
+  folder: string,
+  read: (container: (typeof containers)[number], path: string) => Promise<Readonly<Record<string, T>>>,
+): Promise<Readonly<Record<string, T>>> {
+  for (const container of containers) {
+    const { file } = container;
+    const single = await ifThere(() => read(container, join(folder, file)));
     if (single) return single;
     const path = join(folder, `${file}.index.json`);
     const index = await ifThere(() => readJson(path));
-    if (index !== null) return loadShards(folder, index, path, (shard) => read(shard, options));
+    if (index !== null) return readShards(folder, index, path, (shard) => read(container, shard));
   }
   throw new PretrainedError(
     `${folder}: there are no weights; expected ${containers.map(({ file }) => `${file} (or ${file}.index.json)`).join(", or ")}`,
@@ -148,20 +187,59 @@ function storedDType(tensors: Readonly<StateDict>): DType {
 export function modelFrom<T extends Task = "generation">(
   config: ConfigReader | RawConfig,
   tensors: Readonly<StateDict>,
-  options: Omit<PretrainedOptions<T>, keyof ReadOptions> = {},
+  options: Omit<PretrainedOptions<T>, keyof HubOptions | "keepQuantized"> & {
+    /** Weights that stay in blocks, by their keys. */
+    readonly blocks?: Readonly<Record<string, BlockWeight>>;
+  } = {},
 ): Tasks[T] {
   const reader = config instanceof ConfigReader ? config : new ConfigReader(config);
-  const { task = "generation", device, numLabels } = options;
+  const { task = "generation", device, numLabels, blocks = {} } = options;
   const architecture = architectureOf(reader, task);
   const adapted = architecture.adapt(tensors, reader);
   const dtype = options.dtype ?? storedDType(adapted);
   if (!isFloat(dtype)) throw new PretrainedError(`${reader.source}: a model's dtype must be floating, not ${dtype}`);
   const where: FactoryOptions = { dtype, ...(device === undefined ? {} : { device }) };
-  const build: BuildOptions = { numLabels: numLabels ?? reader.labels(), has: (key) => key in adapted };
+  const build: BuildOptions = {
+    numLabels: numLabels ?? reader.labels(),
+    has: (key) => key in adapted || key in blocks,
+  };
   return withDeferredInit(
     () => architecture.build(reader, where, build),
-    (model) => fill(model, adapted, architecture, reader.source, numLabels),
+    (model) => {
+      const kept = keepBlocks(model, blocks, dtype, reader.source);
+      fill(model, { ...adapted, ...kept }, architecture, reader.source, numLabels);
+    },
   ).eval() as Tasks[T];
+}
+
+/**
+ * Puts layers with these weights in the places of floating ones; gives their tensors by their keys. What the model has no layer for is
+ * among them, under its own key.
+ */
+function keepBlocks(
+  model: Module,
+  blocks: Readonly<Record<string, BlockWeight>>,
+  dtype: DType,
+  source: string,
+): StateDict {
+  const modules = new Map(model.namedModules());
+  const out: StateDict = {};
+  for (const [key, block] of Object.entries(blocks)) {
+    out[key] = block.codes;
+    const [, path, parent, name] = key.match(/^((?:(.*)\.)?([^.]+))\.weight$/) ?? [];
+    const layer = modules.get(path ?? "");
+    if (!(layer instanceof Linear || layer instanceof Embedding)) continue; // surplus
+    const [expected, found] = [layer.weight.shape, blockShape(block)].map((shape) => shape.join(", "));
+    if (expected !== found)
+      throw new PretrainedError(
+        `${source}: the tensors do not fit the configuration. "${key}" has shape [${found}], the model's is [${expected}]`,
+      );
+    out[`${key}.scales`] = block.scales;
+    const replacement =
+      layer instanceof Linear ? new BlockLinear(block, dtype, layer.bias) : new BlockEmbedding(block, dtype);
+    (modules.get(parent ?? "") as Module).replaceChild(name, replacement);
+  }
+  return out;
 }
 
 /** Gives the model its tensors; what is missing, surplus or of another shape is named all at once. */
@@ -200,22 +278,63 @@ function fill(
 }
 
 /**
- * Loads a model from a folder in Hugging Face's layout, or a decoder from a GGUF file (a path that ends so), in evaluation mode. Throws
- * FileError where a file can't be read, SafetensorsError or FormatError where one is damaged, and PretrainedError where the
- * architecture is unknown or configuration and tensors do not fit, naming them.
+ * Loads a model from a folder in Hugging Face's layout, or a decoder from a GGUF file (a path that ends so), in evaluation mode; or by its
+ * name on the hub (`org/name`, `org/name@revision`, `org/name/file.gguf`: see modelFolder). `onProgress` is told of the download first, then of
+ * reading. Throws HubError where the hub does not have it, FileError where a file can't be read, SafetensorsError or FormatError
+ * where one is damaged, and PretrainedError where the architecture is unknown or configuration and tensors do not fit, naming them.
  */
 export async function fromPretrained<T extends Task = "generation">(
   path: string,
   options: PretrainedOptions<T> = {},
-): Promise<Tasks[T]> {
-  const { onProgress, signal, ...rest } = options;
+): Promise<PretrainedModel<T>> {
+  const { onProgress, signal, keepQuantized = false } = options;
   const device = options.device === undefined ? {} : { device: options.device };
-  if (/\.gguf$/i.test(path)) {
-    const { config, tensors, source } = await readGgufModel(path, device);
-    return modelFrom(new ConfigReader(config, source), tensors, rest);
+  if (/\.gguf(@[^@]*)?$/i.test(path)) {
+    const { config, tensors, blocks, source, file } = await readGgufModel(await modelFolder(path, options), {
+      ...device,
+      keepQuantized,
+    });
+    const model = modelFrom(new ConfigReader(config, source), tensors, { ...options, blocks });
+    if (options.replace) await replaceLayers(model, options.replace);
+    return withText(model, await ggufText(file, source, path, options.tokenizer)) as PretrainedModel<T>;
   }
-  const config = await readConfig(path);
-  architectureOf(config, options.task ?? "generation"); // before gigabytes are read
+  // the configuration alone first: what is not known should say so before gigabytes are fetched and read
+  const config = await readConfig(await modelFolder(path, { ...options, files: ["config.json"] }));
+  architectureOf(config, options.task ?? "generation");
+  const folder = await modelFolder(path, options);
   const reading = { ...(onProgress ? { onProgress } : {}), ...(signal ? { signal } : {}) };
-  return modelFrom(config, await readCheckpoint(path, { ...reading, ...device }), rest);
+  const model = options.replace
+    ? await modelFromParts(
+        (tensors) => modelFrom(config, tensors, options),
+        await readCheckpointParts(folder),
+        options.replace,
+        { ...reading, ...device, source: path },
+      )
+    : modelFrom(config, await readCheckpoint(folder, { ...reading, ...device }), options);
+  if (options.task === "image-classification") return model as PretrainedModel<T>;
+  return withText(model, await readText(folder, path, config, options.tokenizer)) as PretrainedModel<T>;
+}
+
+/** The text side of a GGUF file, with another tokenizer where one is given. */
+async function ggufText(
+  file: GgufFile,
+  source: string,
+  nameOrPath: string,
+  given: Tokenizer | undefined,
+): Promise<LoadedText> {
+  const text = await attempt(() => readGgufText(file, source));
+  if ("error" in text) {
+    const tokenizer = given ? { value: given } : text;
+    return { nameOrPath, tokenizer, chatTemplate: text, stopTokens: [], generationConfig: {} };
+  }
+  const { tokenizer, chatTemplate, bosToken, eosToken, stopTokens } = text.value;
+  return {
+    nameOrPath,
+    tokenizer: { value: given ?? tokenizer },
+    chatTemplate: await attempt(() =>
+      chatTemplate === null ? null : ChatTemplate.create(chatTemplate, { bosToken, eosToken }),
+    ),
+    stopTokens,
+    generationConfig: {},
+  };
 }

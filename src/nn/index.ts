@@ -19,4 +19,4 @@ export * from "./layers/loss.ts";
 export * from "./layers/norm.ts";
 export * from "./layers/recurrent.ts";
 export { type Destination, type LoadOptions, type LoadResult, Module, type StateDict } from "./module.ts";
-export { Buffer, Parameter, withDeferredInit } from "./parameter.ts";
+export { Buffer, deferInit, Parameter, withDeferredInit } from "./parameter.ts";

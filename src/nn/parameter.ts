@@ -25,23 +25,45 @@ function finish(tensor: Tensor, requiresGrad: boolean): void {
   if (requiresGrad) tensor.requiresGrad_();
 }
 
+/** A module whose first values are only recorded. */
+export interface Deferred<T> {
+  readonly made: T;
+  /** Says that a tensor is no longer the module's: it is let go. */
+  forget(tensor: Tensor): void;
+  /** Makes the module's tensors state; what they have not been given by now is computed. */
+  finish(): void;
+}
+
+/** What `withDeferredInit` does in steps, for weights that come one by one. */
+export function deferInit<T>(make: () => T): Deferred<T> {
+  const before = deferred;
+  const mine: NonNullable<typeof deferred> = [];
+  deferred = mine;
+  try {
+    return {
+      made: make(),
+      forget(tensor) {
+        const at = mine.findIndex((x) => x.tensor === tensor);
+        if (at >= 0) mine.splice(at, 1);
+      },
+      finish() {
+        for (const { tensor, requiresGrad } of mine.splice(0)) finish(tensor, requiresGrad);
+      },
+    };
+  } finally {
+    deferred = before;
+  }
+}
+
 /**
  * Makes a module whose weights come from elsewhere: the first values of its parameters and buffers are only recorded while
  * `make` runs, and computed for those alone that `load` has not replaced (torch.nn.utils.skip_init). Modules that are
  * made outside are not concerned.
  */
 export function withDeferredInit<T>(make: () => T, load: (made: T) => void): T {
-  const before = deferred;
-  const mine: NonNullable<typeof deferred> = [];
-  deferred = mine;
-  let made: T;
-  try {
-    made = make();
-  } finally {
-    deferred = before;
-  }
+  const { made, finish } = deferInit(make);
   load(made);
-  for (const { tensor, requiresGrad } of mine) finish(tensor, requiresGrad);
+  finish();
   return made;
 }
 

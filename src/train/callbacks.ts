@@ -29,6 +29,12 @@ export interface EarlyStoppingOptions {
   readonly mode?: "min" | "max";
 }
 
+async function copyOf(weights: Readonly<Record<string, Tensor>>): Promise<Record<string, Tensor>> {
+  const copy = noGrad(() => Object.fromEntries(Object.entries(weights).map(([key, x]) => [key, x.detach().clone()])));
+  await realize(...Object.values(copy));
+  return copy;
+}
+
 /** Ends training when validation has not become better for `patience` validations (Keras' EarlyStopping). */
 export function earlyStopping(options: EarlyStoppingOptions): Callback {
   const { patience, minDelta = 0, restoreBest = true, monitor = "validationLoss", mode = "min" } = options;
@@ -56,19 +62,19 @@ export function earlyStopping(options: EarlyStoppingOptions): Callback {
         bestStep = record.step;
         waited = 0;
         if (restoreBest) {
-          const now = run.model.stateDict();
-          weights = noGrad(() => Object.fromEntries(Object.entries(now).map(([key, x]) => [key, x.detach().clone()])));
-          await realize(...Object.values(weights));
+          weights = await copyOf(run.weights());
         }
       } else if (++waited >= patience)
         run.stop(
           `${monitor} has not improved for ${patience} validations; the best was ${sign * best} at step ${bestStep}`,
         );
     },
-    onEnd(run) {
-      if (weights === null || bestStep === run.step) return;
-      run.model.loadStateDict(weights);
-      run.modelChanged();
+    async onEnd(run) {
+      if (!restoreBest || weights === null || bestStep === run.step) return;
+      // a run that goes on from here goes on from the last weights
+      const last = await copyOf(run.weights());
+      run.model.loadStateDict(weights, { strict: false });
+      run.modelChanged(last);
     },
     state: () => ({ best, bestStep, waited, weights }),
     load(state: { best: number; bestStep: number; waited: number; weights: Record<string, Tensor> | null }) {

@@ -78,8 +78,10 @@ export interface TrainingRun {
   readonly stopping: boolean;
   /** Ends the training after this step; the reason is in the result. */
   stop(reason: string): void;
-  /** Tells that the weights are no longer those of the last step (the best ones were put back, say). */
-  modelChanged(): void;
+  /** Tells that the weights are no longer those of the last step (the best ones were put back, say); `last` is what they were, by name. */
+  modelChanged(last?: Readonly<Record<string, Tensor>>): void;
+  /** What of the model a checkpoint holds, by name: all of it, or what is learnt. */
+  weights(): Record<string, Tensor>;
   /** Counts the calls of modelChanged, so that a callback can tell. */
   readonly changes: number;
   /** Everything that is needed to go on exactly from here, as files; valid where `wants` was answered with yes, and at the end. */
@@ -127,6 +129,11 @@ export interface FitOptions<M extends Module, B> {
   /** Steps between validations; by default at the end of each epoch. At the last step in any case. */
   readonly validateEvery?: number;
   readonly callbacks?: readonly Callback[];
+  /**
+   * What of the model checkpoints hold, by name; default: its state dict. Of a model that is learnt in part, that part: whoever resumes has
+   * the rest already.
+   */
+  readonly weights?: (model: M) => Record<string, Tensor>;
   /** A checkpoint's folder to go on from. */
   readonly resume?: string;
   /** Ends the training after the step at hand. */
@@ -212,6 +219,8 @@ export async function fit<M extends Module, B = readonly Tensor[]>(
   let changes = 0;
   let stopReason: string | null = null;
   let ended: FitResult["ended"] = "finished";
+  const weightsOf = options.weights ?? ((of: M) => of.stateDict());
+  let last: Readonly<Record<string, Tensor>> | undefined; // weights of the last step, where the model has others
   let position: unknown = null; // of the data, after the batches of the last step
   let random = getRngState();
 
@@ -231,14 +240,17 @@ export async function fit<M extends Module, B = readonly Tensor[]>(
     stop(reason) {
       stopReason ??= reason;
     },
-    modelChanged() {
+    modelChanged(before) {
       changes++;
+      last = before;
     },
+    weights: () => weightsOf(model),
     get changes() {
       return changes;
     },
     checkpoint: () =>
-      packCheckpoint(model.stateDict(), {
+      packCheckpoint(weightsOf(model), {
+        ...(last && { weights: last }),
         step,
         epoch,
         inEpoch,
@@ -254,12 +266,14 @@ export async function fit<M extends Module, B = readonly Tensor[]>(
   const wasDetecting = options.detectAnomaly === undefined ? null : setDetectAnomaly(options.detectAnomaly);
   try {
     let skip = 0;
+    let atEnd = false; // of an epoch: the data's position is behind its last batch
     if (options.resume !== undefined) {
       const saved = await readCheckpoint(options.resume);
       restore(saved, model, options);
       ({ step, epoch, inEpoch, random } = saved.state);
       if (saved.state.data === null) skip = inEpoch;
       position = saved.state.data;
+      atEnd = position !== null && inEpoch === 0 && epoch > 0;
       setRngState(random);
     } else if (options.seed !== undefined) {
       manualSeed(options.seed);
@@ -312,6 +326,9 @@ export async function fit<M extends Module, B = readonly Tensor[]>(
       };
       try {
         let next = await take();
+        const rolls = atEnd && next.batches.length === 0;
+        atEnd = false;
+        if (rolls) continue; // the next pass over the data begins the epoch
         if (next.batches.length === 0 && inEpoch === 0) throw new FitError("fit: the training data gives no batches");
         while (next.batches.length > 0) {
           const { batches } = next;
@@ -374,13 +391,25 @@ export async function fit<M extends Module, B = readonly Tensor[]>(
   }
 }
 
+/** A checkpoint of a part of the model must be of the part that is learnt now. */
+function expectSame(own: readonly string[], saved: readonly string[]): void {
+  const lacks = own.filter((key) => !saved.includes(key));
+  const more = saved.filter((key) => !own.includes(key));
+  if (lacks.length + more.length > 0)
+    throw new FitError(
+      `fit: the checkpoint is of another part of the model: ${lacks.length} tensors are not in it (${lacks[0] ?? "none"}), ` +
+        `${more.length} are not learnt now (${more[0] ?? "none"}); resume with the same adapter and the same layers frozen`,
+    );
+}
+
 /** Puts a checkpoint's state into everything but fit itself. */
 function restore<M extends Module, B>(
   { model: weights, state }: { model: Record<string, Tensor>; state: SavedState },
   model: M,
-  { optimizer, scheduler, train, callbacks = [] }: FitOptions<M, B>,
+  { optimizer, scheduler, train, callbacks = [], weights: part }: FitOptions<M, B>,
 ): void {
-  model.loadStateDict(weights, { assign: true });
+  if (part !== undefined) expectSame(Object.keys(part(model)), Object.keys(weights));
+  model.loadStateDict(state.weights ?? weights, { assign: true, strict: part === undefined });
   optimizer.loadStateDict(state.optimizer as never);
   if ((scheduler === undefined) !== (state.scheduler === null))
     throw new FitError(

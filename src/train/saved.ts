@@ -1,5 +1,5 @@
 /**
- * What a checkpoint of `fit` holds, as files: model.safetensors (the weights, as any other program reads them), state.json and
+ * What a checkpoint of `fit` holds, as files: model.safetensors (the weights, or what of them is learnt), state.json and
  * state.safetensors (all else that the next step depends on). Writing them durably is `checkpoint-folder.ts`.
  */
 import { join } from "../data/path.ts";
@@ -23,6 +23,8 @@ export interface SavedState {
   readonly optimizer: unknown;
   readonly scheduler: unknown;
   readonly callbacks: Readonly<Record<string, unknown>>;
+  /** The weights to go on from, where model.safetensors has others (the best ones, which were put back at the end). */
+  readonly weights?: Readonly<Record<string, Tensor>>;
 }
 
 export type CheckpointFiles = Readonly<Record<"model.safetensors" | "state.safetensors" | "state.json", Uint8Array[]>>;

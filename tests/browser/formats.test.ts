@@ -29,6 +29,11 @@ before(async () => {
   server = served.server;
   browser = await launchChromium({ webgpu: false });
   page = await browser.newPage();
+  await page.addInitScript(`
+    globalThis.unpacked = 0;
+    const Stream = DecompressionStream;
+    globalThis.DecompressionStream = class extends Stream { constructor(format) { unpacked++; super(format); } };
+  `);
   await page.goto(served.address);
 });
 after(async () => {
@@ -56,11 +61,14 @@ test("a GGUF file is read by address, as a chosen file, and from the private fil
   assert.match(got.error, /^FileError: can't read models\/none\.gguf: there is no such file/);
 });
 
-test("deflated archives of PyTorch and NumPy are unpacked, and damaged ones are FormatErrors", { skip }, async () => {
+test("deflated archives of PyTorch and NumPy are unpacked, by a worker, and damaged ones are FormatErrors", {
+  skip,
+}, async () => {
   const got = await onPage<{
     torch: number[];
     npz: number[];
     error: { name: string; offset: number; message: string };
+    unpacked: number;
   }>(`
     const url = (name) => new URL(name, location.href);
     const torch = await (await formats.readTorch(url("x.pt"))).tensors.get("transposed").read();
@@ -68,10 +76,11 @@ test("deflated archives of PyTorch and NumPy are unpacked, and damaged ones are 
     const bytes = new Uint8Array(await (await fetch("x.npz")).arrayBuffer());
     bytes.fill(255, 60, 200);
     const error = await formats.readNpz(new File([bytes], "bad.npz")).catch(({ name, offset, message }) => ({ name, offset, message }));
-    return { torch: [...torch], npz: [...npz], error };
+    return { torch: [...torch], npz: [...npz], error, unpacked };
   `);
   assert.deepEqual(Uint8Array.from(got.torch), bytesOf(fixture.torch.tensors["transposed"].data));
   assert.deepEqual(Uint8Array.from(got.npz), bytesOf(fixture.numpy.npz.arrays["weight"].data));
+  assert.equal(got.unpacked, 0); // on the page
   assert.equal(got.error.name, "FormatError");
   assert.match(got.error.message, new RegExp(`^bad\\.npz: byte ${got.error.offset}: `));
 });

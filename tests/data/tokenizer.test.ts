@@ -223,9 +223,12 @@ describe("tokenizers", () => {
     await attempt({}, /it has no "model"/);
     await attempt(
       { model: { type: "Unigram" }, pre_tokenizer: { type: "Metaspace" } },
-      /this kind is not supported \(model Unigram, pre-tokenizer .*Metaspace/,
+      /bad\.json: model\.vocab must be a list, got nothing/,
     );
-    await attempt({ ...parity.tokenizer, normalizer: { type: "NFC" } }, /with a normalizer is not supported/);
+    await attempt(
+      { ...parity.tokenizer, normalizer: { type: "Sequence", normalizers: [{ type: "NFC" }, { type: "NFX" }] } },
+      /bad\.json: normalizer\.normalizers\[1\]\.type must be one of Sequence, .*NFC.*, got "NFX"/,
+    );
     await attempt(
       { ...parity.tokenizer, model: { ...model, merges: [...model.merges, "q zz"] } },
       /merge \d+, "q zz", is not a pair/,

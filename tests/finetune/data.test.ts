@@ -1,19 +1,23 @@
 /** Data for fine-tuning: JSON lines, tables and conversations become examples with what is learnt of them; mistakes are told by line and field. */
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, describe, test } from "node:test";
+import { fileURLToPath } from "node:url";
 import { CharTokenizer } from "../../src/data/index.ts";
 import { parseCsv } from "../../src/finetune/csv.ts";
 import {
   ChatTemplate,
   classesOf,
   labelNumbers,
+  labelValues,
   type Message,
+  readChoices,
   readExamples,
   readLabelled,
   tokenizeExamples,
+  tokenizeLabelled,
 } from "../../src/finetune/index.ts";
 
 const room = mkdtempSync(join(tmpdir(), "nabla-data-"));
@@ -102,6 +106,99 @@ describe("examples from files", () => {
   });
 });
 
+const tables = fileURLToPath(new URL("../parity/fixtures/parquet", import.meta.url));
+
+describe("Parquet, as pyarrow writes it", () => {
+  for (const codec of ["snappy", "zstd", "gzip", "none"])
+    test(`texts with labels, ${codec}`, async () => {
+      const path = join(tables, `labelled-${codec}.parquet`);
+      const examples = await readLabelled(path);
+      assert.deepEqual(without(examples), [
+        { text: "one", label: "1" },
+        { text: 'é "two"\n', label: "0" },
+        { text: "three", label: "10" },
+      ]);
+      assert.deepEqual(classesOf(examples), ["0", "1", "10"]);
+      assert.equal(examples[2].where, `${path}, row 3`);
+      const scores = await readLabelled(path, { label: "score" });
+      assert.deepEqual([...labelValues(scores)], [0.5, -1, 2.25]);
+      assert.deepEqual(classesOf(await readLabelled(path, { label: "sure" })), ["false", "true"]);
+    });
+
+  test("texts, prompts with completions, conversations and choices", async () => {
+    const examples = await readExamples(join(tables, "mixed.parquet"));
+    const messages = [
+      { role: "user", content: "hi" },
+      { role: "assistant", content: "hello" },
+    ];
+    assert.deepEqual(without(examples), [{ text: "a" }, { prompt: "2+2=", completion: "4" }, { messages }]);
+    assert.deepEqual(without(await readChoices(join(tables, "choices.parquet"))), [
+      { prompt: "2+2=", choices: ["3", "4"], answer: 1 },
+      { prompt: "3+3=", choices: ["6", "7"], answer: 0 },
+    ]);
+  });
+
+  test("mistakes are told by row and field", async () => {
+    const faulty = join(tables, "faulty.parquet");
+    await assert.rejects(readLabelled(faulty), {
+      name: "FinetuneError",
+      message: /row 2: "text" must be a text, got nothing/,
+    });
+    await assert.rejects(readLabelled(faulty, { text: "body", label: "class" }), {
+      message: /faulty\.parquet: there is no column "body" or "class"; there are "text", "label", "answer"/,
+    });
+    await assert.rejects(readLabelled(faulty, { label: "class" }), /row 1: "class" must be a text, got nothing/);
+    const bytes = readFileSync(faulty);
+    for (const [name, damaged] of [
+      ["empty.parquet", bytes.subarray(0, 0)],
+      ["short.parquet", bytes.subarray(0, bytes.length - 9)],
+      ["other.parquet", Buffer.from("a text that is not a table at all")],
+    ] as const) {
+      const path = join(room, name);
+      writeFileSync(path, damaged);
+      await assert.rejects(readLabelled(path), { name: "FinetuneError", message: /can't be read as Parquet/ });
+    }
+    await assert.rejects(readLabelled(join(room, "nowhere.parquet")), { name: "FileError" });
+  });
+});
+
+describe("labels", () => {
+  const read = (): ReturnType<typeof readLabelled> => readLabelled(file("values.csv", "text,label\na b,1.5\nb,-2\n"));
+  const tokenizer = {
+    encode: (text: string, { addSpecialTokens = true } = {}) => [
+      ...(addSpecialTokens ? [100] : []),
+      ...[...text].map((c) => c.charCodeAt(0) - 96),
+    ],
+  };
+  test("are classes or values, of texts with the tokens that the model expects around them", async () => {
+    const examples = await read();
+    assert.deepEqual(tokenizeLabelled(examples, tokenizer, { regression: true }), [
+      { ids: [100, 1, -64, 2], target: 1.5 },
+      { ids: [100, 2], target: -2 },
+    ]);
+    const classes = classesOf(examples);
+    assert.deepEqual(
+      tokenizeLabelled(examples, tokenizer, { classes }).map(({ target }) => target),
+      [1, 0],
+    );
+    // parts of an example for a language model have nothing around them but what is asked for
+    const [parts] = tokenizeExamples([{ where: "x", prompt: "a", completion: "b" }], tokenizer, {
+      bosId: 99,
+      eosId: 98,
+    });
+    assert.deepEqual(parts.ids, [99, 1, 2, 98]);
+  });
+
+  test("that do not fit are told by their line", async () => {
+    const words = await readLabelled(file("words.csv", "text,label\na,1\nb,many\n"));
+    assert.throws(() => tokenizeLabelled(words, tokenizer, { regression: true }), {
+      name: "FinetuneError",
+      message: /words\.csv, line 3: the label "many" is not a number/,
+    });
+    assert.throws(() => tokenizeLabelled(words, tokenizer, { classes: ["1"] }), /line 3: the class "many" is not one/);
+  });
+});
+
 const chatml =
   "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}" +
   "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
@@ -137,10 +234,11 @@ describe("conversations", () => {
     );
     assert.equal(template.render(messages), "<s>hey");
     assert.throws(() => template.parts(messages.slice(1), { where: "chat.jsonl, line 7" }), {
-      name: "FinetuneError",
-      message: /chat\.jsonl, line 7: the chat template fails on this conversation: user first/,
+      name: "ChatTemplateError",
+      message:
+        /chat\.jsonl, line 7: the chat template fails on this conversation \(line 1, \{\{ raise_exception\('user first'\) \}\}\): user first/,
     });
-    await assert.rejects(ChatTemplate.create("{% for %}"), /the chat template can't be read/);
+    await assert.rejects(ChatTemplate.create("{% for %}"), /the chat template can't be read \(line 1, \{% for %\}\)/);
   });
 
   test("a template that drops what was said before is noticed; its last turns can be learnt", async () => {

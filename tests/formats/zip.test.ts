@@ -3,8 +3,8 @@ import { describe, test } from "node:test";
 import { deflateRawSync } from "node:zlib";
 import * as browserChecksum from "../../src/data/checksum.browser.ts";
 import * as nodeChecksum from "../../src/data/checksum.ts";
-import * as browserDeflate from "../../src/formats/deflate.browser.ts";
-import * as nodeDeflate from "../../src/formats/deflate.ts";
+import * as browserDeflate from "../../src/data/inflate.browser.ts";
+import * as nodeDeflate from "../../src/data/inflate.ts";
 import { openAccess } from "../../src/formats/random-access.ts";
 import { readZip, zipChunks } from "../../src/formats/zip.ts";
 

@@ -4,6 +4,7 @@ import { describe, test } from "node:test";
 import { Rng } from "../../src/core/rng.ts";
 import { programCounts, setDevice } from "../../src/execution/index.ts";
 import { generate, penalizeRepetition, sampleLogits } from "../../src/generate/index.ts";
+import { Ranking } from "../../src/generate/ranking.ts";
 import {
   adaptGPT2StateDict,
   ConvNet,
@@ -91,6 +92,22 @@ test("sampling: the likeliest, the k likeliest, the likeliest by mass, the seed"
   assert.throws(() => sampleLogits([NaN, 1], new Rng(1)), /the model gave NaN for token 0/);
   assert.throws(() => sampleLogits(logits, new Rng(1), { temperature: -1 }), /temperature/);
   assert.throws(() => sampleLogits(logits, new Rng(1), { topK: 0 }), /topK/);
+});
+
+test("a large vocabulary is ranked as a sort ranks it, whatever is asked for", () => {
+  const rng = new Rng(9);
+  const logits = Float32Array.from({ length: 5000 }, (_, i) =>
+    i % 97 === 0 ? Number.NEGATIVE_INFINITY : Math.round(400 * rng.uniform() ** 3) / 40,
+  );
+  const sorted = Array.from(logits, (_, i) => i).sort((a, b) => logits[b] - logits[a] || a - b);
+  for (const asked of [[0], [63, 64], [700, 3, 4999], [4999, 0]]) {
+    const ranking = new Ranking(logits);
+    for (const k of asked) assert.equal(ranking.at(k), sorted[k]);
+  }
+  assert.equal(new Ranking([2, 2, 2]).at(1), 1);
+  const k = 40;
+  const seen = new Set(Array.from({ length: 2000 }, () => sampleLogits(logits, rng, { topK: k, temperature: 50 })));
+  assert.deepEqual([...seen].sort(), sorted.slice(0, k).sort());
 });
 
 for (const { name: device } of (await backendsUnderTest()).filter((backend) => !isBrief(backend)))

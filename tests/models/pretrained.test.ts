@@ -119,6 +119,22 @@ test("shards are checked against their index", async (t) => {
   await refused(folder, /holds "model\.norm\.weight", which the index does not place here/);
   await write({ ...index.weight_map, "model.norm.weight": "../model.safetensors" });
   await refused(folder, /"\.\.\/model\.safetensors" must be a file beside the index/);
+  await write(
+    Object.fromEntries(
+      Object.entries(index.weight_map).map(([name, file]) => [name, file.replace("00002-of", "00003-of")]),
+    ),
+  );
+  await assert.rejects(fromPretrained(folder), {
+    name: "FileError",
+    message: /model-00003-of-00002\.safetensors: there is no such file/,
+  });
+  await write(index.weight_map);
+  const shard = join(folder, "model-00002-of-00002.safetensors");
+  await writeFile(shard, (await readFile(shard)).subarray(0, -10));
+  await assert.rejects(fromPretrained(folder), {
+    name: "SafetensorsError",
+    message: /model-00002-of-00002\.safetensors.*the file is truncated/,
+  });
   await writeFile(path, "{}");
   await refused(folder, /"weight_map" must say the file of each tensor/);
   await rm(path);

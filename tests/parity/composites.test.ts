@@ -123,10 +123,10 @@ const builders: Readonly<Record<string, Build>> = {
     }),
 };
 
-/** Composites without a function in PyTorch to compare with: those that only gradients record, and wrappers. */
+/** Composites without a function in PyTorch to compare with: those that only gradients record, wrappers, and what bitsandbytes has (finetune.test.ts). */
 const withoutCases = [
   ...["attentionBackward", "convWeightGradient", "linearCrossEntropyBackward", "maxPool2dGradient"],
-  ...["crossEntropyGradient", "checkpoint", "rnnBackward", "lstmBackward", "gruBackward"],
+  ...["crossEntropyGradient", "checkpoint", "dequantize", "rnnBackward", "lstmBackward", "gruBackward"],
 ];
 
 /** Compared as the layers that they are: layers.test.ts and recurrent.test.ts. */

@@ -191,6 +191,18 @@ for (const { what, x, w, a } of convolutions) {
   );
 }
 
+const bytes = (shape: number[]): Node => {
+  const at = o.iota([shape[0] * shape[1]], 0);
+  return o.reshape(o.cast(o.mod(o.mul(at, 37), 256), "uint8"), shape);
+};
+const scaled = (shape: number[]): Node => o.full(shape, 0.125, "float16");
+check("blockLinear", "8 bits", [sample([2, 32])], ([x]) =>
+  curved(c.blockLinear(x, bytes([3, 32]), scaled([3, 1]), { bits: 8 })),
+);
+check("blockLinear", "4 bits", [sample([1, 64])], ([x]) =>
+  curved(c.blockLinear(x, bytes([2, 32]), scaled([2, 2]), { bits: 4 })),
+);
+
 const pool = { kernel: [2, 3], stride: [2, 2], low: [1, 0], high: [0, 1], dilation: [1, 1], ceilMode: false };
 check("maxPool2d", "padded", [distinct([2, 4, 5, 1], 0.05)], ([x]) => curved(c.maxPool2d(o.exp(x), pool)));
 check("maxPool2d", "overhanging", [distinct([1, 4, 4, 1])], ([x]) =>

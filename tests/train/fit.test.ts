@@ -7,6 +7,7 @@ import { after, test } from "node:test";
 import { findCompiler } from "../../src/backends/cpu/toolchain.ts";
 import { ArrayDataset, type Batch, DataLoader, hostArray } from "../../src/data/loader.ts";
 import { setDevice } from "../../src/execution/index.ts";
+import { load } from "../../src/formats/index.ts";
 import { GPT2 } from "../../src/models/index.ts";
 import * as nn from "../../src/nn/index.ts";
 import * as optim from "../../src/optim/index.ts";
@@ -178,6 +179,49 @@ for (const [stop, device] of [
     assert.deepEqual(await weights(second.model), await weights(whole.model));
     assert.deepEqual(await readRunLog(dir), await readRunLog(wholeDir));
   });
+
+test("a run that ended with its best weights goes on from its last ones, with the bits of one never stopped", async () => {
+  const whole = setup();
+  await fit(whole.model, whole.options);
+  const dir = room();
+  const first = setup();
+  // the largest loss of all is the first: its weights are put back
+  const best = () => earlyStopping({ patience: 99, mode: "max" });
+  const ended = await fit(first.model, {
+    ...first.options,
+    epochs: 3,
+    callbacks: [best(), saveCheckpoints({ every: 5, dir })],
+  });
+  assert.equal(ended.step, 12);
+  const put = await weights(first.model);
+  const shown = await load(join(dir, "model.safetensors"));
+  for (const [key, values] of Object.entries(put)) assert.deepEqual(Array.from(await shown[key].data()), values);
+  const second = setup();
+  const resume = await checkpointToResume(dir);
+  assert.match(resume as string, /checkpoint-12$/);
+  const result = await fit(second.model, {
+    ...second.options,
+    callbacks: [earlyStopping({ patience: 99, mode: "max", restoreBest: false })],
+    resume,
+  } as FitOptions<Net, [Tensor, Tensor]>);
+  assert.equal(result.step, 20);
+  assert.deepEqual(await weights(second.model), await weights(whole.model));
+  assert.notDeepEqual(put, await weights(whole.model));
+});
+
+test("checkpoints of a part of the model hold that part, and are for no other", async () => {
+  const part = (model: Net) => ({ "fc2.weight": model.fc2.weight, "fc2.bias": model.fc2.bias as Tensor });
+  const dir = room();
+  const { model, options } = setup({ weights: part });
+  await fit(model, { ...options, epochs: 1, callbacks: [saveCheckpoints({ every: 2, dir })] });
+  assert.deepEqual(Object.keys(await load(join(dir, "model.safetensors"))).sort(), ["fc2.bias", "fc2.weight"]);
+  const resume = (await checkpointToResume(dir)) as string;
+  const other = setup({ weights: (of) => ({ "fc1.weight": of.fc1.weight, "fc2.bias": of.fc2.bias as Tensor }) });
+  await assert.rejects(
+    fit(other.model, { ...other.options, resume }),
+    /another part of the model: 1 tensors are not in it \(fc1.weight\), 1 are not learnt now \(fc2.weight\)/,
+  );
+});
 
 test("accumulation over batches of equal size gives the step of the batch they make together", async () => {
   const make = () => {

@@ -11,6 +11,7 @@ import {
   attentionExtras,
   swapHeads,
 } from "../../graph/composites/attention.ts";
+import { type BlockLinearAttrs, dequantizeBlocks } from "../../graph/composites/block-linear.ts";
 import { attrsOf, wide } from "../../graph/composites/check.ts";
 import {
   type ConvAttrs,
@@ -47,6 +48,7 @@ import type { Node } from "../../graph/node.ts";
 import {
   add,
   cast,
+  contract,
   div,
   erf,
   exp,
@@ -250,6 +252,15 @@ const linearCrossEntropyRule: Rule = single((y, g) => {
   return [needs(y, 0) ? dhidden : null, needs(y, 1) ? dweight : null, null];
 });
 
+/** The weight is not learnt, and made floating again: kept for the gradient it would be as large as one that is not in blocks. */
+const blockLinearRule: Rule = (y, grads) => {
+  const [g] = grads;
+  if (!g || needs(y, 2)) return byDecomposition(y, grads);
+  const [x, codes, scales] = y.inputs;
+  const weight = dequantizeBlocks(codes, scales, attrsOf<BlockLinearAttrs>(y.attrs));
+  return [needs(y, 0) ? contract(g, cast(weight, x.dtype)) : null, null, null];
+};
+
 // ---- recurrent ----------------------------------------------------------------------------------------------------------------
 
 /** From what the steps saved; gradients of that itself (second derivatives) go the long way. */
@@ -301,6 +312,9 @@ setGradients({
   nllLoss: classLoss(nllLossGradient),
   mseLoss: mseRule,
   binaryCrossEntropyWithLogits: bceRule,
+  blockLinear: blockLinearRule,
   linearCrossEntropy: linearCrossEntropyRule,
   linearCrossEntropyBackward: byDecomposition,
+
+  dequantize: byDecomposition,
 });

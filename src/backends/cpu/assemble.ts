@@ -24,7 +24,7 @@ import { Packs } from "./packs.ts";
 import { planCopy } from "./plans.ts";
 import { type Check, chooseForm, FLAT_ROW, type Form } from "./render.ts";
 import type { Target } from "./target.ts";
-import { bytesOf, type Commands, type Guest, type Operand, type Step, TEMPORARY } from "./templates.ts";
+import { bytesOf, type Commands, type Guest, type Operand, type Step, TEMPORARY, updates } from "./templates.ts";
 
 interface Work extends Unit, Item {
   readonly reads: Buffer[];
@@ -92,7 +92,7 @@ export class Assembler {
     this.failures = around?.failures ?? [];
     this.kernelTexts = around?.kernelTexts ?? [];
     this.numScalars = around?.numScalars ?? capture.scalars.length;
-    this.lowered = lower(capture, target.hasTemplate);
+    this.lowered = lower(capture, target.hasTemplate, target.lowerRule);
     this.fuser = new Fuser(this.lowered, target.rule, fuse);
     this.hosts = new Hosts(this.fuser, this.lowered);
     // slot 0 is the arena, then the storages, then the outputs
@@ -138,9 +138,12 @@ export class Assembler {
       hostOf: this.hosts.hostOf,
       checksOf: (n) => (this.bodies.get(n)?.assembler.bodyCanFail() ? [`loop %${n.id}`] : opaqueChecks(n)),
       overwrites: (n) => n.op === "contract" && !n.shape.includes(0),
+      updates,
     });
     for (const [key, to] of this.placement.targets) this.buffers.set(key, this.slotOf(to));
+    const unread = this.unreadOperands();
     for (const g of groups) {
+      if (g.opaque && unread.has(g.opaque)) continue;
       if (g.opaque) this.opaque(g, this.hosts.guestOf(g), kernels);
       else if (!this.hosts.isGuest(g)) this.kernel(g, kernels.get(g) as GroupKernel);
     }
@@ -152,6 +155,21 @@ export class Assembler {
       temporary: (bytes, label) => ({ bytes, slot: -1, offset: 0, label }),
       copy: (n, from, to, writesState) => this.copy(n, from, to, writesState),
     });
+  }
+
+  /** The operations whose operands are read in their place, and which nobody reads. */
+  private unreadOperands(): Set<GNode> {
+    const { groups, members } = this.fuser;
+    const unread = new Set<GNode>();
+    for (const { opaque } of groups)
+      opaque?.inputs.forEach((_, i) => {
+        const absorbed = members.absorbed(opaque, i);
+        if (absorbed) unread.add(absorbed);
+      });
+    for (const n of members.requested) unread.delete(n);
+    for (const { opaque, built } of groups)
+      for (const n of opaque ? members.operandSources(opaque) : (built?.body.buffers ?? [])) unread.delete(n);
+    return unread;
   }
 
   private bodyCanFail(): boolean {
@@ -194,7 +212,7 @@ export class Assembler {
     const n = product.opaque as GNode;
     if (n.dtype !== "float32" || n.shape.length !== 2) return;
     const [rows, columns] = n.shape;
-    if (rows < 16 || columns < 16) return;
+    if (rows < 16 || columns < 16 || this.fuser.members.absorbed(n, 1)) return;
     for (const g of this.hosts.candidates(product)) {
       if (!this.fuser.rebuild(g, rows, columns)) continue;
       if (!this.fuser.readsAtOwnPosition(g, n)) continue;
@@ -356,6 +374,7 @@ export class Assembler {
     const n = group.opaque as GNode;
     if (sizeOf(n.shape) === 0 && !n.outputs) return;
     if (n.op === "loop") this.loop(group, n);
+    else if (this.fuser.members.absorbed(n, 1)) this.quantizedContract(group, n);
     else if (n.op === "contract") this.contract(group, n, guest, guest && (kernels.get(guest) as GroupKernel));
     else this.template(group, n, guest, guest && kernels.get(guest));
   }
@@ -391,6 +410,30 @@ export class Assembler {
     if (pack) this.packs.read(pack, work);
     this.workOf.set(group, work);
     if (guest && made) this.runBehind(work, n, guest, made, plan.rowBlock, "columns");
+  }
+
+  /** A product that reads its right side's codes. */
+  private quantizedContract(group: Group, n: GNode): void {
+    const { members } = this.fuser;
+    const [a, b] = [members.look(n, 0), members.look(n, 1)];
+    const plan = (this.target.planQuantized as NonNullable<Target["planQuantized"]>)(n, a, b);
+    this.scratchBytes = Math.max(this.scratchBytes, plan.scratchBytes);
+    const place = (x: GNode, i: number): Place => {
+      const { source, offset } = members.look(x, i);
+      return [this.buffer(source), offset * dtypes[x.inputs[i].dtype].bytes];
+    };
+    const out = this.buffer(n);
+    const draft = draftOf(plan.main, {
+      a: place(n, 0),
+      codes: place(b.source, 0),
+      scales: place(b.source, 1),
+      values: place(b.source, b.source.inputs.length - 1),
+      out: [out, 0],
+    });
+    draft.writesState = this.isInPlace(group);
+    const reads = draft.buffers.map((x) => x[0]).filter((x) => x !== out);
+    const flops = 2 * sizeOf(n.shape) * n.inputs[0].shape[1];
+    this.workOf.set(group, this.work(`contract %${n.id} of codes`, reads, [out], draft, flops));
   }
 
   /** A result of the guest that may lie where the product lay, if the guest is all that reads it: then one memory serves both. */
@@ -436,11 +479,12 @@ export class Assembler {
         label,
         reads,
         writes,
-        { fn, rows, grain, params, buffers: bound, scalars, writesState: false },
+        { fn, rows, grain, params, buffers: bound, scalars, writesState: this.isInPlace(group) },
         flops,
       );
     };
-    const lead = planned.lead && step(`pack for %${n.id}`, planned.lead, 0);
+    const isPrepared = planned.leadsInPlace === false && this.isInPlace(group);
+    const lead = planned.lead && !isPrepared && step(`pack for %${n.id}`, planned.lead, 0);
     const work = step(`${n.op} %${n.id}`, planned, planned.flops + (made?.kernel.flops ?? 0));
     if (lead) work.lead.push(lead);
     this.workOf.set(group, planned.finish ? step(`finish %${n.id}`, planned.finish, 0) : work);

@@ -31,6 +31,7 @@ export async function openCpuBackend(options: { fuse?: boolean } = {}): Promise<
     name: "cpu",
     dtypes: Object.keys(dtypes) as DType[],
     allocate: (bytes) => allocator.allocate(bytes),
+    adopt: (data) => allocator.adopt(data),
     write: (memory, data) => {
       (memory as Memory).access((bytes) => bytes.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)));
     },

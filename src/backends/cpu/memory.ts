@@ -2,14 +2,17 @@
  * Memory of the `cpu` backend: allocations that come back when they are unreachable, and are given out again, and the
  * arena of the temporaries.
  */
+import type { TypedArray } from "../../core/dtype.ts";
 import { BackendError } from "../../core/errors.ts";
+import { foreignOf } from "../../core/foreign.ts";
 import { Collector } from "../collector.ts";
 import type { NativeRuntime } from "./native.ts";
 
-/** One native allocation; it is freed when no memory in it is reachable. */
+/** One native allocation, freed when no memory in it is reachable; or a part of a mapped file, which `owner` keeps. */
 interface Block {
   readonly pointer: number;
   readonly bytes: number;
+  readonly owner?: object;
 }
 
 /** Memory on the device: a block, or a part of one. */
@@ -121,6 +124,14 @@ export class Allocator {
     if (bytes <= this.tiny.largest) return this.take(this.tiny, bytes);
     if (bytes <= this.small.largest) return this.take(this.small, bytes);
     return new Memory(this.runtime, this.block(bytes), 0, bytes);
+  }
+
+  /** Memory where it lies, as that of a mapped file: aligned as the file has it, at least to its elements. Null where it is JavaScript's. */
+  adopt(data: TypedArray): Memory | null {
+    const foreign = foreignOf(data.buffer);
+    if (foreign === null) return null;
+    const block = { pointer: foreign.address + data.byteOffset, bytes: data.byteLength, owner: foreign.owner };
+    return new Memory(this.runtime, block, 0, data.byteLength);
   }
 
   private take(from: Pool, bytes: number): Memory {

@@ -31,7 +31,18 @@ export interface KernelShape {
 
 const headers = ["abi.h", "simd.h", "runtime.h", "microkernel.h", "microkernel.inc"];
 /** The runtime's units; those that take longest to compile come first, so that the others fill the rest of the time. */
-const sources = ["gemm", "attention", "conv", "indexed", "pool", "program", "system", "builtins"];
+const sources = [
+  "gemm",
+  "blocks",
+  "attention",
+  "conv",
+  "quantized",
+  "indexed",
+  "pool",
+  "program",
+  "system",
+  "builtins",
+];
 const texts = new Map<string, string>();
 function read(file: string): string {
   let text = texts.get(file);

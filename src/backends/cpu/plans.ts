@@ -37,6 +37,13 @@ export interface AttentionDesc extends AttentionSizes {
   readonly hasLength?: boolean;
   /** The command's last scalar is the position of query 0; query i sees keys up to offset + i when causal. */
   readonly hasOffset?: boolean;
+  /** The queries are the last of the valid positions. */
+  readonly isLast?: boolean;
+  /** Forward: types of k and v, float32 by default. */
+  readonly kDType?: DType;
+  readonly vDType?: DType;
+  /** Forward: strides (batch, head, query, key) of the mask, bytes, where there is one. */
+  readonly mask?: readonly number[];
   readonly q: HeadStrides;
   readonly k: HeadStrides;
   readonly v: HeadStrides;
@@ -57,7 +64,12 @@ function attentionParams(desc: AttentionDesc, queries: number): number[] {
   const { B, H, Hkv, Tq, Tk, D, q, k, v, o } = desc;
   checkHeads(desc);
   const none: HeadStrides = [0, 0, 0];
-  const flags = (desc.causal ? 1 : 0) | (desc.hasLength ? 2 : 0) | (desc.hasOffset ? 4 : 0);
+  const flags =
+    (desc.causal ? 1 : 0) |
+    (desc.hasLength ? 2 : 0) |
+    (desc.hasOffset ? 4 : 0) |
+    (desc.isLast ? 8 : 0) |
+    (desc.mask ? 16 : 0);
   return [
     B,
     H,
@@ -67,6 +79,8 @@ function attentionParams(desc: AttentionDesc, queries: number): number[] {
     D,
     flags,
     queries,
+    dtypes[desc.kDType ?? "float32"].code,
+    dtypes[desc.vDType ?? "float32"].code,
     ...q,
     ...k,
     ...v,
@@ -75,6 +89,7 @@ function attentionParams(desc: AttentionDesc, queries: number): number[] {
     ...(desc.dq ?? none),
     ...(desc.dk ?? none),
     ...(desc.dv ?? none),
+    ...(desc.mask ?? [0, 0, 0, 0]),
   ];
 }
 
@@ -82,7 +97,7 @@ function attentionParams(desc: AttentionDesc, queries: number): number[] {
  * Attention forward, writing o and the log-sum-exp of each row, lse [B, H, Tq]. Scalars of the command: scale, length
  * and offset where declared. A query that sees no key gets zeros.
  */
-export function planAttention(shape: KernelShape, desc: AttentionDesc): Plan<"q" | "k" | "v" | "o" | "lse"> {
+export function planAttention(shape: KernelShape, desc: AttentionDesc): Plan<"q" | "k" | "v" | "o" | "lse" | "mask"> {
   const { B, H, Tq, D } = desc;
   const { mr, nr } = shape;
   const part = roundUp(72, mr);
@@ -91,15 +106,16 @@ export function planAttention(shape: KernelShape, desc: AttentionDesc): Plan<"q"
   queries = Math.min(queries, Math.max(Tq, 1));
   const DP = roundUp(D, nr);
   const floats = D * 256 + 256 * DP + part * 272 + queries * DP + 3 * roundUp(queries, 16) + queries * (D + 16) + 256;
+  const widened = desc.kDType || desc.vDType ? 256 * D : 0;
   return {
     main: {
       fn: "attention_fwd",
       rows: B * H * Math.ceil(Tq / queries),
       grain: 1,
-      buffers: ["q", "k", "v", "o", "lse"],
+      buffers: desc.mask ? ["q", "k", "v", "o", "lse", "mask"] : ["q", "k", "v", "o", "lse"],
       params: attentionParams(desc, queries),
     },
-    scratchBytes: 4 * floats,
+    scratchBytes: 4 * (floats + widened),
   };
 }
 
@@ -289,5 +305,73 @@ export function planCopy(desc: {
       params: [dtypes[desc.dtype].bytes, axes.length, ...axes.flat()],
     },
     scratchBytes: 0,
+  };
+}
+
+/**
+ * Copies an update into `out`, contiguous and of `shape`, at offsets that are the command's scalars, one an axis, held so that it lies
+ * inside. The update's last axis is contiguous; at most 8 axes.
+ */
+export function planUpdate(desc: {
+  readonly shape: readonly number[];
+  readonly update: readonly number[];
+  readonly dtype: DType;
+  /** Element strides of the update. */
+  readonly strides: readonly number[];
+}): CommandDesc<"update" | "out"> {
+  const { shape, update, strides } = desc;
+  if (shape.length < 1 || shape.length > 8) throw new ShapeError(`update: ${shape.length} axes; from 1 to 8`);
+  const to = contiguousStrides(shape);
+  const width = update[update.length - 1];
+  return {
+    fn: "update",
+    rows: update.slice(0, -1).reduce((a, b) => a * b, 1),
+    grain: Math.max(1, Math.floor(GRAIN / Math.max(width, 1))),
+    buffers: ["update", "out"],
+    params: [
+      dtypes[desc.dtype].bytes,
+      shape.length,
+      ...shape.flatMap((size, i) => [update[i], strides[i], to[i], size - update[i]]),
+    ],
+  };
+}
+
+/** As BLOCK and TILE in blocks.c. */
+const BLOCK = 32;
+const BLOCK_TILE = 64;
+
+/** y [M, N] = x [M, K] · weightᵀ with a weight in blocks of 8 or 4 bits; x becomes integers one phase before. */
+export function planBlockLinear(desc: {
+  readonly M: number;
+  readonly N: number;
+  readonly K: number;
+  readonly bits: number;
+  /** Elements from a row of x to the next. */
+  readonly rowStride: number;
+}): Plan<"xCodes" | "xScales" | "xOffsets" | "codes" | "scales" | "y"> & {
+  readonly quantize: CommandDesc<"x" | "xCodes" | "xScales" | "xOffsets">;
+  /** Bytes of x's codes, scales and offsets. */
+  readonly temporaries: readonly number[];
+} {
+  const { M, N, K, bits, rowStride } = desc;
+  const blocks = M * (bits === 4 ? roundUp(K / BLOCK, 4) : K / BLOCK);
+  const slack = 64; // vectors are read whole
+  return {
+    quantize: {
+      fn: "block_quantize",
+      rows: blocks,
+      grain: 64,
+      buffers: ["x", "xCodes", "xScales", "xOffsets"],
+      params: [K, rowStride, bits],
+    },
+    main: {
+      fn: "block_linear",
+      rows: Math.ceil(N / BLOCK_TILE),
+      grain: 1,
+      buffers: ["xCodes", "xScales", "xOffsets", "codes", "scales", "y"],
+      params: [M, N, K, bits],
+    },
+    temporaries: [2 * BLOCK * blocks, 4 * blocks + slack, bits === 4 ? 16 * blocks : slack],
+    scratchBytes: 4 * (roundUp(K / BLOCK, 16) + 32),
   };
 }

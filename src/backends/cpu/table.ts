@@ -25,6 +25,12 @@ export const builtins = [
   "conv2d_dx",
   "conv2d_dw",
   "conv2d_dw_finish",
+  "gemm_quantized",
+  "gemm_quantized_skinny",
+  "dequantize",
+  "update",
+  "block_quantize",
+  "block_linear",
 ] as const;
 export type BuiltinName = (typeof builtins)[number];
 

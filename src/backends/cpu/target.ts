@@ -5,7 +5,7 @@
  */
 
 import type { Kernel } from "../../compiler/kernel.ts";
-import type { GNode, HasTemplate } from "../../compiler/lower.ts";
+import type { GNode, HasTemplate, LowerRule } from "../../compiler/lower.ts";
 import type { OpaqueRule } from "../../compiler/members.ts";
 import type { Strided } from "../../compiler/views.ts";
 import type { CommandDesc, ContractDesc, ContractPlan } from "./contract.ts";
@@ -14,6 +14,7 @@ import { takesView } from "./loops.ts";
 import type { NativeRuntime } from "./native.ts";
 import { hasOwnKernel, isOwn, planOwn } from "./own.ts";
 import { planTranspose } from "./plans.ts";
+import { planQuantized, type QuantizedBuffer, takesCodes } from "./quantized.ts";
 import { type Check, type Form, renderKernel } from "./render.ts";
 import {
   type Commands,
@@ -23,15 +24,23 @@ import {
   isOpaque,
   partsBehind,
   planOpaque,
+  readsHalf,
   takesStrided,
 } from "./templates.ts";
 
 export interface Target {
   readonly rule: OpaqueRule;
   readonly hasTemplate: HasTemplate;
+  readonly lowerRule?: LowerRule;
   /** The source of a kernel: equal ones are compiled once. */
   readonly render: (kernel: Kernel, form: Form) => { source: string; checks: readonly Check[] };
   readonly planContract: (desc: ContractDesc) => ContractPlan;
+  /** The command of a product that reads the codes of its right side (`rule.absorbs`). */
+  readonly planQuantized?: (
+    n: GNode,
+    a: Strided,
+    b: Strided,
+  ) => { readonly main: CommandDesc<QuantizedBuffer>; readonly scratchBytes: number };
   /** The commands of an opaque node that is no product; `errorOp` is what it fails as. */
   readonly planOpaque: (n: GNode, looks: readonly Strided[], errorOp: number, guest?: Guest) => Commands;
   /** Into how many equal parts an opaque node's result may be cut for a kernel behind its command's tiles, most first. */
@@ -48,7 +57,9 @@ export const nativeTarget = (runtime: NativeRuntime): Target => ({
     isOpaque: (n) => n.op === "loop" || isOpaque(n) || isOwn(n),
     takesStrided: (n, operand, inMemory) => (n.op === "loop" ? takesView : takesStrided)(n, operand, inMemory),
     ignores,
+    absorbs: takesCodes,
   },
+  lowerRule: { readsHalf },
   hasTemplate: (name, node) => name === "loop" || hasTemplate(name, node) || hasOwnKernel(node),
   render: (kernel, form) => {
     const { body, needed, hasFloat64, checks } = renderKernel(kernel, form);
@@ -57,6 +68,7 @@ export const nativeTarget = (runtime: NativeRuntime): Target => ({
     return { source: `${prelude}\n${head} {\n  (void)tid;\n${body}\n}\n`, checks };
   },
   planContract: (desc) => runtime.planContract(desc),
+  planQuantized: (n, a, b) => planQuantized(runtime.shape, n, a, b),
   planOpaque: (n, looks, errorOp, guest) =>
     planOpaque(n, looks, runtime.shape, errorOp, guest) ?? planOwn(n, runtime.features),
   partsBehind,

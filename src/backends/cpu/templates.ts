@@ -8,6 +8,7 @@ import type { GNode } from "../../compiler/lower.ts";
 import { type Strided, strided } from "../../compiler/views.ts";
 import { dtypes } from "../../core/dtype.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
+import { attentionExtras } from "../../graph/composites/attention.ts";
 import type { Node } from "../../graph/node.ts";
 import type { CommandDesc } from "./contract.ts";
 import {
@@ -26,9 +27,13 @@ import {
   planArgsort,
   planAttention,
   planAttentionBackward,
+  planBlockLinear,
+  planCopy,
   planCumulative,
   planScatter,
+  planUpdate,
 } from "./plans.ts";
+import { planDequantize } from "./quantized.ts";
 
 export interface Operand {
   /** The operand's number, −1 − k for output k, or TEMPORARY + k. */
@@ -57,6 +62,8 @@ export interface Commands extends Step {
   readonly temporaries?: readonly number[];
   /** Prepares operands, one phase before. */
   readonly lead?: Step;
+  /** False: where the result is the state that operand 0 is, there is nothing to prepare. Default: true. */
+  readonly leadsInPlace?: boolean;
   /** Puts parts together, one phase after. */
   readonly finish?: Step;
   readonly scratchBytes: number;
@@ -159,11 +166,24 @@ function convCommands(plan: ConvPlan<string>, weight: Strided, flops: number): C
   };
 }
 
-const plainAttention = (n: Node, extras: number): boolean =>
-  n.inputs[0].dtype === "float32" &&
-  n.inputs.length === extras &&
-  n.inputs[0].shape[3] === n.inputs[2].shape[3] &&
-  n.inputs[0].shape[3] <= 256;
+const plainAttention = (n: Node): boolean =>
+  n.inputs[0].dtype === "float32" && n.inputs[0].shape[3] === n.inputs[2].shape[3] && n.inputs[0].shape[3] <= 256;
+
+/** A number that the command takes from the table of scalars. */
+const isScalar = ({ operation: { name } }: Node): boolean => name === "scalar" || name === "const";
+const scalarOf = (n: GNode): number | GNode => (n.op === "const" ? (n.attrs["value"] as number) : n);
+
+/** Forward: also up to a runtime length, and under a mask of booleans. */
+function attends(n: Node): boolean {
+  const { length, mask } = attentionExtras(n.inputs, 3, n.attrs);
+  return plainAttention(n) && (!length || isScalar(length)) && (!mask || mask.dtype === "bool");
+}
+
+/** Strides of a view of `look.source` where it grows to [B, H, Tq, Tk]: none along axes that it does not have, or has once. */
+function grown(shape: readonly number[], strides: readonly number[]): number[] {
+  const missing = 4 - shape.length;
+  return Array.from({ length: 4 }, (_, i) => (i < missing || shape[i - missing] === 1 ? 0 : strides[i - missing]));
+}
 
 /** (batch, head, time) strides of a [B, H, T, D] operand. */
 const heads = (look: Strided): HeadStrides => [look.strides[0], look.strides[1], look.strides[2]];
@@ -208,21 +228,32 @@ const prefix = (op: "add" | "mul" | "max"): Template => ({
 
 export const templates: Readonly<Record<string, Template>> = {
   attention: {
-    fits: (n) => plainAttention(n, 3),
-    strided: (_n, _i, look) => look.strides[3] === 1,
+    fits: attends,
+    strided: (_n, i, look) => i > 2 || look.strides[3] === 1,
+    ignores: (n, i) => i === 3 && n.attrs["length"] === true,
     plan: (n, looks, shape) => {
       const desc = attentionDesc(n, looks);
       const o = headsOut(contiguousStrides(n.shape));
-      const { main, scratchBytes } = planAttention(shape, { ...desc, o });
-      const buffers = [
-        ...looks.map((l, i) => ({ of: i, offset: l.offset })),
-        { of: -1, offset: 0 },
-        { of: -2, offset: 0 },
-      ];
+      const hasLength = n.attrs["length"] === true;
+      const maskAt = n.attrs["mask"] === true ? n.inputs.length - 1 : null;
+      const half = (i: number) =>
+        n.inputs[i].dtype === "float32" ? {} : { [i === 1 ? "kDType" : "vDType"]: n.inputs[i].dtype };
+      const { main, scratchBytes } = planAttention(shape, {
+        ...desc,
+        ...half(1),
+        ...half(2),
+        o,
+        hasLength,
+        isLast: hasLength && desc.causal,
+        ...(maskAt !== null && { mask: grown(n.inputs[maskAt].shape, looks[maskAt].strides) }),
+      });
+      const operand = (i: number) => ({ of: i, offset: looks[i].offset });
+      const outputs = [-1, -2].map((of) => ({ of, offset: 0 }));
+      const buffers = [...[0, 1, 2].map(operand), ...outputs, ...(maskAt === null ? [] : [operand(maskAt)])];
       return {
         command: main,
         buffers,
-        scalars: [n.attrs["scale"] as number],
+        scalars: [n.attrs["scale"] as number, ...(hasLength ? [scalarOf(n.inputs[3])] : [])],
         scratchBytes,
         canFail: false,
         flops: 2 * desc.B * desc.H * desc.Tq * desc.Tk * desc.D * (desc.causal ? 1 : 2),
@@ -230,7 +261,7 @@ export const templates: Readonly<Record<string, Template>> = {
     },
   },
   attentionBackward: {
-    fits: (n) => plainAttention(n, 6),
+    fits: (n) => plainAttention(n) && n.inputs.length === 6,
     strided: (_n, i, look) => i !== 4 && look.strides[3] === 1,
     plan: (n, looks, shape) => {
       const desc = attentionDesc(n, looks);
@@ -308,6 +339,51 @@ export const templates: Readonly<Record<string, Template>> = {
       };
     },
   },
+  blockLinear: {
+    fits: ({ inputs: [x, , scales] }) => x.dtype === "float32" && scales.dtype === "float16",
+    strided: (_n, i, look) => i === 0 && look.strides[1] === 1,
+    plan: (n, looks) => {
+      const [M, K] = n.inputs[0].shape;
+      const N = n.shape[1];
+      const sizes = { M, N, K, bits: n.attrs["bits"] as number, rowStride: looks[0].strides[0] };
+      const { main, quantize, temporaries, scratchBytes } = planBlockLinear(sizes);
+      const whole = (of: number): Operand => ({ of, offset: 0 });
+      const integers = temporaries.map((_, i) => whole(TEMPORARY + i));
+      return {
+        command: main,
+        buffers: [...integers, whole(1), whole(2), whole(-1)],
+        lead: { command: quantize, buffers: [{ of: 0, offset: looks[0].offset }, ...integers] },
+        temporaries,
+        scalars: [],
+        scratchBytes,
+        canFail: false,
+        flops: 2 * M * N * K,
+      };
+    },
+  },
+  dynamicUpdate: {
+    // another tensor's update joins the kernels that read it
+    fits: ({ inputs: [x, update, ...offsets] }) =>
+      x.storage !== null && x.dtype === update.dtype && x.shape.length > 0 && offsets.every(isScalar),
+    strided: (_n, i, look) => i === 1 && look.strides[look.strides.length - 1] === 1,
+    ignores: (_n, i) => i > 1,
+    plan: (n, looks) => {
+      const update = n.inputs[1];
+      const out: Operand = { of: -1, offset: 0 };
+      const strides = contiguousStrides(n.shape);
+      const { main: copy } = planCopy({ shape: n.shape, dtype: n.dtype, from: looks[0].strides, to: strides });
+      return {
+        command: planUpdate({ shape: n.shape, update: update.shape, dtype: n.dtype, strides: looks[1].strides }),
+        buffers: [{ of: 1, offset: looks[1].offset }, out],
+        lead: { command: copy, buffers: [{ of: 0, offset: looks[0].offset }, out] },
+        leadsInPlace: false,
+        scalars: n.inputs.slice(2).map(scalarOf),
+        scratchBytes: 0,
+        canFail: false,
+        flops: sizeOf(update.shape),
+      };
+    },
+  },
   scatter: {
     strided: (n, i, look) => i > 0 && collapse(n.inputs[i].shape, look.strides, n.attrs["axis"] as number) !== null,
     ignores: (n, i) => i === 0 && isZero(n.inputs[0]),
@@ -362,6 +438,18 @@ export const templates: Readonly<Record<string, Template>> = {
       };
     },
   },
+  dequantize: {
+    fits: (n) => n.dtype === "float32",
+    // whole buffers, whatever their shape
+    strided: (n, i, look) => look.strides.join() === contiguousStrides(n.inputs[i].shape).join(),
+    plan: (n, looks) => {
+      const command = planDequantize(n);
+      // 8 bits have no table of values; its place is filled
+      const of = { codes: 0, scales: 1, values: looks.length - 1, out: -1 };
+      const buffers = command.buffers.map((b) => ({ of: of[b], offset: of[b] < 0 ? 0 : looks[of[b]].offset }));
+      return { command, buffers, scalars: [], scratchBytes: 0, canFail: false, flops: sizeOf(n.shape) };
+    },
+  },
   cumsum: prefix("add"),
   cumprod: prefix("mul"),
   cummax: prefix("max"),
@@ -387,6 +475,13 @@ export const planOpaque = (
 
 /** Into how many equal parts an opaque node's result may be cut for a kernel behind its command's tiles, most first. */
 export const partsBehind = (n: GNode): readonly number[] => templates[n.op]?.behind?.(n) ?? [];
+
+/** Whether the runtime reads operand i of an operation in 16 bits as it reads it in 32. */
+export const readsHalf = (op: string, operand: number): boolean =>
+  op === "contract" || (op === "attention" && (operand === 1 || operand === 2));
+
+/** Whether an operation may write its result over its first operand, of which it leaves most as it is. */
+export const updates = (n: GNode): boolean => n.op === "dynamicUpdate";
 
 export const ignores = (n: GNode, operand: number): boolean => templates[n.op]?.ignores?.(n, operand) ?? false;
 

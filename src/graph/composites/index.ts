@@ -4,7 +4,9 @@
  */
 export { gelu, relu, sigmoid, silu } from "./activation.ts";
 export { type AttentionAttrs, type AttentionOptions, attention, attentionBackward } from "./attention.ts";
+export { type BlockLinearAttrs, blockLinear, blockSize, dequantizeBlocks } from "./block-linear.ts";
 export { type ConvAttrs, conv, convInputGradient, convWeightGradient } from "./conv.ts";
+export { type DequantizeAttrs, dequantize, nf4Block, type QuantizedFormat } from "./dequantize.ts";
 export { type LinearCrossEntropyAttrs, linearCrossEntropy, linearCrossEntropyBackward } from "./linearCrossEntropy.ts";
 export {
   type BceAttrs,

@@ -11,6 +11,9 @@ import { openCpuBackend } from "../../../src/backends/cpu/index.ts";
 import { builtins } from "../../../src/backends/cpu/native.ts";
 import { cpuFeatures, features, findCompiler } from "../../../src/backends/cpu/toolchain.ts";
 import { type DType, decode, dtypes } from "../../../src/core/dtype.ts";
+import { quantizeLinear } from "../../../src/finetune/index.ts";
+import { attention, blockLinear } from "../../../src/graph/composites/index.ts";
+import { constant, dynamicUpdate, scalar } from "../../../src/graph/ops.ts";
 import {
   arange,
   defineOperation,
@@ -25,7 +28,7 @@ import {
   registerBackend,
   setDevice,
   synchronize,
-  type Tensor,
+  Tensor,
   tensor,
   zeros,
 } from "../../../src/index.ts";
@@ -222,6 +225,42 @@ const bodies: Record<string, (begin: Begin) => Promise<void>> = {
     products.push(e.mul(9).int().matmul(f.mul(9).int().t()));
     products.push(e.half().matmul(f.half().t()), e.bfloat16().matmul(f.bfloat16().t()));
     await read(products);
+  },
+  "products with weights in 4 and 8 bits": async (begin) => {
+    const layers = [];
+    for (const quantization of ["nf4", "int8"] as const)
+      layers.push(await quantizeLinear(new nn.Linear(300, 70, { bias: false }), { quantization }));
+    const buffers = layers.flatMap((layer) => layer.buffers());
+    const [few, many, dy] = await ready(begin, randn([3, 300]), randn([50, 300]), randn([50, 70]), ...buffers);
+    await read(
+      layers.flatMap((layer) => {
+        const weight = layer.dequantize();
+        return [layer.forward(few), layer.forward(many), dy.matmul(weight), weight.sum(0)];
+      }),
+    );
+  },
+  "a cache, and weights in blocks": async (begin) => {
+    const codes = [randint(0, 256, [70, 96]), randint(0, 256, [70, 48])].map((x) => x.to({ dtype: "uint8" }));
+    const scales = randn([70, 3]).mul(0.01).half();
+    const rows = [randn([1, 96]), randn([7, 96])];
+    const cache = [randn([1, 2, 40, 16]), randn([1, 2, 40, 16]).bfloat16(), randn([1, 2, 40, 16]).half()];
+    const [c8, c4, s, x1, x7, q, q5, wide, brain, half, fresh] = await ready(
+      begin,
+      ...[...codes, scales, ...rows, randn([1, 4, 1, 16]), randn([1, 4, 5, 16])],
+      ...[...cache, randn([1, 2, 1, 16])],
+    );
+    const products = [x1, x7].flatMap((x) => [
+      new Tensor(blockLinear(x.node, c8.node, s.node, { bits: 8 })),
+      new Tensor(blockLinear(x.node, c4.node, s.node, { bits: 4 })),
+    ]);
+    const [zero, at, length] = [constant(0, "int32"), scalar(11, "int32"), scalar(12, "int32")];
+    const updated = dynamicUpdate(wide.node, fresh.node, [zero, zero, at, zero]);
+    const over = (query: Tensor, memory: Tensor): Tensor => {
+      const [keys, asked] = [memory.node, query.to({ dtype: memory.dtype }).node];
+      return new Tensor(attention(asked, keys, keys, { causal: true, length }).out);
+    };
+    const seen = [wide, brain, half].flatMap((memory) => [over(q, memory), over(q5, memory)]);
+    await read([...products, new Tensor(updated), ...seen]);
   },
   "functions of float32": async (begin) => {
     const [x] = await ready(begin, randn([3, 131]).mul(4));

@@ -27,7 +27,18 @@ export interface TargetSpec {
   readonly runner: readonly string[] | null;
 }
 
-const runtimeSources = ["pool", "program", "system", "builtins", "gemm", "attention", "indexed", "conv"];
+const runtimeSources = [
+  "pool",
+  "program",
+  "system",
+  "builtins",
+  "gemm",
+  "blocks",
+  "attention",
+  "indexed",
+  "conv",
+  "quantized",
+];
 const main = fileURLToPath(new URL("./cross.c", import.meta.url));
 
 /** At most as many compilers at once as there are cores. */

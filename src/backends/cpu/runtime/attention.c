@@ -4,17 +4,22 @@
  * q [B, H, Tq, D], k and v [B, Hkv, Tk, D], o and the gradients by element strides with D contiguous; query head h reads
  * key head h / (H / Hkv). Query i stands at position offset + i; causal: it sees keys up to its own position.
  *
- * scalars: scale, then (flag LENGTH) the number of valid keys, then (flag OFFSET) the position of query 0.
+ * scalars: scale, then (flag LENGTH) the number of valid keys, then (flag OFFSET) the position of query 0. With LAST the
+ * queries are the last of the valid positions. The forward pass also takes k and v of 16 bits, and with MASK a mask of bytes
+ * (b[5], with strides of its own): a key counts for a query where it is not 0.
  *
  * plans.ts counts the scratch from these sizes.
  */
 #include "microkernel.h"
 #include <math.h>
 
-enum { A_B, A_H, A_HKV, A_TQ, A_TK, A_D, A_FLAGS, A_QBLOCK, A_STRIDES };
-enum { CAUSAL = 1, LENGTH = 2, OFFSET = 4 };
-/* strides (batch, head, time) of q, k, v, o, then of dO, dq, dk, dv */
-enum { S_Q = 0, S_K = 3, S_V = 6, S_O = 9, S_DO = 12, S_DQ = 15, S_DK = 18, S_DV = 21 };
+enum { A_B, A_H, A_HKV, A_TQ, A_TK, A_D, A_FLAGS, A_QBLOCK, A_KDTYPE, A_VDTYPE, A_STRIDES };
+enum { CAUSAL = 1, LENGTH = 2, OFFSET = 4, LAST = 8, MASK = 16 };
+/* strides (batch, head, time) of q, k, v, o, then of dO, dq, dk, dv, then (batch, head, query, key) of the mask */
+enum { S_Q = 0, S_K = 3, S_V = 6, S_O = 9, S_DO = 12, S_DQ = 15, S_DK = 18, S_DV = 21, S_MASK = 24 };
+/* The score of a masked key, and what is above all of these, however scaled. */
+#define MASKED -1e30f
+#define UNMASKED -1e26f
 enum { QUERIES = (72 + MR - 1) / MR * MR, KEYS = 256, LD = KEYS + 16, QUERIES_BWD = 256, KEYS_BWD = (72 + MR - 1) / MR * MR };
 
 typedef struct { int64_t b, h, hkv, tq, tk, d, length, offset; int causal; float scale; const int64_t *s; } Attention;
@@ -24,6 +29,7 @@ INLINE Attention attention(const Cmd *c) {
   int at = 1;
   if (flags & LENGTH) a.length = max64(0, min64(a.tk, (int64_t)c->s[c->si[at++]]));
   if (flags & OFFSET) a.offset = (int64_t)c->s[c->si[at++]];
+  if (flags & LAST) a.offset = a.length - a.tq;
   return a;
 }
 #define AT(base, which, bi, hi, ti) ((base) + (bi) * a.s[which] + (hi) * a.s[(which) + 1] + (ti) * a.s[(which) + 2])
@@ -33,77 +39,100 @@ INLINE int64_t visible(const Attention *a, int64_t i) {
 }
 INLINE int collide(int64_t ld) { return MR > 8 && ld * 4 % 2048 == 0; }
 
-/* One query, no packing: for decoding, where every key and value is read once. */
-static void forward_one(const Attention *at, const float *q, const float *K, const float *V, int64_t ldk, int64_t ldv, int64_t n, float *s, float *o, float *lse) {
-  const int64_t D = at->d;
-  float m = -INFINITY, z = 0;
-  for (int64_t d = 0; d < D; d++) o[d] = 0;
-  for (int64_t j0 = 0; j0 < n; j0 += KEYS) {
-    const int64_t kn = min64(KEYS, n - j0), kw = round_up(kn, W);
-    for (int64_t j = 0; j < kn; j++) {
-      const float *k = K + (j0 + j) * ldk;
-      vf x = {0}, y = {0};
-      int64_t d = 0;
-      for (; d + 2 * W <= D; d += 2 * W) {
-        x = fma_(LOAD(q + d), LOAD(k + d), x);
-        y = fma_(LOAD(q + d + W), LOAD(k + d + W), y);
-      }
-      for (; d + W <= D; d += W) x = fma_(LOAD(q + d), LOAD(k + d), x);
-      float t = hsum(x + y);
-      for (; d < D; d++) t += q[d] * k[d];
-      s[j] = t * at->scale;
-    }
-    for (int64_t j = kn; j < kw; j++) s[j] = -1e30f;
-    vf top = LOAD(s);
-    for (int64_t j = W; j < kw; j += W) top = max_(top, LOAD(s + j));
-    const float mn = fmaxf(m, hmax(top)), alpha = m == -INFINITY ? 0 : expf(m - mn);
-    vf sum = {0};
-    for (int64_t j = 0; j < kw; j += W) {
-      vf e = exp_(LOAD(s + j) - splat(mn));
-      if (j + W > kn) e = select_((vi)(iota_() + splati((int)j) < splati((int)kn)), e, (vf){0});
-      sum += e;
-      STORE(s + j, e);
-    }
-    z = z * alpha + hsum(sum);
-    m = mn;
-    int64_t d = 0;
-    for (; d + W <= D; d += W) {
-      vf x = LOAD(o + d) * splat(alpha), y = {0};
-      int64_t j = 0;
-      for (; j + 2 <= kn; j += 2) {
-        x = fma_(splat(s[j]), LOAD(V + (j0 + j) * ldv + d), x);
-        y = fma_(splat(s[j + 1]), LOAD(V + (j0 + j + 1) * ldv + d), y);
-      }
-      if (j < kn) x = fma_(splat(s[j]), LOAD(V + (j0 + j) * ldv + d), x);
-      STORE(o + d, x + y);
-    }
-    for (; d < D; d++) {
-      float x = o[d] * alpha;
-      for (int64_t j = 0; j < kn; j++) x += s[j] * V[(j0 + j) * ldv + d];
-      o[d] = x;
-    }
+/* One query, no packing: for decoding, where every key and value is read once. `mask`: its row, or 0. */
+#define FORWARD_ONE(NAME, T_, LOADT, LOAD1)                                                                                                           \
+  static void NAME(const Attention *at, const float *q, const T_ *K, const T_ *V, const uint8_t *mask, int64_t n, float *s, float *o, float *lse) {   \
+    const int64_t D = at->d, ldk = at->s[S_K + 2], ldv = at->s[S_V + 2], lm = at->s[S_MASK + 3];                                                      \
+    float m = -INFINITY, z = 0;                                                                                                                       \
+    for (int64_t d = 0; d < D; d++) o[d] = 0;                                                                                                         \
+    for (int64_t j0 = 0; j0 < n; j0 += KEYS) {                                                                                                        \
+      const int64_t kn = min64(KEYS, n - j0), kw = round_up(kn, W);                                                                                   \
+      for (int64_t j = 0; j < kn; j++) {                                                                                                              \
+        const T_ *k = K + (j0 + j) * ldk;                                                                                                             \
+        vf x = {0}, y = {0};                                                                                                                          \
+        int64_t d = 0;                                                                                                                                \
+        for (; d + 2 * W <= D; d += 2 * W) {                                                                                                          \
+          x = fma_(LOAD(q + d), LOADT(k + d), x);                                                                                                     \
+          y = fma_(LOAD(q + d + W), LOADT(k + d + W), y);                                                                                             \
+        }                                                                                                                                             \
+        for (; d + W <= D; d += W) x = fma_(LOAD(q + d), LOADT(k + d), x);                                                                            \
+        float t = hsum(x + y);                                                                                                                        \
+        for (; d < D; d++) t += q[d] * LOAD1(k[d]);                                                                                                   \
+        s[j] = mask && !mask[(j0 + j) * lm] ? MASKED : t * at->scale;                                                                                 \
+      }                                                                                                                                               \
+      for (int64_t j = kn; j < kw; j++) s[j] = MASKED;                                                                                                \
+      vf top = LOAD(s);                                                                                                                               \
+      for (int64_t j = W; j < kw; j += W) top = max_(top, LOAD(s + j));                                                                               \
+      const float mn = fmaxf(m, hmax(top)), alpha = m == -INFINITY ? 0 : expf(m - mn);                                                                \
+      if (mn < UNMASKED) continue;                                                                                                                    \
+      vf sum = {0};                                                                                                                                   \
+      for (int64_t j = 0; j < kw; j += W) {                                                                                                           \
+        const vf x = LOAD(s + j), e = select_((vi)(x < splat(UNMASKED)), (vf){0}, exp_(x - splat(mn)));                                               \
+        sum += e;                                                                                                                                     \
+        STORE(s + j, e);                                                                                                                              \
+      }                                                                                                                                               \
+      z = z * alpha + hsum(sum);                                                                                                                      \
+      m = mn;                                                                                                                                         \
+      int64_t d = 0;                                                                                                                                  \
+      for (; d + W <= D; d += W) {                                                                                                                    \
+        vf x = LOAD(o + d) * splat(alpha), y = {0};                                                                                                   \
+        int64_t j = 0;                                                                                                                                \
+        for (; j + 2 <= kn; j += 2) {                                                                                                                 \
+          x = fma_(splat(s[j]), LOADT(V + (j0 + j) * ldv + d), x);                                                                                    \
+          y = fma_(splat(s[j + 1]), LOADT(V + (j0 + j + 1) * ldv + d), y);                                                                            \
+        }                                                                                                                                             \
+        if (j < kn) x = fma_(splat(s[j]), LOADT(V + (j0 + j) * ldv + d), x);                                                                          \
+        STORE(o + d, x + y);                                                                                                                          \
+      }                                                                                                                                               \
+      for (; d < D; d++) {                                                                                                                            \
+        float x = o[d] * alpha;                                                                                                                       \
+        for (int64_t j = 0; j < kn; j++) x += s[j] * LOAD1(V[(j0 + j) * ldv + d]);                                                                    \
+        o[d] = x;                                                                                                                                     \
+      }                                                                                                                                               \
+    }                                                                                                                                                 \
+    const float inv = z > 0 || z != z ? 1 / z : 0;                                                                                                    \
+    for (int64_t d = 0; d < D; d++) o[d] *= inv;                                                                                                      \
+    *lse = m + logf(z);                                                                                                                               \
   }
-  const float inv = z > 0 || z != z ? 1 / z : 0;
-  for (int64_t d = 0; d < D; d++) o[d] *= inv;
-  if (lse) *lse = m + logf(z);
+#define SAME(x) (x)
+FORWARD_ONE(forward_one_f32, float, LOAD, SAME)
+FORWARD_ONE(forward_one_bf16, uint16_t, load_bf16, from_bf16)
+FORWARD_ONE(forward_one_f16, uint16_t, load_f16, from_f16)
+
+/* Rows of a key block as floats: where they lie, or widened into `room`. */
+static const float *float_rows(const char *rows, int64_t ld, int64_t n, int64_t D, int dtype, float *room, int64_t *ldf) {
+  *ldf = ld;
+  if (dtype == F32) return (const float *)rows;
+  for (int64_t j = 0; j < n; j++) widen((const uint16_t *)rows + j * ld, D, dtype, room + j * D);
+  *ldf = D;
+  return room;
 }
 
-/* b = [q, k, v, o, lse]; a row of the command is (batch, head, block of queries). */
+/* b = [q, k, v, o, lse, mask]; a row of the command is (batch, head, block of queries). */
 void k_attention_fwd(const Cmd *c, int64_t r0, int64_t r1, int tid) {
   const Attention a = attention(c);
   const int64_t D = a.d, DP = round_up(D, NR), block = c->p[A_QBLOCK], blocks = ceil_div(a.tq, block);
   float T[MR * NR] __attribute__((aligned(64)));
   for (int64_t t = r0; t < r1; t++) {
     const int64_t bi = t / blocks / a.h, hi = t / blocks % a.h, hk = hi / (a.h / a.hkv), q0 = t % blocks * block, q1 = min64(a.tq, q0 + block);
-    const float *Q = AT((const float *)c->b[0], S_Q, bi, hi, 0), *K = AT((const float *)c->b[1], S_K, bi, hk, 0), *V = AT((const float *)c->b[2], S_V, bi, hk, 0);
+    const int kt = (int)c->p[A_KDTYPE], vt = (int)c->p[A_VDTYPE];
+    const float *Q = AT((const float *)c->b[0], S_Q, bi, hi, 0);
+    const char *K = c->b[1] + AT((int64_t)0, S_K, bi, hk, 0) * dtype_size(kt), *V = c->b[2] + AT((int64_t)0, S_V, bi, hk, 0) * dtype_size(vt);
+    const int64_t *sm = a.s + S_MASK;
+    const uint8_t *mask = c->p[A_FLAGS] & MASK ? (const uint8_t *)c->b[5] + bi * sm[0] + hi * sm[1] : 0;
     const int64_t ldq = a.s[S_Q + 2], ldk = a.s[S_K + 2], ldv = a.s[S_V + 2], ldo = a.s[S_O + 2];
     float *O = AT((float *)c->b[3], S_O, bi, hi, 0), *lse = (float *)c->b[4] + (bi * a.h + hi) * a.tq;
     float *Kt = (float *)c->run->scratch[tid];
-    if (a.tq <= 2) {
-      for (int64_t i = q0; i < q1; i++) forward_one(&a, Q + i * ldq, K, V, ldk, ldv, visible(&a, i), Kt, O + i * ldo, lse + i);
+    if (a.tq <= 2 && kt == vt) {
+      for (int64_t i = q0; i < q1; i++) {
+        const uint8_t *row = mask ? mask + i * sm[2] : 0;
+        const int64_t n = visible(&a, i);
+        if (kt == F32) forward_one_f32(&a, Q + i * ldq, (const float *)K, (const float *)V, row, n, Kt, O + i * ldo, lse + i);
+        else (kt == BF16 ? forward_one_bf16 : forward_one_f16)(&a, Q + i * ldq, (const uint16_t *)K, (const uint16_t *)V, row, n, Kt, O + i * ldo, lse + i);
+      }
       continue;
     }
-    float *Vp = Kt + D * KEYS, *S = Vp + KEYS * DP, *acc = S + QUERIES * LD, *m = acc + block * DP, *z = m + block, *alpha = z + block, *Qc = alpha + round_up(block, 16);
+    float *Vp = Kt + D * KEYS, *S = Vp + KEYS * DP, *acc = S + QUERIES * LD, *m = acc + block * DP, *z = m + block, *alpha = z + block, *Qc = alpha + round_up(block, 16), *wide = Qc + block * (D + 16);
     for (int64_t i = 0; i < q1 - q0; i++) { m[i] = -INFINITY; z[i] = 0; }
     memset(acc, 0, (q1 - q0) * DP * 4);
     if (collide(ldq)) { /* rows that share cache sets are copied apart once */
@@ -113,8 +142,11 @@ void k_attention_fwd(const Cmd *c, int64_t r0, int64_t r1, int tid) {
     const int64_t ldr = collide(ldq) ? D + 16 : ldq, most = visible(&a, q1 - 1);
     for (int64_t j0 = 0; j0 < most; j0 += KEYS) {
       const int64_t kn = min64(KEYS, most - j0);
-      pack_panels(K + j0 * ldk, 1, ldk, D, kn, Kt);
-      pack_panels(V + j0 * ldv, ldv, 1, kn, D, Vp);
+      int64_t ld;
+      const float *rows = float_rows(K + j0 * ldk * dtype_size(kt), ldk, kn, D, kt, wide, &ld);
+      pack_panels(rows, 1, ld, D, kn, Kt);
+      rows = float_rows(V + j0 * ldv * dtype_size(vt), ldv, kn, D, vt, wide, &ld);
+      pack_panels(rows, ld, 1, kn, D, Vp);
       for (int64_t i0 = q0; i0 < q1; i0 += QUERIES) {
         const int64_t i1 = min64(q1, i0 + QUERIES), see = min64(kn, visible(&a, i1 - 1) - j0);
         if (see <= 0) continue;
@@ -129,7 +161,14 @@ void k_attention_fwd(const Cmd *c, int64_t r0, int64_t r1, int tid) {
           float *s = S + (i - i0) * LD;
           const int64_t n = max64(0, min64(kn, visible(&a, i) - j0)), nw = round_up(n, W);
           alpha[i - q0] = 1;
-          if (n > 0) {
+          int seen = n > 0;
+          if (mask) {
+            const uint8_t *row = mask + i * sm[2] + j0 * sm[3];
+            seen = 0;
+            for (int64_t j = 0; j < n; j++) if (row[j * sm[3]]) seen = 1; else s[j] = MASKED;
+            if (!seen) for (int64_t j = 0; j < nw; j += W) STORE(s + j, (vf){0});
+          }
+          if (seen) {
             for (int64_t j = n; j < nw; j++) s[j] = s[n - 1];
             const vf scale = splat(a.scale);
             vf top = LOAD(s) * scale;
@@ -140,6 +179,7 @@ void k_attention_fwd(const Cmd *c, int64_t r0, int64_t r1, int tid) {
             for (int64_t j = 0; j < nw; j += W) {
               vf e = exp_(fma_(LOAD(s + j), scale, -mv));
               if (j + W > n) e = select_((vi)(iota_() + splati((int)j) < splati((int)n)), e, (vf){0});
+              if (mask) e = select_((vi)(LOAD(s + j) < splat(UNMASKED)), (vf){0}, e);
               sum += e;
               STORE(s + j, e);
             }

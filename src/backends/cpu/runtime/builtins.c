@@ -20,5 +20,11 @@ const Builtin nabla_builtins[] = {
     {"conv2d_dx", k_conv2d_dx},
     {"conv2d_dw", k_conv2d_dw},
     {"conv2d_dw_finish", k_conv2d_dw_finish},
+    {"gemm_quantized", k_gemm_quantized},
+    {"gemm_quantized_skinny", k_gemm_quantized_skinny},
+    {"dequantize", k_dequantize},
+    {"update", k_update},
+    {"block_quantize", k_block_quantize},
+    {"block_linear", k_block_linear},
 };
 const int nabla_builtin_count = sizeof nabla_builtins / sizeof *nabla_builtins;

@@ -240,7 +240,7 @@ void k_gemm_small(const Cmd *c, int64_t r0, int64_t r1, int tid) {
 /* ---- gemm_skinny: at most 8 rows, B unpacked; a row of the command is a block of `grain` columns of one batch ------ */
 enum { SKINNY_ROWS = 8, SKINNY_COLS = 64 };
 
-/* Columns of B contiguous in k: dot products; four rows of A by two columns of B share their loads (one row by four). */
+/* Columns of B contiguous in k: dot products; four rows of A by two columns of B share their loads. */
 #define SKINNY_DOT(NAME, T_, LOADB, LOAD1)                                                                              \
   static void NAME(int64_t M, int64_t K, const float *A, int64_t lda, const T_ *B, int64_t sn, int64_t nn, float *T) {  \
     const int64_t KW = K / W * W;                                                                                       \
@@ -251,24 +251,21 @@ enum { SKINNY_ROWS = 8, SKINNY_COLS = 64 };
         const float *a0 = A + m * lda, *a1 = A + min64(m + 1, M - 1) * lda, *a2 = A + min64(m + 2, M - 1) * lda,        \
                     *a3 = A + min64(m + 3, M - 1) * lda;                                                                \
         float s[4][4];                                                                                                  \
-        if (M - m == 1) {                                                                                               \
-          vf s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0}, u0 = {0}, u1 = {0}, u2 = {0}, u3 = {0};                            \
-          int64_t k = 0;                                                                                                \
-          for (; k + 2 * W <= K; k += 2 * W) {                                                                          \
-            const vf x = LOAD(a0 + k), y = LOAD(a0 + k + W);                                                            \
-            s0 = fma_(x, LOADB(b0 + k), s0); u0 = fma_(y, LOADB(b0 + k + W), u0);                                       \
-            s1 = fma_(x, LOADB(b1 + k), s1); u1 = fma_(y, LOADB(b1 + k + W), u1);                                       \
-            s2 = fma_(x, LOADB(b2 + k), s2); u2 = fma_(y, LOADB(b2 + k + W), u2);                                       \
-            s3 = fma_(x, LOADB(b3 + k), s3); u3 = fma_(y, LOADB(b3 + k + W), u3);                                       \
+        if (M - m == 1) { /* one row: each column is one stream, which prefetching knows how to follow */               \
+          const T_ *b[4] = {b0, b1, b2, b3};                                                                            \
+          for (int j = 0; j < min64(4, nn - n); j++) {                                                                  \
+            const T_ *q = b[j];                                                                                         \
+            vf s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};                                                                  \
+            int64_t k = 0;                                                                                              \
+            for (; k + 4 * W <= K; k += 4 * W) {                                                                        \
+              s0 = fma_(LOAD(a0 + k), LOADB(q + k), s0);                                                                \
+              s1 = fma_(LOAD(a0 + k + W), LOADB(q + k + W), s1);                                                        \
+              s2 = fma_(LOAD(a0 + k + 2 * W), LOADB(q + k + 2 * W), s2);                                                \
+              s3 = fma_(LOAD(a0 + k + 3 * W), LOADB(q + k + 3 * W), s3);                                                \
+            }                                                                                                           \
+            for (; k < KW; k += W) s0 = fma_(LOAD(a0 + k), LOADB(q + k), s0);                                           \
+            s[0][j] = hsum((s0 + s1) + (s2 + s3));                                                                      \
           }                                                                                                             \
-          if (k < KW) {                                                                                                 \
-            const vf x = LOAD(a0 + k);                                                                                  \
-            s0 = fma_(x, LOADB(b0 + k), s0);                                                                            \
-            s1 = fma_(x, LOADB(b1 + k), s1);                                                                            \
-            s2 = fma_(x, LOADB(b2 + k), s2);                                                                            \
-            s3 = fma_(x, LOADB(b3 + k), s3);                                                                            \
-          }                                                                                                             \
-          s[0][0] = hsum(s0 + u0); s[0][1] = hsum(s1 + u1); s[0][2] = hsum(s2 + u2); s[0][3] = hsum(s3 + u3);           \
         } else                                                                                                          \
           for (int h = 0; h < 4; h += 2) {                                                                              \
             const T_ *p = h ? b2 : b0, *q = h ? b3 : b1;                                                                \
@@ -293,10 +290,10 @@ enum { SKINNY_ROWS = 8, SKINNY_COLS = 64 };
       }                                                                                                                 \
     }                                                                                                                   \
   }
-#define LOAD_BF16(p) ((vf)(__builtin_convertvector((vh)(*(const vh_u *)(p)), vu) << 16))
 #define SAME(x) (x)
 SKINNY_DOT(skinny_dot_f32, float, LOAD, SAME)
-SKINNY_DOT(skinny_dot_bf16, uint16_t, LOAD_BF16, from_bf16)
+SKINNY_DOT(skinny_dot_bf16, uint16_t, load_bf16, from_bf16)
+SKINNY_DOT(skinny_dot_f16, uint16_t, load_f16, from_f16)
 
 /* Rows of B contiguous in n: 4 vectors of columns, every row of A broadcast. */
 static void skinny_rows(int64_t M, int64_t K, const float *A, int64_t lda, const float *B, int64_t sk, int64_t nn, float *T) {
@@ -351,6 +348,7 @@ void k_gemm_skinny(const Cmd *c, int64_t r0, int64_t r1, int tid) {
     }
     if (bk == 1 && bdt == F32) skinny_dot_f32(M, K, A, lda, (const float *)B, bn, nn, T);
     else if (bk == 1 && bdt == BF16) skinny_dot_bf16(M, K, A, lda, (const uint16_t *)B, bn, nn, T);
+    else if (bk == 1 && bdt == F16) skinny_dot_f16(M, K, A, lda, (const uint16_t *)B, bn, nn, T);
     else if (bn == 1 && bdt == F32) skinny_rows(M, K, A, lda, (const float *)B, bk, nn, T);
     else { /* any other: a column (or a row of columns) at a time through the scratch */
       float *wide = room + round_up(M * K, 16);

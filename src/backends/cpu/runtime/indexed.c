@@ -175,6 +175,27 @@ void k_fill(const Cmd *c, int64_t r0, int64_t r1, int tid) {
   else for (int64_t i = r0; i < r1; i++) ((int64_t *)c->b[0])[i] = bits;
 }
 
+/*
+ * update: b = [update, out]; params: element size, axes, then (size, update's stride, out's stride, greatest offset) each; the scalars are
+ * the offsets, one an axis; a row is one of the update's last axis, which is contiguous.
+ */
+void k_update(const Cmd *c, int64_t r0, int64_t r1, int tid) {
+  const int64_t size = c->p[0], n = c->p[1], *d = c->p + 2, width = d[4 * (n - 1)];
+  (void)tid;
+  int64_t begin = 0;
+  for (int64_t k = 0; k < n; k++) begin += max64(0, min64((int64_t)c->s[c->si[k]], d[4 * k + 3])) * d[4 * k + 2];
+  for (int64_t r = r0; r < r1; r++) {
+    int64_t from = 0, to = begin, rest = r;
+    for (int64_t k = n - 2; k >= 0; k--) {
+      const int64_t at = rest % d[4 * k];
+      rest /= d[4 * k];
+      from += at * d[4 * k + 1];
+      to += at * d[4 * k + 2];
+    }
+    memcpy(c->b[1] + to * size, c->b[0] + from * size, width * size);
+  }
+}
+
 /* copy: b = [from, to]; params: element size, axes, then (size, from stride, to stride) each; a row is an element. */
 void k_copy(const Cmd *c, int64_t r0, int64_t r1, int tid) {
   enum { AXES = 16 };

@@ -148,16 +148,11 @@ INLINE void pack_panels(const float *B, int64_t sk, int64_t sn, int64_t K, int64
 static __attribute__((unused)) void widen(const uint16_t *s, int64_t n, int dtype, float *d) {
   int64_t i = 0;
   if (dtype == BF16) {
-    for (; i + W <= n; i += W) STORE(d + i, (vf)(__builtin_convertvector((vh)(*(const vh_u *)(s + i)), vu) << 16));
+    for (; i + W <= n; i += W) STORE(d + i, load_bf16(s + i));
     for (; i < n; i++) d[i] = from_bf16(s[i]);
     return;
   }
-#if defined(__F16C__)
-  typedef short v8s __attribute__((vector_size(16), may_alias, aligned(2)));
-  typedef short v8sa __attribute__((vector_size(16)));
-  typedef float v8x __attribute__((vector_size(32), may_alias, aligned(4)));
-  for (; i + 8 <= n; i += 8) *(v8x *)(d + i) = (v8x)__builtin_ia32_vcvtph2ps256((v8sa)*(const v8s *)(s + i));
-#endif
+  for (; i + W <= n; i += W) STORE(d + i, load_f16(s + i));
   for (; i < n; i++) d[i] = from_f16(s[i]);
 }
 INLINE float element(const char *p, int64_t i, int dtype) {

@@ -30,9 +30,11 @@ INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 INLINE float from_bf16(uint16_t h) { union { uint32_t u; float f; } v = {(uint32_t)h << 16}; return v.f; }
 INLINE float from_f16(uint16_t h) {
-  /* exponent moved by a multiplication, which also makes denormals right; infinities and NaN get the top exponent */
-  union { uint32_t u; float f; } v = {(uint32_t)(h & 0x7fff) << 13}, r;
-  if ((h & 0x7c00) == 0x7c00) v.u |= 0x7f800000u; else { r.u = (254u - 15) << 23; v.f *= r.f; }
+  /* a half below 2^-14 is its last 10 bits times 2^-24, the last place of 1/2: no step through a denormal, which would be 0 here */
+  const uint32_t a = h & 0x7fff;
+  union { uint32_t u; float f; } v;
+  if (a < 0x400) { v.u = a | 0x3f000000; v.f -= 0.5f; }
+  else v.u = (a << 13) + (a >= 0x7c00 ? 224u << 23 : 112u << 23);
   v.u |= (uint32_t)(h & 0x8000) << 16;
   return v.f;
 }
@@ -56,6 +58,8 @@ extern const int nabla_builtin_count;
 #define KERNEL(name) void name(const Cmd *c, int64_t r0, int64_t r1, int tid)
 KERNEL(k_pack_b); KERNEL(k_gemm); KERNEL(k_gemm_skinny); KERNEL(k_gemm_small); KERNEL(k_gemm_f64); KERNEL(k_gemm_i32);
 KERNEL(k_attention_fwd); KERNEL(k_attention_bwd);
-KERNEL(k_scatter); KERNEL(k_argsort); KERNEL(k_cumulative); KERNEL(k_fill); KERNEL(k_copy); KERNEL(k_transpose);
+KERNEL(k_scatter); KERNEL(k_argsort); KERNEL(k_cumulative); KERNEL(k_fill); KERNEL(k_copy); KERNEL(k_transpose); KERNEL(k_update);
+KERNEL(k_block_quantize); KERNEL(k_block_linear);
 KERNEL(k_conv_pack); KERNEL(k_conv2d_fwd); KERNEL(k_conv2d_dx); KERNEL(k_conv2d_dw); KERNEL(k_conv2d_dw_finish);
+KERNEL(k_gemm_quantized); KERNEL(k_gemm_quantized_skinny); KERNEL(k_dequantize);
 #endif

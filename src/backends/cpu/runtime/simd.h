@@ -61,6 +61,31 @@ INLINE vf fma_(vf a, vf b, vf c) { return (vf)__builtin_aarch64_fmav4sf(a, b, c)
 INLINE vf fma_(vf a, vf b, vf c) { for (int i = 0; i < W; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]); return c; }
 #endif
 
+/* W numbers of 16 bits as floats. gcc makes long code of __builtin_convertvector, clang has instructions of its own for it. */
+#if !defined(__clang__) && defined(__AVX2__)
+typedef short s16w __attribute__((vector_size(W * 2)));
+#endif
+#if !defined(__clang__) && W == 16
+INLINE vu widen_(vh h) { return (vu)__builtin_ia32_pmovzxwd512_mask((s16w)h, (vi){0}, -1); }
+#elif !defined(__clang__) && W == 8
+INLINE vu widen_(vh h) { return (vu)__builtin_ia32_pmovzxwd256((s16w)h); }
+#else
+INLINE vu widen_(vh h) { return __builtin_convertvector(h, vu); }
+#endif
+INLINE vf load_bf16(const __UINT16_TYPE__ *p) { return (vf)(widen_((vh)(*(const vh_u *)p)) << 16); }
+#if !defined(__clang__) && W == 16
+INLINE vf load_f16(const __UINT16_TYPE__ *p) { return (vf)__builtin_ia32_vcvtph2ps512_mask((s16w)(*(const vh_u *)p), (vf){0}, -1, 4); }
+#elif !defined(__clang__) && W == 8 && defined(__F16C__)
+INLINE vf load_f16(const __UINT16_TYPE__ *p) { return (vf)__builtin_ia32_vcvtph2ps256((s16w)(*(const vh_u *)p)); }
+#else
+INLINE vf load_f16(const __UINT16_TYPE__ *p) {
+  const vu u = widen_((vh)(*(const vh_u *)p)), a = u & 0x7fff;
+  const vf small = (vf)(a | 0x3f000000) - 0.5f; /* the last place of 1/2 is a half's smallest step, 2^-24 */
+  const vu normal = (a << 13) + (112 << 23) + ((vu)(a >= 0x7c00) & (112 << 23)), is_small = (vu)(a < 0x400);
+  return (vf)(((is_small & (vu)small) | (~is_small & normal)) | ((u & 0x8000) << 16));
+}
+#endif
+
 INLINE vf select_(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
 /* The larger; where either is NaN, b. */
 #if defined(__AVX512F__) && !defined(__clang__)

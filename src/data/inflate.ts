@@ -1,4 +1,4 @@
-/** Unpacking raw deflate. In a browser's build `deflate.browser.ts` is in the place of this file. */
+/** Unpacking raw deflate. In a browser's build `inflate.browser.ts` is in the place of this file. */
 import { promisify } from "node:util";
 import { constants, inflateRaw as inflateRawCallback } from "node:zlib";
 

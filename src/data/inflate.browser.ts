@@ -1,4 +1,5 @@
-/** Unpacking raw deflate by the browser's own means. */
+/** Unpacking raw deflate by the browser's own means: for a page in the worker that decodes. */
+import { elsewhere } from "./elsewhere.ts";
 import { joined } from "./pieces.ts";
 
 /** Pieces until the stream ends, or breaks off and `partial` allows it. */
@@ -22,8 +23,13 @@ async function unpack(bytes: Uint8Array, limit: number, partial: boolean): Promi
   return joined(pieces);
 }
 
+/** Bytes that may be sent without the rest of the memory that they are a part of. */
+const alone = (bytes: Uint8Array): Uint8Array => (bytes.length === bytes.buffer.byteLength ? bytes : bytes.slice());
+
 /** Unpacks a whole stream; rejects where it is damaged, cut, or holds more than `limit` bytes. */
-export const inflateRaw = (bytes: Uint8Array, limit: number): Promise<Uint8Array> => unpack(bytes, limit, false);
+export const inflateRaw = (bytes: Uint8Array, limit: number): Promise<Uint8Array> =>
+  elsewhere ? elsewhere("inflateRaw", [alone(bytes), limit], {}) : unpack(bytes, limit, false);
 
 /** What the first bytes of a stream unpack to; rejects where nothing can be unpacked. */
-export const inflateStart = (bytes: Uint8Array): Promise<Uint8Array> => unpack(bytes, Number.MAX_SAFE_INTEGER, true);
+export const inflateStart = (bytes: Uint8Array): Promise<Uint8Array> =>
+  elsewhere ? elsewhere("inflateStart", [alone(bytes)], {}) : unpack(bytes, Number.MAX_SAFE_INTEGER, true);

@@ -1,0 +1,147 @@
+/**
+ * A user's files as examples for a task: read, tokenised, held out in part, with prompts for samples. One function for language, one for
+ * classes and numbers; both are used by finetune and by eval.
+ */
+import { extname } from "node:path";
+import { Rng } from "../core/rng.ts";
+import {
+  classesOf,
+  FinetuneError,
+  readExamples,
+  readLabelled,
+  type TextTarget,
+  type TextualExample,
+  type TokenExample,
+  tokenizeExamples,
+  tokenizeLabelled,
+} from "../finetune/index.ts";
+import type { ModelTokenizer } from "./model-tokenizer.ts";
+
+export interface ReadingOptions {
+  /** The column, or field, of the text. */
+  readonly text: string;
+  readonly turns: "all" | "last";
+  /** Texts of more tokens are cut into several examples. */
+  readonly maxLength: number;
+}
+
+/** Examples of a language model, with the text that each is of. */
+export interface LanguageExamples {
+  readonly tokens: readonly TokenExample[];
+  readonly textual: readonly TextualExample[];
+  /** Whether all of it is running text, whose end is to be held out and not some of its pieces. */
+  readonly running: boolean;
+}
+
+/** Reads files for a language model. Throws FinetuneError naming file and line, FileError, TextError, TokenizerError. */
+export async function readLanguage(
+  paths: readonly string[],
+  tokenizer: ModelTokenizer,
+  { text, turns, maxLength }: ReadingOptions,
+): Promise<LanguageExamples> {
+  const textual: TextualExample[] = [];
+  for (const path of paths) textual.push(...(await readExamples(path, { text })));
+  const spoken = textual.some((example) => "messages" in example);
+  const template = spoken ? await tokenizer.template() : undefined;
+  const { bosId, eosId } = tokenizer;
+  const tokens = textual.flatMap((example) =>
+    tokenizeExamples([example], tokenizer.tokenizer, {
+      // A template writes itself what a conversation begins with
+      ...(bosId === undefined || "messages" in example ? {} : { bosId }),
+      ...(eosId === undefined ? {} : { eosId }),
+      ...(template === undefined ? {} : { template }),
+      turns,
+      windows: maxLength,
+    }),
+  );
+  const running = paths.every((path) => [".txt", ".md"].includes(extname(path)));
+  return { tokens, textual, running };
+}
+
+/** Texts to continue, from examples: their prompts, or the first words of texts. */
+export async function promptsOf(
+  { tokens, textual, running }: LanguageExamples,
+  tokenizer: ModelTokenizer,
+  count: number,
+): Promise<string[]> {
+  const beginning = ({ ids }: TokenExample): string => {
+    const part = Array.from(ids).slice(0, Math.min(24, Math.max(6, ids.length >> 2)));
+    return tokenizer
+      .decode(part)
+      .trim()
+      .replace(/\s+\S*$/, "");
+  };
+  if (count === 0) return [];
+  if (running) return usable(spread(tokens, count).map(beginning));
+  const prompts: string[] = [];
+  for (const example of spread(textual, count)) {
+    if ("prompt" in example) prompts.push(example.prompt);
+    else if ("messages" in example) {
+      const last = example.messages.map(({ role }) => role).lastIndexOf("assistant");
+      const template = await tokenizer.template();
+      prompts.push(
+        template.render(example.messages.slice(0, last), { addGenerationPrompt: true, where: example.where }),
+      );
+    } else prompts.push(beginning({ ids: tokenizer.tokenizer.encode(example.text) }));
+  }
+  return usable(prompts);
+}
+
+/** Each once, without empty ones. */
+const usable = (prompts: readonly string[]): string[] => [...new Set(prompts)].filter((prompt) => prompt !== "");
+
+/** `count` of a list, from all over it. */
+const spread = <T>(list: readonly T[], count: number): T[] =>
+  Array.from({ length: Math.min(count, list.length) }, (_, i) => list[Math.floor((i * list.length) / count)]);
+
+/** Parts a list in two: its end where it is a running text, else a choice that the seed decides. Neither part is empty. */
+export function holdOut<T>(
+  list: readonly T[],
+  share: number,
+  { running, seed }: { readonly running: boolean; readonly seed: number },
+): { readonly kept: T[]; readonly held: T[] } {
+  const count = Math.min(list.length - 1, Math.max(1, Math.round(share * list.length)));
+  if (list.length < 2)
+    throw new FinetuneError(
+      "there is one example only, so that none can be held out to measure on; give more, or others by --eval",
+    );
+  const order = list.map((_, i) => i);
+  if (!running) {
+    const rng = new Rng(seed, 3);
+    for (let i = order.length - 1; i > 0; i--) {
+      const j = Math.floor(rng.uniform() * (i + 1));
+      [order[i], order[j]] = [order[j], order[i]];
+    }
+  }
+  const held = new Set(order.slice(order.length - count));
+  return { kept: list.filter((_, i) => !held.has(i)), held: list.filter((_, i) => held.has(i)) };
+}
+
+export interface LabelledOptions {
+  readonly text: string;
+  readonly label: string;
+  /** Whether labels are numbers to be predicted. */
+  readonly regress: boolean;
+  /** The classes that were learnt; by default those of the files. */
+  readonly labels?: readonly string[] | null;
+}
+
+/** Reads files of texts with classes or numbers. Throws FinetuneError naming file and line, for a class that was not learnt too. */
+export async function readTargets(
+  paths: readonly string[],
+  tokenizer: ModelTokenizer,
+  options: LabelledOptions,
+): Promise<{ readonly examples: TextTarget[]; readonly labels: readonly string[]; readonly texts: readonly string[] }> {
+  const { text, label, regress } = options;
+  const read = [];
+  for (const path of paths) read.push(...(await readLabelled(path, { text, label })));
+  const texts = read.map((example) => example.text);
+  if (regress)
+    return { examples: tokenizeLabelled(read, tokenizer.tokenizer, { regression: true }), labels: [], texts };
+  const labels = options.labels ?? classesOf(read);
+  if (labels.length < 2)
+    throw new FinetuneError(
+      `${paths.join(", ")}: all examples are of the class ${JSON.stringify(labels[0])}; there is nothing to tell apart`,
+    );
+  return { examples: tokenizeLabelled(read, tokenizer.tokenizer, { classes: labels }), labels, texts };
+}

@@ -1,0 +1,60 @@
+/** How a model is made ready to learn, by the method of a fine-tuning: adapters put on it, its base quantised, parts of it frozen. */
+import { applyLora, freeze, quantizeModel } from "../finetune/index.ts";
+import type { Module } from "../nn/index.ts";
+import { manualSeed } from "../tensor/index.ts";
+import { formatCount } from "../train/terminal.ts";
+import { type FinetuneSettings, usesLora } from "./finetune-settings.ts";
+
+/** Heads that a checkpoint of the bare model lacks, by the names of modules; distilbert's has two layers. */
+const headNames = ["pre_classifier", "classifier", "score"];
+
+/** Prepares `model` in place, and says in a line what will learn. */
+export async function prepareModel(model: Module, settings: FinetuneSettings): Promise<string> {
+  const total = model.parameterCount();
+  const { method, rank, alpha, quantize } = settings;
+  const share = (trained: number): string =>
+    `${formatCount(trained)} of ${formatCount(total)} parameters learn (${((100 * trained) / total).toPrecision(3)} %)`;
+  if (method === "full") {
+    model.requiresGrad_(true);
+    return `full: ${share(total)}`;
+  }
+  if (method === "freeze") {
+    const trained = freeze(model, frozenParts(model, settings));
+    const paths = [...model.namedParameters()].filter(([, p]) => p.requiresGrad).map(([path]) => path);
+    return `freeze: ${share(trained)}, ${paths[0]} … ${paths.at(-1)}`;
+  }
+  const quantized = quantize === null ? [] : await quantizeModel(model, { quantization: quantize });
+  manualSeed(settings.seed);
+  const heads = settings.task === "language" ? [] : headNames.filter((name) => hasChild(model, name));
+  const target =
+    settings.target.length === 1 && settings.target[0] === "all-linear" ? ("all-linear" as const) : settings.target;
+  const tuned = applyLora(model, {
+    r: rank,
+    alpha,
+    dropout: settings.dropout,
+    rslora: settings.rslora,
+    target,
+    modulesToSave: heads,
+    taskType: settings.task === "language" ? "CAUSAL_LM" : "SEQ_CLS",
+    baseModel: settings.model,
+  });
+  const base = quantized.length === 0 ? "" : `, on ${quantized.length} layers quantised to ${quantize}`;
+  const trained = tuned.parameterCount({ trainable: true });
+  const head = heads.length === 0 ? "" : `, and ${heads.join(" and ")} as a whole`;
+  return `${method}: rank ${rank}, alpha ${alpha}, on ${tuned.adapter.layers.size} layers${head}${base}; ${share(trained)}`;
+}
+
+const hasChild = (model: Module, name: string): boolean => [...model.namedChildren()].some(([child]) => child === name);
+
+/** What --train or --freeze name; without either the last block and what comes after the blocks learn. */
+function frozenParts(model: Module, { train, freeze: frozen }: FinetuneSettings) {
+  if (frozen !== null) return { freeze: frozen };
+  if (train !== null) return { train };
+  const paths = [...model.namedParameters()].map(([path]) => path);
+  const block = (path: string): number => Number(/\.(\d+)\./.exec(path)?.[1] ?? -1);
+  const last = Math.max(...paths.map(block));
+  const end = paths.findLastIndex((path) => block(path) === last);
+  return { train: paths.filter((path, i) => (last >= 0 && block(path) === last) || i > end) };
+}
+
+export { usesLora };

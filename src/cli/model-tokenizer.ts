@@ -1,0 +1,124 @@
+/**
+ * The tokenizer of a pretrained model as the commands use it: texts to ids and back, what begins and ends a text, and the chat template. It
+ * is read from `tokenizer.json`, `tokenizer_config.json`, `generation_config.json` and `config.json`, or from what a GGUF file holds.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { ChatTemplate } from "../data/chat-template.ts";
+import { TokenizerError } from "../data/errors.ts";
+import { type Tokenizer, tokenizerFromJSON } from "../data/tokenizer.ts";
+import { readGguf } from "../formats/index.ts";
+import { readGgufText, type TokenizerFiles } from "../models/index.ts";
+import type { ModelPlace } from "./model-argument.ts";
+import { readJson } from "./run-folder.ts";
+
+export interface ModelTokenizer {
+  readonly tokenizer: Tokenizer;
+  /** The text of ids, without special tokens. */
+  decode(ids: ArrayLike<number>): string;
+  /** What is put before every text; undefined where nothing is. */
+  readonly bosId: number | undefined;
+  /** What the model ends a text with; undefined where nothing does. */
+  readonly eosId: number | undefined;
+  /** All ids after which the model has nothing to say. */
+  readonly endIds: readonly number[];
+  /** What rows are filled up with. */
+  readonly padId: number;
+  /** The text of the chat template; null where the model has none. */
+  readonly templateText: string | null;
+  /** Throws FinetuneError where the model has none, or it is not valid. */
+  template(): Promise<ChatTemplate>;
+}
+
+const optional = (path: string): Record<string, unknown> =>
+  existsSync(path) ? (readJson(path) as Record<string, unknown>) : {};
+
+/** The tokenizer's files of a model. Throws TokenizerError where there are none. */
+export async function tokenizerFiles(place: ModelPlace): Promise<TokenizerFiles> {
+  if (place.kind === "gguf") return filesOfGguf(place.path);
+  const file = join(place.path, "tokenizer.json");
+  if (!existsSync(file))
+    throw new TokenizerError(
+      `${place.path} has no tokenizer.json, so that texts can't be read; it lies beside the weights of the same model`,
+    );
+  const own = optional(join(place.path, "tokenizer_config.json"));
+  const jinja = join(place.path, "chat_template.jinja");
+  const config = existsSync(jinja) ? { ...own, chat_template: readFileSync(jinja, "utf8") } : own;
+  const eosTokenId =
+    optional(join(place.path, "generation_config.json"))["eos_token_id"] ??
+    optional(join(place.path, "config.json"))["eos_token_id"];
+  return { tokenizer: readJson(file) as object, config, eosTokenId, source: file };
+}
+
+/** What the tokenizer inside of a GGUF file would be as files. */
+async function filesOfGguf(path: string): Promise<TokenizerFiles> {
+  const { tokenizer, chatTemplate, bosToken, eosToken, stopTokens } = readGgufText(await readGguf(path), path);
+  return {
+    tokenizer: tokenizer.toJSON(),
+    config: {
+      ...(bosToken === "" ? {} : { bos_token: bosToken }),
+      ...(eosToken === "" ? {} : { eos_token: eosToken }),
+      ...(chatTemplate === null ? {} : { chat_template: chatTemplate }),
+    },
+    eosTokenId: stopTokens.length === 1 ? stopTokens[0] : stopTokens,
+    source: path,
+  };
+}
+
+export const openTokenizer = async (place: ModelPlace): Promise<ModelTokenizer> =>
+  makeTokenizer(await tokenizerFiles(place));
+
+/** What tokenizer_config.json calls a token: a text, or an object with it. */
+function tokenText(config: TokenizerFiles["config"], name: string): string | undefined {
+  const value = config[name];
+  if (typeof value === "string") return value;
+  const { content } = (typeof value === "object" && value !== null ? value : {}) as { content?: unknown };
+  return typeof content === "string" ? content : undefined;
+}
+
+/** The default template of tokenizer_config.json, which may be a list of several by name. */
+function templateOf(config: TokenizerFiles["config"]): string | null {
+  const value = config["chat_template"];
+  if (typeof value === "string") return value;
+  if (!Array.isArray(value)) return null;
+  const list = value as { readonly name?: unknown; readonly template?: unknown }[];
+  const chosen = list.find(({ name }) => name === "default") ?? list[0];
+  return typeof chosen?.template === "string" ? chosen.template : null;
+}
+
+function makeTokenizer(files: TokenizerFiles): ModelTokenizer {
+  const { config, eosTokenId } = files;
+  // Padding and truncation are the caller's affair: a file may ask for rows of 128
+  const coder = tokenizerFromJSON({ ...files.tokenizer, padding: null, truncation: null }, files.source);
+  const named = (name: string): number | undefined => {
+    const text = tokenText(config, name);
+    return text === undefined ? undefined : coder.tokenId(text);
+  };
+  const listed = (Array.isArray(eosTokenId) ? eosTokenId : [eosTokenId]).filter((id) => Number.isInteger(id));
+  const eosId = named("eos_token") ?? (listed[0] as number | undefined);
+  const endIds = [...new Set([...(eosId === undefined ? [] : [eosId]), ...(listed as number[])])];
+  const [first] = coder.encode("");
+  const bosId = first === undefined || endIds.includes(first) ? undefined : first;
+  const templateText = templateOf(config);
+  return {
+    tokenizer: coder,
+    decode: (ids) => coder.decode(ids, { skipSpecialTokens: true }),
+    bosId,
+    eosId,
+    endIds,
+    padId: named("pad_token") ?? eosId ?? 0,
+    templateText,
+    async template() {
+      const { FinetuneError } = await import("../finetune/errors.ts");
+      if (templateText === null)
+        throw new FinetuneError(
+          "this model has no chat template (chat_template in tokenizer_config.json), so that it can't be spoken with; use --prompt, or data of prompt and completion",
+        );
+      const [bosToken, eosToken] = [tokenText(config, "bos_token"), tokenText(config, "eos_token")];
+      return ChatTemplate.create(templateText, {
+        ...(bosToken === undefined ? {} : { bosToken }),
+        ...(eosToken === undefined ? {} : { eosToken }),
+      });
+    },
+  };
+}

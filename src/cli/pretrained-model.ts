@@ -1,0 +1,126 @@
+/**
+ * Opening a pretrained model for a command: its weights, its tokenizer, and an adapter on it. Also what is known of it before anything
+ * is loaded: what kind of model it is, and the classes that it tells apart.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { DType } from "../core/dtype.ts";
+import { type Adapted, loadAdapter, parseAdapterConfig } from "../finetune/index.ts";
+import {
+  architectures,
+  fromPretrained,
+  type RawConfig,
+  readConfig,
+  readGgufConfig,
+  type Task,
+  type Tasks,
+} from "../models/index.ts";
+import type { Module } from "../nn/index.ts";
+import { findModel, ModelError, type ModelPlace } from "./model-argument.ts";
+import { readJson, settingsName } from "./run-folder.ts";
+
+/** The dtypes of weights, as the flags call them. */
+export const weightDTypes = { f32: "float32", bf16: "bfloat16", f16: "float16" } as const satisfies Record<
+  string,
+  DType
+>;
+export type WeightDType = keyof typeof weightDTypes;
+
+export interface AdapterPlace {
+  readonly folder: string;
+  /** "CAUSAL_LM", "SEQ_CLS", or what PEFT wrote there. */
+  readonly taskType: string | null;
+  /** The classes of an adapter of a classifier, where a training of ours has written them. */
+  readonly labels: readonly string[] | null;
+  readonly modulesToSave: readonly string[];
+}
+
+export const labelsName = "labels.json";
+
+/** Reads what an adapter is. Throws ModelError where the folder holds none, FinetuneError where it is damaged. */
+export function findAdapter(folder: string): AdapterPlace {
+  const file = join(folder, "adapter_config.json");
+  if (!existsSync(folder))
+    throw new ModelError(`there is no folder ${folder}; --adapter names a folder with adapter_config.json`);
+  if (!existsSync(file))
+    throw new ModelError(
+      `${folder} holds no adapter: it has no adapter_config.json; --adapter names what finetune --out, or PEFT, has written`,
+    );
+  if (!existsSync(join(folder, "adapter_model.safetensors")))
+    throw new ModelError(`${folder} holds no weights: it has no adapter_model.safetensors; the adapter is not whole`);
+  const { taskType, modulesToSave } = parseAdapterConfig(readFileSync(file, "utf8"), file);
+  const labels = join(folder, labelsName);
+  return { folder, taskType, modulesToSave, labels: existsSync(labels) ? (readJson(labels) as string[]) : null };
+}
+
+/** What config.json says of a model; of a GGUF file what it would say. */
+export async function configOf(place: ModelPlace): Promise<RawConfig> {
+  if (place.kind === "gguf") return readGgufConfig(place.path);
+  return (await readConfig(place.path)).raw;
+}
+
+/** The names of a classifier's classes, by id2label; null where there are none but "LABEL_0". */
+export function labelsOf(config: RawConfig): readonly string[] | null {
+  const names = config["id2label"];
+  if (typeof names !== "object" || names === null) return null;
+  const list = Object.entries(names as Record<string, unknown>).sort(([a], [b]) => Number(a) - Number(b));
+  return list.map(([, name]) => String(name));
+}
+
+/** What a model is for, where nobody says: by the class that config.json names, else the first task that knows its kind. */
+export function taskOf(config: RawConfig, source: string): Task {
+  const type = String(config["model_type"]);
+  const [named = ""] = Array.isArray(config["architectures"]) ? (config["architectures"] as string[]) : [];
+  const table = architectures();
+  const fitting = (Object.keys(table) as Task[]).filter((task) => Object.hasOwn(table[task], type));
+  if (fitting.length === 0)
+    throw new ModelError(
+      `${source}: unknown architecture "${type}"; known are ${[...new Set(Object.values(table).flatMap((row) => Object.keys(row)))].join(", ")}`,
+    );
+  const byName: readonly (readonly [RegExp, Task])[] = [
+    [/ForSequenceClassification$/, "classification"],
+    [/ForImageClassification$/, "image-classification"],
+    [/(ForCausalLM|LMHeadModel)$/, "generation"],
+  ];
+  const wanted = byName.find(([pattern]) => pattern.test(named))?.[1];
+  return wanted !== undefined && fitting.includes(wanted) ? wanted : fitting[0];
+}
+
+export interface OpenOptions<T extends Task> {
+  readonly task: T;
+  readonly dtype?: WeightDType;
+  readonly adapter?: AdapterPlace;
+  readonly numLabels?: number;
+}
+
+/** Loads a model, and puts the adapter on it. */
+export async function openModel<T extends Task>(place: ModelPlace, options: OpenOptions<T>): Promise<Tasks[T]> {
+  const { task, dtype, adapter } = options;
+  const numLabels = options.numLabels ?? adapter?.labels?.length;
+  const model = await fromPretrained<T>(place.path, {
+    task,
+    ...(dtype === undefined ? {} : { dtype: weightDTypes[dtype] }),
+    ...(numLabels === undefined ? {} : { numLabels }),
+  });
+  if (adapter === undefined) return model;
+  return (await loadAdapter(
+    model as unknown as Module,
+    adapter.folder,
+  )) as unknown as Adapted<Module> as unknown as Tasks[T];
+}
+
+/**
+ * The model and the adapter that two arguments name. A folder that `finetune` has left an adapter in may stand for both: it says which
+ * model it belongs to. Throws ModelError, FinetuneError.
+ */
+export async function findText(
+  name: string,
+  adapter?: string,
+): Promise<{ readonly place: ModelPlace; readonly adapter: AdapterPlace | undefined }> {
+  const settings = join(name, settingsName);
+  if (adapter === undefined && existsSync(join(name, "adapter_config.json")) && existsSync(settings)) {
+    const { model } = readJson(settings) as { readonly model?: unknown };
+    if (typeof model === "string") return { place: await findModel(model), adapter: findAdapter(name) };
+  }
+  return { place: await findModel(name), adapter: adapter === undefined ? undefined : findAdapter(adapter) };
+}

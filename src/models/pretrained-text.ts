@@ -1,0 +1,185 @@
+/**
+ * What a checkpoint says of text beside its weights: the tokenizer, the chat template, the tokens that end a text, the authors' sampling. A
+ * model from `fromPretrained` has it. What is missing or damaged is an error when it is used, so that weights can be had alone.
+ */
+import { ChatTemplate } from "../data/chat-template.ts";
+import { join } from "../data/path.ts";
+import { readBytes } from "../data/source.ts";
+import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import type { Module } from "../nn/index.ts";
+import { type ConfigReader, PretrainedError } from "./config.ts";
+
+/** `generation_config.json`'s sampling, by our names; what it does not say is absent. */
+export interface GenerationConfig {
+  readonly temperature?: number;
+  readonly topK?: number;
+  readonly topP?: number;
+  readonly minP?: number;
+  readonly repetitionPenalty?: number;
+}
+
+/** What a model knows of text. */
+export interface TextSide {
+  /** What was given to `fromPretrained`; an adapter's configuration names it. */
+  readonly nameOrPath: string;
+  /** Throws PretrainedError where the checkpoint has none, TokenizerError where it can't be read. */
+  readonly tokenizer: Tokenizer;
+  /** Null where the checkpoint has none. Throws ChatTemplateError where it can't be read. */
+  readonly chatTemplate: ChatTemplate | null;
+  /** The tokens after which a text has ended. */
+  readonly stopTokens: readonly number[];
+  /** How the authors sample. Greedily is a temperature of 0. */
+  readonly generationConfig: GenerationConfig;
+}
+
+/** A model that knows its text. */
+export type Pretrained<M extends Module> = M & TextSide;
+
+/** A value, or the error that says why there is none. */
+type OrError<T> = { readonly value: T } | { readonly error: unknown };
+
+export interface LoadedText {
+  readonly nameOrPath: string;
+  readonly tokenizer: OrError<Tokenizer>;
+  readonly chatTemplate: OrError<ChatTemplate | null>;
+  readonly stopTokens: readonly number[];
+  readonly generationConfig: GenerationConfig;
+}
+
+export const attempt = async <T>(make: () => T | Promise<T>): Promise<OrError<T>> => {
+  try {
+    return { value: await make() };
+  } catch (error) {
+    return { error };
+  }
+};
+
+function got<T>(found: OrError<T>): T {
+  if ("error" in found) throw found.error;
+  return found.value;
+}
+
+/** Gives a model its side of text. The properties are not those of the module: its parts are found without them. */
+export function withText<M extends Module>(model: M, text: LoadedText): Pretrained<M> {
+  const property = (get: () => unknown) => ({ get, configurable: true, enumerable: false });
+  return Object.defineProperties(model, {
+    nameOrPath: property(() => text.nameOrPath),
+    tokenizer: property(() => got(text.tokenizer)),
+    chatTemplate: property(() => got(text.chatTemplate)),
+    stopTokens: property(() => text.stopTokens),
+    generationConfig: property(() => text.generationConfig),
+  }) as Pretrained<M>;
+}
+
+type Json = Readonly<Record<string, unknown>>;
+const isObject = (x: unknown): x is Json => typeof x === "object" && x !== null && !Array.isArray(x);
+
+/** A file of the folder as text; null where there is none. */
+async function optionalText(folder: string, name: string): Promise<string | null> {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(await readBytes(join(folder, name)));
+  } catch (error) {
+    const { code } = error as { code?: string };
+    if (code === "ENOENT" || code === "HTTP404") return null;
+    throw error;
+  }
+}
+
+/** An object from a JSON file of the folder; empty where there is none. Throws PretrainedError where it is damaged. */
+async function optionalJson(folder: string, name: string): Promise<Json> {
+  const text = await optionalText(folder, name);
+  if (text === null) return {};
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (error) {
+    throw new PretrainedError(`${join(folder, name)}: this is not valid JSON (${(error as Error).message})`);
+  }
+  if (!isObject(json)) throw new PretrainedError(`${join(folder, name)}: must be a JSON object`);
+  return json;
+}
+
+/** A special token as tokenizer_config.json writes it: its text, or an object with it. */
+const tokenText = (x: unknown): string => {
+  const text = isObject(x) ? x["content"] : x;
+  return typeof text === "string" ? text : "";
+};
+
+const idsOf = (x: unknown): number[] => (Array.isArray(x) ? x : [x]).filter((id) => Number.isInteger(id) && id >= 0);
+
+/** generation_config.json's names, and ours. */
+const samplingNames = {
+  temperature: "temperature",
+  top_k: "topK",
+  top_p: "topP",
+  min_p: "minP",
+  repetition_penalty: "repetitionPenalty",
+} as const;
+
+function samplingOf(json: Json): GenerationConfig {
+  const out: Record<string, number> = {};
+  for (const [name, own] of Object.entries(samplingNames)) {
+    const value = json[name];
+    if (typeof value === "number" && !(name === "top_k" && value === 0)) out[own] = value; // 0 is "all" there
+  }
+  return json["do_sample"] === true ? out : { ...out, temperature: 0 };
+}
+
+/** The template in tokenizer_config.json: a text, or several with names, of which "default" is taken. */
+function templateIn(config: Json): string | null {
+  const found = config["chat_template"];
+  if (typeof found === "string") return found;
+  const named = Array.isArray(found) ? found.filter(isObject) : [];
+  const chosen = named.find(({ name }) => name === "default") ?? named[0];
+  return typeof chosen?.["template"] === "string" ? chosen["template"] : null;
+}
+
+async function templateOf(folder: string, config: Json): Promise<string | null> {
+  return (
+    (await optionalText(folder, "chat_template.jinja")) ??
+    templateIn(await optionalJson(folder, "chat_template.json")) ??
+    templateIn(config)
+  );
+}
+
+/**
+ * Reads the text side of a folder, which was asked for as `nameOrPath`. A tokenizer or a template that is missing or damaged is told to whoever uses it; throws
+ * PretrainedError where a file with settings is not JSON.
+ */
+export async function readText(
+  folder: string,
+  nameOrPath: string,
+  config: ConfigReader,
+  given: Tokenizer | undefined,
+): Promise<LoadedText> {
+  const settings = await optionalJson(folder, "tokenizer_config.json");
+  const sampling = await optionalJson(folder, "generation_config.json");
+  const tokenizer = await attempt(() => given ?? tokenizerIn(folder));
+  const chatTemplate = await attempt(async () => {
+    const template = await templateOf(folder, settings);
+    const tokens = { bosToken: tokenText(settings["bos_token"]), eosToken: tokenText(settings["eos_token"]) };
+    return template === null ? null : ChatTemplate.create(template, tokens);
+  });
+  const named = [sampling["eos_token_id"], config.raw["eos_token_id"]].map(idsOf).find(({ length }) => length > 0);
+  const end = tokenText(settings["eos_token"]);
+  const own = "value" in tokenizer && end !== "" ? tokenizer.value.tokenId(end) : undefined;
+  return {
+    nameOrPath,
+    tokenizer,
+    chatTemplate,
+    stopTokens: named ?? idsOf(own),
+    generationConfig: samplingOf(sampling),
+  };
+}
+
+async function tokenizerIn(folder: string): Promise<Tokenizer> {
+  try {
+    return await loadTokenizer(join(folder, "tokenizer.json"));
+  } catch (error) {
+    const { code } = error as { code?: string };
+    if (code !== "ENOENT" && code !== "HTTP404") throw error;
+    throw new PretrainedError(
+      `${folder}: there is no tokenizer.json; give a tokenizer: fromPretrained(…, { tokenizer: await loadTokenizer(…) })`,
+    );
+  }
+}

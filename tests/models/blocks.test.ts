@@ -1,0 +1,150 @@
+/** GGUF files whose matrices stay in blocks of 8 or 4 bits, on every device present: the model is that of the floating weights. */
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import { programCounts, setDevice } from "../../src/execution/index.ts";
+import { applyLora } from "../../src/finetune/index.ts";
+import { formatGguf, type GgufTensorInput, type GgufValue } from "../../src/formats/index.ts";
+import { generate } from "../../src/generate/index.ts";
+import { BlockEmbedding, BlockLinear, type CausalLM, modelFrom, readGgufModel } from "../../src/models/index.ts";
+import { noGrad, type Tensor, tensor } from "../../src/tensor/index.ts";
+import { backendsUnderTest, isBrief } from "../support/backends.ts";
+import { nativeDevice } from "../support/cpu.ts";
+import { assertClose } from "../support/fixtures.ts";
+
+const [width, inner, heads, kvHeads, vocab, layers] = [64, 96, 4, 2, 50, 2];
+
+/** A small Llama as a GGUF file, its matrices in `type`. */
+function ggufOf(type: "q8_0" | "q4_0", tied: boolean): Uint8Array {
+  let seed = 1;
+  const data = (size: number): Float32Array =>
+    Float32Array.from({ length: size }, () => {
+      seed = (seed * 16807) % 2147483647;
+      return 0.4 * (seed / 2147483647 - 0.5);
+    });
+  const matrix = (rows: number, columns: number): GgufTensorInput => ({
+    type,
+    shape: [rows, columns],
+    data: data(rows * columns),
+  });
+  const norm = (): GgufTensorInput => ({ type: "f32", shape: [width], data: new Float32Array(width).fill(1.1) });
+  const keys = (width / heads) * kvHeads;
+  const tensors: Record<string, GgufTensorInput> = {
+    "token_embd.weight": matrix(vocab, width),
+    "output_norm.weight": norm(),
+  };
+  if (!tied) tensors["output.weight"] = matrix(vocab, width);
+  for (let i = 0; i < layers; i++)
+    Object.assign(tensors, {
+      [`blk.${i}.attn_norm.weight`]: norm(),
+      [`blk.${i}.attn_q.weight`]: matrix(width, width),
+      [`blk.${i}.attn_k.weight`]: matrix(keys, width),
+      [`blk.${i}.attn_v.weight`]: matrix(keys, width),
+      [`blk.${i}.attn_output.weight`]: matrix(width, width),
+      [`blk.${i}.ffn_norm.weight`]: norm(),
+      [`blk.${i}.ffn_gate.weight`]: matrix(inner, width),
+      [`blk.${i}.ffn_up.weight`]: matrix(inner, width),
+      [`blk.${i}.ffn_down.weight`]: matrix(width, inner),
+    });
+  const count = (value: number): GgufValue => ({ type: "uint32", value });
+  const metadata: Record<string, GgufValue> = {
+    "general.architecture": { type: "string", value: "llama" },
+    "llama.embedding_length": count(width),
+    "llama.feed_forward_length": count(inner),
+    "llama.block_count": count(layers),
+    "llama.attention.head_count": count(heads),
+    "llama.attention.head_count_kv": count(kvHeads),
+    "llama.context_length": count(256),
+    "llama.attention.layer_norm_rms_epsilon": { type: "float32", value: 1e-5 },
+  };
+  return formatGguf({ metadata, tensors });
+}
+
+async function modelOf(file: Uint8Array, keepQuantized: boolean): Promise<CausalLM> {
+  const { config, tensors, blocks } = await readGgufModel(file, { keepQuantized });
+  return modelFrom(config, tensors, { blocks }) as CausalLM;
+}
+
+const ids = (values: number[]): Tensor => tensor(Int32Array.from(values), { shape: [1, values.length] });
+const prompt = [3, 1, 4, 1, 5, 9, 2, 6];
+
+for (const backend of (await backendsUnderTest()).filter((b) => !isBrief(b)))
+  describe(`weights in blocks on ${backend.name}`, () => {
+    for (const [type, tied] of [
+      ["q8_0", false],
+      ["q4_0", true],
+    ] as const)
+      test(`${type}, ${tied ? "the head tied" : "a head of its own"}: logits, tokens and gradients of the floating weights`, async () => {
+        setDevice(backend.name);
+        const file = ggufOf(type, tied);
+        const [kept, floating] = [await modelOf(file, true), await modelOf(file, false)];
+        assert.equal(kept.parameters().length, 2 * layers + 1, "norms are all that is floating");
+        assert.equal(kept.dtype, "float32");
+        const table = kept.model.embed_tokens;
+        assert.ok(table instanceof BlockEmbedding && table.codes.dtype === "uint8");
+        const [got, expected] = await Promise.all(
+          [kept, floating].map((m) => noGrad(() => m.forward(ids(prompt))).data()),
+        );
+        // on cpu activations have 15 bits and a sign a block of 32: some 2e-5 of each product
+        assertClose("logits", got, expected, { rtol: 1e-3, atol: 5e-4 });
+        const options = { maxNewTokens: 12, temperature: 0 };
+        assert.deepEqual(await generate(kept, prompt, options), await generate(floating, prompt, options));
+        const losses: number[] = [];
+        const gradients: ArrayLike<number>[] = [];
+        for (const model of [kept, floating]) {
+          model.requiresGrad_(false);
+          const weight = model.model.norm as unknown as { weight: Tensor };
+          const first = model.model.layers.at(0)!.input_layernorm as unknown as { weight: Tensor };
+          for (const norm of [weight, first]) norm.weight.requiresGrad_();
+          const loss = model.forward(ids(prompt), ids(prompt));
+          await loss.backward();
+          losses.push((await loss.item()) as number);
+          gradients.push(await (first.weight.grad as Tensor).data());
+        }
+        assert.ok(Math.abs(losses[0] - losses[1]) < 1e-4, `losses ${losses}`);
+        const largest = Math.max(...Array.from(gradients[1], Math.abs));
+        assertClose("gradient", gradients[0], gradients[1], { rtol: 2e-3, atol: 2e-3 * largest });
+      });
+  });
+
+test("an adapter goes around layers in blocks, and the merged weights are floating", async () => {
+  setDevice(nativeDevice());
+  const model = await modelOf(ggufOf("q8_0", false), true);
+  const before = await noGrad(() => model.forward(ids(prompt))).data();
+  const adapted = applyLora(model, { r: 2, target: "all-linear" });
+  assertClose("as before", await noGrad(() => model.forward(ids(prompt))).data(), before, { rtol: 1e-5, atol: 1e-6 });
+  assert.throws(() => adapted.merge(), /is quantised/);
+  const merged = adapted.mergedStateDict();
+  assert.ok(Object.values(merged).every((x) => x.dtype === "float32"));
+  assert.deepEqual(
+    Object.keys(merged).sort(),
+    Object.keys((await modelOf(ggufOf("q8_0", false), false)).stateDict()).sort(),
+  );
+});
+
+test("a weight of another shape, and one that the model has no place for, are named", async () => {
+  setDevice(nativeDevice());
+  const { config, tensors, blocks } = await readGgufModel(ggufOf("q8_0", false), { keepQuantized: true });
+  assert.ok(Object.keys(blocks).length === 7 * layers + 2);
+  const wide = { ...config, intermediate_size: 128 };
+  assert.throws(
+    () => modelFrom(wide, tensors, { blocks }),
+    /gate_proj.weight" has shape \[96, 64\], the model's is \[128, 64\]/,
+  );
+  const surplus = { ...blocks, "model.layers.7.mlp.up_proj.weight": blocks["lm_head.weight"] };
+  assert.throws(
+    () => modelFrom(config, tensors, { blocks: surplus }),
+    /the model has no "model.layers.7.mlp.up_proj.weight"/,
+  );
+});
+
+test("decoding makes as many programs for 8 tokens as for 150", async () => {
+  const device = nativeDevice();
+  setDevice(device);
+  const model = await modelOf(ggufOf("q8_0", true), true);
+  assert.ok(model.model.layers.at(0)!.mlp.down_proj instanceof BlockLinear);
+  const made = async (maxNewTokens: number): Promise<number> => {
+    await generate(model, prompt, { maxNewTokens });
+    return programCounts(device).made;
+  };
+  assert.equal(await made(8), await made(150));
+});
