@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { type ClassExample, classTask, finetune } from "../../src/finetune/index.ts";
 import { readNpz } from "../../src/formats/index.ts";
-import { manualSeed, type Tensor, tensor } from "../../src/index.ts";
+import { manualSeed, noGrad, type Tensor, tensor } from "../../src/index.ts";
 import { CifarResNet, loadCifarResNet } from "../../src/models/index.ts";
 import { predict } from "../../src/train/index.ts";
 
@@ -33,16 +33,28 @@ export async function readXRays(file: string, part: "train" | "val" | "test"): P
   return { pictures, labels };
 }
 
-/** As the network has them: 32 × 32, the border repeated twice, three equal channels. [count, 3, 32, 32] bytes. */
+/** As the network has them: enlarged to 32 × 32 by bilinear interpolation, three equal channels. [count, 3, 32, 32], 0 to 255. */
 function asPictures({ pictures }: XRays): Tensor {
-  const inside = (at: number): number => Math.min(Math.max(at - 2, 0), 27);
-  const out = new Uint8Array(pictures.length * 32 * 32);
+  const weights = Array.from({ length: 32 }, (_, i) => {
+    const at = Math.min(Math.max(((i + 0.5) * 28) / 32 - 0.5, 0), 27);
+    const low = Math.min(Math.floor(at), 26);
+    return { low, high: at - low };
+  });
+  const out = new Float32Array(pictures.length * 32 * 32);
   pictures.forEach((picture, i) => {
-    for (let y = 0; y < 32; y++)
-      for (let x = 0; x < 32; x++) out[(i * 32 + y) * 32 + x] = picture[inside(y) * 28 + inside(x)];
+    weights.forEach((y, row) => {
+      weights.forEach((x, column) => {
+        const [a, b] = [y.low * 28 + x.low, (y.low + 1) * 28 + x.low];
+        const upper = picture[a] * (1 - x.high) + picture[a + 1] * x.high;
+        const lower = picture[b] * (1 - x.high) + picture[b + 1] * x.high;
+        out[(i * 32 + row) * 32 + column] = upper * (1 - y.high) + lower * y.high;
+      });
+    });
   });
   return tensor(out, { shape: [pictures.length, 1, 32, 32] }).expand(-1, 3, -1, -1);
 }
+
+const picture = [3, 32, 32];
 
 /** Normalised once: what the network is given, and the classes. */
 async function examplesOf(network: CifarResNet, rays: XRays): Promise<ClassExample[]> {
@@ -84,11 +96,7 @@ export function scoresOf(scores: ArrayLike<number>, labels: readonly number[]): 
 
 /** Scores on pictures: the logit of pneumonia less that of normal. */
 async function test(network: CifarResNet, examples: readonly ClassExample[]): Promise<Scores> {
-  const inputs = new Float32Array(examples.length * 3 * 32 * 32);
-  examples.forEach(({ input }, i) => {
-    inputs.set(input, (i * inputs.length) / examples.length);
-  });
-  const logits = await (await predict(network, tensor(inputs, { shape: [examples.length, 3, 32, 32] }))).data();
+  const logits = await (await predict(network, together(examples, picture))).data();
   return scoresOf(
     examples.map((_, i) => logits[2 * i + 1] - logits[2 * i]),
     examples.map(({ label }) => label),
@@ -104,8 +112,44 @@ export interface XRayData {
   readonly test: XRays;
 }
 
-/** Ten passes over 200 pictures in batches of 20. The network from nothing gets three times as many. */
-export const steps: Readonly<Record<Start, number>> = { pretrained: 100, nothing: 300 };
+/** Four passes over 200 pictures in batches of 20. The network from nothing gets three times as many. */
+export const steps: Readonly<Record<Start, number>> = { pretrained: 40, nothing: 120 };
+
+/** Inputs of examples as one tensor [count, …shape]. */
+function together(examples: readonly ClassExample[], shape: readonly number[]): Tensor {
+  const size = examples[0].input.length;
+  const inputs = new Float32Array(examples.length * size);
+  examples.forEach(({ input }, i) => {
+    inputs.set(input, i * size);
+  });
+  return tensor(inputs, { shape: [examples.length, ...shape] });
+}
+
+/**
+ * Gives a pretrained network its new last layer: trained by itself on the features as they are, which are computed once. What
+ * begins with a random last layer spoils its features before that layer is of use (Kumar et al. 2022, "Fine-tuning can distort
+ * pretrained features").
+ */
+async function trainHead(network: CifarResNet, examples: readonly ClassExample[], seed: number): Promise<void> {
+  const features = await noGrad(() => network.features(together(examples, picture))).data();
+  const width = features.length / examples.length;
+  const data = examples.map(({ label }, i) => ({
+    input: Float32Array.from(features.slice(i * width, (i + 1) * width)),
+    label,
+  }));
+  await finetune(network.linear, {
+    task: classTask({ shape: [width], classes: 2 }),
+    data,
+    evaluation: data.slice(0, 20),
+    steps: 200,
+    evaluateEvery: 200,
+    keepBest: false,
+    batch: 20,
+    lr: 1e-2,
+    weightDecay: 0.01,
+    seed,
+  });
+}
 
 /** Trains one network on 200 X-rays, chosen by the seed, and scores it on `on`. */
 export async function train(
@@ -120,8 +164,9 @@ export async function train(
       : new CifarResNet({ blocks: 3, numClasses: 2 });
   const examples = await examplesOf(network, choose(data.train, 100, seed));
   const held = await examplesOf(network, data[on]);
+  if (start === "pretrained") await trainHead(network, examples, seed);
   await finetune(network, {
-    task: classTask({ shape: [3, 32, 32], classes: 2 }),
+    task: classTask({ shape: picture, classes: 2 }),
     data: examples,
     evaluation: held.slice(0, 20), // what is asked of it is measured below, on all
     steps: steps[start],
@@ -144,15 +189,12 @@ export function halfInterval(values: readonly number[]): number {
   return t * Math.sqrt(mean(values.map((x) => (x - m) ** 2)) / (values.length - 1));
 }
 
-/** The learning rates that are tried, on the validation pictures, with two seeds that are not used again. */
-const rates: Readonly<Record<Start, readonly number[]>> = {
-  pretrained: [3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
-  nothing: [3e-4, 1e-3, 3e-3, 1e-2, 3e-2],
-};
+/** The learning rates that are tried for each, on the validation pictures, with two seeds that are not used again. */
+const rates = [3e-4, 1e-3, 3e-3, 1e-2];
 
 async function tune(start: Start, data: XRayData, print: (line: string) => void): Promise<number> {
   let best = { lr: 0, auc: 0 };
-  for (const lr of rates[start]) {
+  for (const lr of rates) {
     const aucs: number[] = [];
     for (const seed of [101, 102]) aucs.push((await train(start, data, { lr, seed, on: "val" })).auc);
     const auc = mean(aucs);
@@ -190,7 +232,7 @@ export async function readData(folder: string): Promise<XRayData> {
 }
 
 /** The rates that `tune` has found (see the README). */
-export const tuned: Readonly<Record<Start, number>> = { pretrained: 1e-2, nothing: 1e-3 };
+export const tuned: Readonly<Record<Start, number>> = { pretrained: 3e-3, nothing: 3e-3 };
 
 async function main(): Promise<void> {
   const { values } = parseArgs({
