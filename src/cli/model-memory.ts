@@ -27,7 +27,7 @@ export interface MemoryOptions {
   readonly rank?: number;
   /** The layers that an adapter is put around, and that are quantised. Default: "all-linear". */
   readonly target?: Target;
-  /** Of "qlora". Default: "nf4". */
+  /** Of "qlora", by default "nf4"; in inference the layers are quantised where it is given. */
   readonly quantization?: Quantization;
   /** Of what is not quantised. Default: "float32". */
   readonly dtype?: DType;
@@ -56,7 +56,7 @@ export interface ModelMemory {
 }
 
 /** Node and the modules, before anything is planned or loaded. */
-const IMPORTED_BYTES = 95e6;
+const IMPORTED_BYTES = 70e6;
 /** Freed memory that the cpu backend keeps, and what of the loading is not collected yet. */
 const KEPT_BYTES = 0;
 const shallow = [2, 4] as const;
@@ -142,11 +142,12 @@ async function planDepth(
   options: MemoryOptions,
   programs: PlannedProgram[],
 ): Promise<Planned> {
-  const { batch = 1, rank = 16, target = "all-linear", quantization = "nf4", dtype = "float32" } = options;
+  const { batch = 1, rank = 16, target = "all-linear", dtype = "float32" } = options;
+  const quantization = options.quantization ?? (method === "qlora" ? "nf4" : null);
   const model = build(raw, dtype);
   const parameters = model.parameterCount();
   const time = options.time ?? Math.min(512, model.contextLength);
-  if (method === "qlora") {
+  if (quantization !== null && (method === "qlora" || method === "inference")) {
     const wanted = quantizer({ target, make: (layer) => blankQuantized(layer, quantization) });
     await replaceLayers(model, wanted);
   }

@@ -66,7 +66,10 @@ test("temporaries of a deep model follow from shallow ones; recomputation takes 
   };
   for (const recompute of [false, true]) {
     const [guessed, planned] = [await temporaries(recompute), await temporaries(recompute, [layers])];
-    assert.ok(Math.abs(guessed / planned - 1) < 0.05, `recompute ${recompute}: ${guessed} guessed, ${planned} planned`);
+    assert.ok(
+      Math.abs(guessed / planned - 1) < (device === "cpu" ? 0.05 : 0.15),
+      `recompute ${recompute}: ${guessed} guessed, ${planned} planned`,
+    );
   }
   assert.ok((await temporaries(true, [layers - 1])) < 0.5 * (await temporaries(false, [layers - 1])));
 });
