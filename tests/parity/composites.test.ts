@@ -123,8 +123,12 @@ const builders: Readonly<Record<string, Build>> = {
     }),
 };
 
-/** Composites without a function in PyTorch to compare with: those that only gradients record, and wrappers. */
+/**
+ * Composites without a function in PyTorch to compare with: those that only gradients record, wrappers, and products with GGUF's blocks, which
+ * are compared with the floating weights (backends/cpu/program.decoding.test.ts, models/blocks.test.ts).
+ */
 const withoutCases = [
+  "blockLinear",
   ...["attentionBackward", "convWeightGradient", "linearCrossEntropyBackward", "maxPool2dGradient"],
   ...["crossEntropyGradient", "checkpoint", "rnnBackward", "lstmBackward", "gruBackward"],
 ];
