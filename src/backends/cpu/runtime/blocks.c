@@ -3,6 +3,8 @@
  * tells how they lie). x becomes 16-bit integers in blocks of 32 with a scale of their own first, so that a block's products are integers
  * and exact; a row of the weight is then read once, as one stream, for up to four rows of x. Sums of blocks are float32.
  */
+/* Memory is read faster with vectors of 256 bits than with wider ones: see gemm.c, "One row of A". */
+#define NABLA_NARROW
 #include "runtime.h"
 #include <math.h>
 
@@ -12,7 +14,7 @@ enum { BLOCK = 32, TILE = 64, ROWS = 4 };
 
 /*
  * block_quantize: b = [x, codes int16, scales, offsets int32]; params: K, distance of x's rows, bits of the weight; a row is a block of x.
- * For a weight of 8 bits the codes lie as x does. For 4 bits, whose vectors hold up to four blocks with a quarter of each at a time, a row
+ * For a weight of 8 bits the codes lie as x does. For 4 bits, where a vector holds a quarter of each of its blocks at a time, a row
  * of x is filled up with zeros to whole groups of four blocks, and a group is the even numbers of its blocks' first halves, of their second
  * halves, then the odd ones alike; the offsets, four a block, take back the 8 that a code is too large.
  */
@@ -58,21 +60,10 @@ void k_block_quantize(const Cmd *c, int64_t r0, int64_t r1, int tid) {
 typedef int8_t c16 __attribute__((vector_size(16), may_alias, aligned(1)));
 typedef int8_t s8x16 __attribute__((vector_size(16)));
 typedef uint8_t u8x16 __attribute__((vector_size(16)));
-typedef int8_t s8x32 __attribute__((vector_size(32)));
-typedef int8_t c32 __attribute__((vector_size(32), may_alias, aligned(1)));
-typedef long long s64x2 __attribute__((vector_size(16)));
-typedef long long s64x4 __attribute__((vector_size(32)));
 typedef char b8x16 __attribute__((vector_size(16)));
-typedef char b8x32 __attribute__((vector_size(32)));
 typedef int16_t s16x16 __attribute__((vector_size(32)));
 typedef int16_t s16x16_u __attribute__((vector_size(32), may_alias, aligned(2)));
-#if W == 16 && !defined(__clang__)
-typedef int16_t s16x32 __attribute__((vector_size(64)));
-typedef int16_t s16x32_u __attribute__((vector_size(64), may_alias, aligned(2)));
-typedef s16x32 Numbers;
-INLINE Numbers numbers8(const uint8_t *w) { return (s16x32)__builtin_ia32_pmovsxbw512_mask((b8x32)(s8x32)*(const c32 *)w, (s16x32){0}, -1); }
-INLINE vi products(Numbers w, const int16_t *x) { return (vi)__builtin_ia32_pmaddwd512_mask(w, (s16x32)*(const s16x32_u *)x, (vi){0}, -1); }
-#elif defined(__AVX2__) && W == 8 && !defined(__clang__)
+#if defined(__AVX2__) && W == 8 && !defined(__clang__)
 typedef struct { s16x16 a, b; } Numbers;
 INLINE s16x16 words(s8x16 x) { return (s16x16)__builtin_ia32_pmovsxbw256((b8x16)x); }
 INLINE vi products(Numbers w, const int16_t *x) {
@@ -117,10 +108,8 @@ INLINE void row_of_8(const uint8_t *w, const float *scales, int rows, int64_t K,
 /* ---- 4 bits: W / 4 blocks a vector, whose 16-bit words hold four numbers each ------------------------------------------- */
 
 /* s + the products of neighbouring 16-bit numbers, two a lane. */
-#if defined(__AVX512VNNI__) && W == 16 && !defined(__clang__)
-INLINE vi add_products(vi s, vi a, const int16_t *b) { return (vi)__builtin_ia32_vpdpwssd_v16si(s, a, (vi)*(const vi_u *)b); }
-#elif W == 16 && !defined(__clang__)
-INLINE vi add_products(vi s, vi a, const int16_t *b) { return s + (vi)__builtin_ia32_pmaddwd512_mask((s16x32)a, (s16x32)*(const vi_u *)b, (vi){0}, -1); }
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__) && W == 8 && !defined(__clang__)
+INLINE vi add_products(vi s, vi a, const int16_t *b) { return (vi)__builtin_ia32_vpdpwssd_v8si(s, a, (vi)*(const vi_u *)b); }
 #elif defined(__AVX2__) && W == 8 && !defined(__clang__)
 INLINE vi add_products(vi s, vi a, const int16_t *b) { return s + (vi)__builtin_ia32_pmaddwd256((s16x16)a, (s16x16)*(const vi_u *)b); }
 #else
@@ -130,9 +119,7 @@ INLINE vi add_products(vi s, vi a, const int16_t *b) {
 }
 #endif
 /* The first W / 4 lanes, each four times. */
-#if W == 16
-#define FOURFOLD(a) LANES(a, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3)
-#elif W == 8
+#if W == 8
 #define FOURFOLD(a) LANES(a, 0, 0, 0, 0, 1, 1, 1, 1)
 #else
 #define FOURFOLD(a) LANES(a, 0, 0, 0, 0)
