@@ -66,9 +66,16 @@ typedef int16_t s16x16_u __attribute__((vector_size(32), may_alias, aligned(2)))
 #if defined(__AVX2__) && W == 8 && !defined(__clang__)
 typedef struct { s16x16 a, b; } Numbers;
 INLINE s16x16 words(s8x16 x) { return (s16x16)__builtin_ia32_pmovsxbw256((b8x16)x); }
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+INLINE vi products(Numbers w, const int16_t *x) {
+  const vi first = (vi)__builtin_ia32_vpdpwssd_v8si((vi){0}, (vi)w.a, (vi)*(const vi_u *)x);
+  return (vi)__builtin_ia32_vpdpwssd_v8si(first, (vi)w.b, (vi)*(const vi_u *)(x + 16));
+}
+#else
 INLINE vi products(Numbers w, const int16_t *x) {
   return (vi)__builtin_ia32_pmaddwd256(w.a, (s16x16)*(const s16x16_u *)x) + (vi)__builtin_ia32_pmaddwd256(w.b, (s16x16)*(const s16x16_u *)(x + 16));
 }
+#endif
 INLINE Numbers numbers8(const uint8_t *w) { return (Numbers){words((s8x16)*(const c16 *)w), words((s8x16)*(const c16 *)(w + 16))}; }
 #else
 typedef struct { int16_t n[BLOCK]; } Numbers;
@@ -85,7 +92,10 @@ INLINE Numbers numbers8(const uint8_t *w) {
 }
 #endif
 
-/* One row of the weight by `rows` rows of x (their codes K apart, their scales K / 32), sums to out[r * ldo]. */
+/*
+ * One row of the weight by `rows` rows of x (their codes K apart, their scales K / 32), sums to out[r * ldo]. Without xs the scales are
+ * products of both sides' already.
+ */
 INLINE void row_of_8(const uint8_t *w, const float *scales, int rows, int64_t K, const int16_t *x, const float *xs, float *out, int64_t ldo) {
   const int64_t blocks = K / BLOCK;
   vf s[ROWS] = {{0}}, u[ROWS] = {{0}};
@@ -94,7 +104,7 @@ INLINE void row_of_8(const uint8_t *w, const float *scales, int rows, int64_t K,
   {                                                                                                                               \
     const Numbers n = numbers8(w + (b) * BLOCK);                                                                                  \
     EACH_OF_4(int r = 0; r < rows; r++)                                                                                           \
-      to[r] = fma_(__builtin_convertvector(products(n, x + r * K + (b) * BLOCK), vf), splat(scales[b] * xs[r * blocks + (b)]), to[r]); \
+      to[r] = fma_(__builtin_convertvector(products(n, x + r * K + (b) * BLOCK), vf), splat(xs ? scales[b] * xs[r * blocks + (b)] : scales[b]), to[r]); \
   }
   for (; b + 2 <= blocks; b += 2) {
     ADD(s, b)
@@ -147,11 +157,15 @@ INLINE void row_of_4(const uint8_t *w, const float *scales, int rows, int64_t ow
   EACH_OF_4(int r = 0; r < rows; r++) out[r * ldo] = hsum(s[r]);
 }
 
-/* Half-precision scales of a row as floats, and zeros behind them. */
-INLINE void float_scales(const uint16_t *s, int64_t n, float *to) {
+/* Half-precision scales of a row as floats, times `by` where there is one, and zeros behind them. */
+INLINE void float_scales(const uint16_t *s, int64_t n, const float *by, float *to) {
   int64_t i = 0;
-  for (; i + W <= n; i += W) STORE(to + i, load_f16(s + i));
-  for (; i < n; i++) to[i] = from_f16(s[i]);
+  for (; i + W <= n; i += W) {
+    vf scale = load_f16(s + i);
+    if (by) scale *= LOAD(by + i);
+    STORE(to + i, scale);
+  }
+  for (; i < n; i++) to[i] = from_f16(s[i]) * (by ? by[i] : 1);
   for (; i < n + W; i++) to[i] = 0;
 }
 
@@ -164,6 +178,7 @@ void k_block_linear(const Cmd *c, int64_t r0, int64_t r1, int tid) {
   const float *xs = (const float *)c->b[1];
   const int32_t *offsets = (const int32_t *)c->b[2];
   float *y = (float *)c->b[5], *scales = (float *)c->run->scratch[tid];
+  const int one = M == 1 && p[3] == 8;
 #define ROWS_OF_8(rows) row_of_8(w, scales, rows, K, x + m * K, xs + m * blocks, y + m * N + n, N)
 #define ROWS_OF_4(rows) row_of_4(w, scales, rows, blocks, x + m * groups * BLOCK, xs + m * groups, offsets + m * groups * 4, y + m * N + n, N)
 #define EVERY_ROW(ROWS_OF)                \
@@ -176,8 +191,9 @@ void k_block_linear(const Cmd *c, int64_t r0, int64_t r1, int tid) {
     }
   for (int64_t n = r0 * TILE; n < min64(r1 * TILE, N); n++) {
     const uint8_t *w = (const uint8_t *)c->b[3] + n * (K * p[3] / 8);
-    float_scales((const uint16_t *)c->b[4] + n * blocks, blocks, scales);
-    if (p[3] == 8) EVERY_ROW(ROWS_OF_8)
+    float_scales((const uint16_t *)c->b[4] + n * blocks, blocks, one ? xs : 0, scales);
+    if (one) row_of_8(w, scales, 1, K, x, 0, y + n, 1);
+    else if (p[3] == 8) EVERY_ROW(ROWS_OF_8)
     else EVERY_ROW(ROWS_OF_4)
   }
 }
