@@ -39,10 +39,7 @@ export const weightBytes = (type: DecodedType): number => bytesOf(type, vocab * 
 /** Writes the file; its tensors repeat one stretch of random numbers. */
 export async function writeDecoder(path: string, type: DecodedType): Promise<void> {
   const stretch = 2 ** 20;
-  const bytes = quantize(
-    type,
-    uniform(1, stretch).map((x) => 0.05 * (2 * x - 1)),
-  );
+  const bytes = quantize(type, uniform(1, stretch, 0.05));
   const matrix = (rows: number, columns: number): GgufTensorInput => {
     const data = new Uint8Array(bytesOf(type, rows * columns));
     for (let at = 0; at < data.length; at += bytes.length) data.set(bytes.subarray(0, data.length - at), at);

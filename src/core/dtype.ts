@@ -165,6 +165,16 @@ export function encode(dtype: DType, values: ArrayLike<number>, out: TypedArray)
 /** What a user reads: the 16-bit floats as Float32Array, everything else as its own array. */
 export function decode(dtype: DType, raw: TypedArray): TypedArray {
   if (dtype !== "float16" && dtype !== "bfloat16") return raw;
-  const from = dtype === "float16" ? fromFloat16Bits : fromBfloat16Bits;
-  return Float32Array.from(raw as Uint16Array, from);
+  // a loop over bits: Float32Array.from calls back for each element, a hundred times as long
+  const out = new Float32Array(raw.length);
+  const bits = new Uint32Array(out.buffer);
+  if (dtype === "bfloat16") for (let i = 0; i < bits.length; i++) bits[i] = raw[i] << 16;
+  else
+    for (let i = 0; i < bits.length; i++) {
+      const half = raw[i];
+      const exponent = half & 0x7c00;
+      if (exponent === 0 || exponent === 0x7c00) out[i] = fromFloat16Bits(half);
+      else bits[i] = ((half & 0x8000) << 16) | (((half & 0x7fff) + 0x1c000) << 13);
+    }
+  return out;
 }

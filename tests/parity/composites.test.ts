@@ -123,8 +123,13 @@ const builders: Readonly<Record<string, Build>> = {
     }),
 };
 
-/** Composites without a function in PyTorch to compare with: those that only gradients record, wrappers, and what bitsandbytes has (finetune.test.ts). */
+/**
+ * Composites without a function in PyTorch to compare with: those that only gradients record, wrappers, what bitsandbytes has
+ * (finetune.test.ts), and products with GGUF's blocks, which are compared with the floating weights (backends/cpu/program.decoding.test.ts,
+ * models/blocks.test.ts).
+ */
 const withoutCases = [
+  "blockLinear",
   ...["attentionBackward", "convWeightGradient", "linearCrossEntropyBackward", "maxPool2dGradient"],
   ...["crossEntropyGradient", "checkpoint", "dequantize", "rnnBackward", "lstmBackward", "gruBackward"],
 ];

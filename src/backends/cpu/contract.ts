@@ -9,6 +9,7 @@ import type { DType } from "../../core/dtype.ts";
 import { dtypes } from "../../core/dtype.ts";
 import { DTypeError } from "../../core/errors.ts";
 import type { BuiltinName, KernelShape } from "./native.ts";
+import { streamGrain } from "./plans.ts";
 
 /** Buffers of a contraction's commands, to be bound by the caller. */
 export type ContractBuffer = "a" | "b" | "packed" | "out" | "asum";
@@ -219,7 +220,7 @@ export function planContract(shape: KernelShape, desc: ContractDesc): ContractPl
       main: {
         fn: kind,
         rows: ceilDiv(N, shape.skinnyColumns) * batches,
-        grain: 1,
+        grain: bk === 1 ? streamGrain(shape.skinnyColumns * K * dtypes[desc.b.dtype].bytes) : 1,
         buffers: ["a", "b", ...outputs],
         params: [...base(0, 0), ...direct],
       },

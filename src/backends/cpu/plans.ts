@@ -336,6 +336,12 @@ export function planUpdate(desc: {
   };
 }
 
+/** A thread reads so many bytes of a weight in one stretch: memory gives long streams faster. */
+const STREAM = 2 ** 19;
+
+/** Tiles of `bytes` that a thread takes at a time, where all it does is read them. */
+export const streamGrain = (bytes: number): number => Math.max(1, Math.floor(STREAM / bytes));
+
 /** As BLOCK and TILE in blocks.c. */
 const BLOCK = 32;
 const BLOCK_TILE = 64;
@@ -367,7 +373,7 @@ export function planBlockLinear(desc: {
     main: {
       fn: "block_linear",
       rows: Math.ceil(N / BLOCK_TILE),
-      grain: 1,
+      grain: streamGrain((BLOCK_TILE * K * bits) / 8),
       buffers: ["xCodes", "xScales", "xOffsets", "codes", "scales", "y"],
       params: [M, N, K, bits],
     },

@@ -3,6 +3,8 @@
  * tells how they lie). x becomes 16-bit integers in blocks of 32 with a scale of their own first, so that a block's products are integers
  * and exact; a row of the weight is then read once, as one stream, for up to four rows of x. Sums of blocks are float32.
  */
+/* Memory is read faster with vectors of 256 bits than with wider ones: see gemm.c, "One row of A". */
+#define NABLA_NARROW
 #include "runtime.h"
 #include <math.h>
 
@@ -12,7 +14,7 @@ enum { BLOCK = 32, TILE = 64, ROWS = 4 };
 
 /*
  * block_quantize: b = [x, codes int16, scales, offsets int32]; params: K, distance of x's rows, bits of the weight; a row is a block of x.
- * For a weight of 8 bits the codes lie as x does. For 4 bits, whose vectors hold up to four blocks with a quarter of each at a time, a row
+ * For a weight of 8 bits the codes lie as x does. For 4 bits, where a vector holds a quarter of each of its blocks at a time, a row
  * of x is filled up with zeros to whole groups of four blocks, and a group is the even numbers of its blocks' first halves, of their second
  * halves, then the odd ones alike; the offsets, four a block, take back the 8 that a code is too large.
  */
@@ -58,26 +60,22 @@ void k_block_quantize(const Cmd *c, int64_t r0, int64_t r1, int tid) {
 typedef int8_t c16 __attribute__((vector_size(16), may_alias, aligned(1)));
 typedef int8_t s8x16 __attribute__((vector_size(16)));
 typedef uint8_t u8x16 __attribute__((vector_size(16)));
-typedef int8_t s8x32 __attribute__((vector_size(32)));
-typedef int8_t c32 __attribute__((vector_size(32), may_alias, aligned(1)));
-typedef long long s64x2 __attribute__((vector_size(16)));
-typedef long long s64x4 __attribute__((vector_size(32)));
 typedef char b8x16 __attribute__((vector_size(16)));
-typedef char b8x32 __attribute__((vector_size(32)));
 typedef int16_t s16x16 __attribute__((vector_size(32)));
 typedef int16_t s16x16_u __attribute__((vector_size(32), may_alias, aligned(2)));
-#if W == 16 && !defined(__clang__)
-typedef int16_t s16x32 __attribute__((vector_size(64)));
-typedef int16_t s16x32_u __attribute__((vector_size(64), may_alias, aligned(2)));
-typedef s16x32 Numbers;
-INLINE Numbers numbers8(const uint8_t *w) { return (s16x32)__builtin_ia32_pmovsxbw512_mask((b8x32)(s8x32)*(const c32 *)w, (s16x32){0}, -1); }
-INLINE vi products(Numbers w, const int16_t *x) { return (vi)__builtin_ia32_pmaddwd512_mask(w, (s16x32)*(const s16x32_u *)x, (vi){0}, -1); }
-#elif defined(__AVX2__) && W == 8 && !defined(__clang__)
+#if defined(__AVX2__) && W == 8 && !defined(__clang__)
 typedef struct { s16x16 a, b; } Numbers;
 INLINE s16x16 words(s8x16 x) { return (s16x16)__builtin_ia32_pmovsxbw256((b8x16)x); }
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+INLINE vi products(Numbers w, const int16_t *x) {
+  const vi first = (vi)__builtin_ia32_vpdpwssd_v8si((vi){0}, (vi)w.a, (vi)*(const vi_u *)x);
+  return (vi)__builtin_ia32_vpdpwssd_v8si(first, (vi)w.b, (vi)*(const vi_u *)(x + 16));
+}
+#else
 INLINE vi products(Numbers w, const int16_t *x) {
   return (vi)__builtin_ia32_pmaddwd256(w.a, (s16x16)*(const s16x16_u *)x) + (vi)__builtin_ia32_pmaddwd256(w.b, (s16x16)*(const s16x16_u *)(x + 16));
 }
+#endif
 INLINE Numbers numbers8(const uint8_t *w) { return (Numbers){words((s8x16)*(const c16 *)w), words((s8x16)*(const c16 *)(w + 16))}; }
 #else
 typedef struct { int16_t n[BLOCK]; } Numbers;
@@ -94,7 +92,10 @@ INLINE Numbers numbers8(const uint8_t *w) {
 }
 #endif
 
-/* One row of the weight by `rows` rows of x (their codes K apart, their scales K / 32), sums to out[r * ldo]. */
+/*
+ * One row of the weight by `rows` rows of x (their codes K apart, their scales K / 32), sums to out[r * ldo]. Without xs the scales are
+ * products of both sides' already.
+ */
 INLINE void row_of_8(const uint8_t *w, const float *scales, int rows, int64_t K, const int16_t *x, const float *xs, float *out, int64_t ldo) {
   const int64_t blocks = K / BLOCK;
   vf s[ROWS] = {{0}}, u[ROWS] = {{0}};
@@ -103,7 +104,7 @@ INLINE void row_of_8(const uint8_t *w, const float *scales, int rows, int64_t K,
   {                                                                                                                               \
     const Numbers n = numbers8(w + (b) * BLOCK);                                                                                  \
     EACH_OF_4(int r = 0; r < rows; r++)                                                                                           \
-      to[r] = fma_(__builtin_convertvector(products(n, x + r * K + (b) * BLOCK), vf), splat(scales[b] * xs[r * blocks + (b)]), to[r]); \
+      to[r] = fma_(__builtin_convertvector(products(n, x + r * K + (b) * BLOCK), vf), splat(xs ? scales[b] * xs[r * blocks + (b)] : scales[b]), to[r]); \
   }
   for (; b + 2 <= blocks; b += 2) {
     ADD(s, b)
@@ -117,10 +118,8 @@ INLINE void row_of_8(const uint8_t *w, const float *scales, int rows, int64_t K,
 /* ---- 4 bits: W / 4 blocks a vector, whose 16-bit words hold four numbers each ------------------------------------------- */
 
 /* s + the products of neighbouring 16-bit numbers, two a lane. */
-#if defined(__AVX512VNNI__) && W == 16 && !defined(__clang__)
-INLINE vi add_products(vi s, vi a, const int16_t *b) { return (vi)__builtin_ia32_vpdpwssd_v16si(s, a, (vi)*(const vi_u *)b); }
-#elif W == 16 && !defined(__clang__)
-INLINE vi add_products(vi s, vi a, const int16_t *b) { return s + (vi)__builtin_ia32_pmaddwd512_mask((s16x32)a, (s16x32)*(const vi_u *)b, (vi){0}, -1); }
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__) && W == 8 && !defined(__clang__)
+INLINE vi add_products(vi s, vi a, const int16_t *b) { return (vi)__builtin_ia32_vpdpwssd_v8si(s, a, (vi)*(const vi_u *)b); }
 #elif defined(__AVX2__) && W == 8 && !defined(__clang__)
 INLINE vi add_products(vi s, vi a, const int16_t *b) { return s + (vi)__builtin_ia32_pmaddwd256((s16x16)a, (s16x16)*(const vi_u *)b); }
 #else
@@ -130,9 +129,7 @@ INLINE vi add_products(vi s, vi a, const int16_t *b) {
 }
 #endif
 /* The first W / 4 lanes, each four times. */
-#if W == 16
-#define FOURFOLD(a) LANES(a, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3)
-#elif W == 8
+#if W == 8
 #define FOURFOLD(a) LANES(a, 0, 0, 0, 0, 1, 1, 1, 1)
 #else
 #define FOURFOLD(a) LANES(a, 0, 0, 0, 0)
@@ -160,11 +157,15 @@ INLINE void row_of_4(const uint8_t *w, const float *scales, int rows, int64_t ow
   EACH_OF_4(int r = 0; r < rows; r++) out[r * ldo] = hsum(s[r]);
 }
 
-/* Half-precision scales of a row as floats, and zeros behind them. */
-INLINE void float_scales(const uint16_t *s, int64_t n, float *to) {
+/* Half-precision scales of a row as floats, times `by` where there is one, and zeros behind them. */
+INLINE void float_scales(const uint16_t *s, int64_t n, const float *by, float *to) {
   int64_t i = 0;
-  for (; i + W <= n; i += W) STORE(to + i, load_f16(s + i));
-  for (; i < n; i++) to[i] = from_f16(s[i]);
+  for (; i + W <= n; i += W) {
+    vf scale = load_f16(s + i);
+    if (by) scale *= LOAD(by + i);
+    STORE(to + i, scale);
+  }
+  for (; i < n; i++) to[i] = from_f16(s[i]) * (by ? by[i] : 1);
   for (; i < n + W; i++) to[i] = 0;
 }
 
@@ -177,6 +178,7 @@ void k_block_linear(const Cmd *c, int64_t r0, int64_t r1, int tid) {
   const float *xs = (const float *)c->b[1];
   const int32_t *offsets = (const int32_t *)c->b[2];
   float *y = (float *)c->b[5], *scales = (float *)c->run->scratch[tid];
+  const int one = M == 1 && p[3] == 8;
 #define ROWS_OF_8(rows) row_of_8(w, scales, rows, K, x + m * K, xs + m * blocks, y + m * N + n, N)
 #define ROWS_OF_4(rows) row_of_4(w, scales, rows, blocks, x + m * groups * BLOCK, xs + m * groups, offsets + m * groups * 4, y + m * N + n, N)
 #define EVERY_ROW(ROWS_OF)                \
@@ -189,8 +191,9 @@ void k_block_linear(const Cmd *c, int64_t r0, int64_t r1, int tid) {
     }
   for (int64_t n = r0 * TILE; n < min64(r1 * TILE, N); n++) {
     const uint8_t *w = (const uint8_t *)c->b[3] + n * (K * p[3] / 8);
-    float_scales((const uint16_t *)c->b[4] + n * blocks, blocks, scales);
-    if (p[3] == 8) EVERY_ROW(ROWS_OF_8)
+    float_scales((const uint16_t *)c->b[4] + n * blocks, blocks, one ? xs : 0, scales);
+    if (one) row_of_8(w, scales, 1, K, x, 0, y + n, 1);
+    else if (p[3] == 8) EVERY_ROW(ROWS_OF_8)
     else EVERY_ROW(ROWS_OF_4)
   }
 }

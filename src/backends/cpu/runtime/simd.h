@@ -1,11 +1,11 @@
 /*
  * Vectors by compiler extensions: vf is W floats, vi is W ints; 16 lanes with AVX-512, 8 with AVX2, 4 with NEON (and
- * anywhere else). Loads, FMA, max, square root, reductions, exp. Includes nothing (<immintrin.h> costs half a second a
+ * anywhere else); NABLA_NARROW, defined before, takes 8 in place of 16. Loads, FMA, max, square root, reductions, exp. Includes nothing (<immintrin.h> costs half a second a
  * unit), so that generated kernels can carry its text.
  */
 #ifndef NABLA_SIMD_H
 #define NABLA_SIMD_H
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && !defined(NABLA_NARROW)
 #define W 16
 #elif defined(__AVX2__)
 #define W 8
@@ -25,7 +25,7 @@ typedef __UINT32_TYPE__ vu __attribute__((vector_size(W * 4), may_alias));
 /* Writes past the caches, to a multiple of a vector's size: for what is too large to be there when it is read. A fence ends it. */
 #if defined(__clang__)
 #define STREAM(p, x) __builtin_nontemporal_store(x, (vf *)(p))
-#elif defined(__AVX512F__)
+#elif W == 16
 #define STREAM(p, x) __builtin_ia32_movntps512((float *)(p), x)
 #elif defined(__AVX2__)
 #define STREAM(p, x) __builtin_ia32_movntps256((float *)(p), x)
@@ -51,7 +51,7 @@ INLINE vf fma_(vf a, vf b, vf c) {
   return a * b + c;
 }
 #endif
-#elif defined(__AVX512F__)
+#elif W == 16
 INLINE vf fma_(vf a, vf b, vf c) { return (vf)__builtin_ia32_vfmaddps512_mask(a, b, c, (short)-1, 4); }
 #elif defined(__FMA__)
 INLINE vf fma_(vf a, vf b, vf c) { return (vf)__builtin_ia32_vfmaddps256(a, b, c); }
@@ -88,10 +88,10 @@ INLINE vf load_f16(const __UINT16_TYPE__ *p) {
 
 INLINE vf select_(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
 /* The larger; where either is NaN, b. */
-#if defined(__AVX512F__) && !defined(__clang__)
+#if W == 16 && !defined(__clang__)
 INLINE vf max_(vf a, vf b) { return (vf)__builtin_ia32_maxps512_mask(a, b, (vf){0}, (short)-1, 4); }
 INLINE vf min_(vf a, vf b) { return (vf)__builtin_ia32_minps512_mask(a, b, (vf){0}, (short)-1, 4); }
-#elif defined(__AVX512F__)
+#elif W == 16
 INLINE vf max_(vf a, vf b) { return (vf)__builtin_ia32_maxps512(a, b, 4); }
 INLINE vf min_(vf a, vf b) { return (vf)__builtin_ia32_minps512(a, b, 4); }
 #elif defined(__AVX2__)
