@@ -74,7 +74,8 @@ const forwardRow = registerOperation({
       crossEntropyRows(c.logits, c.targets, null, null, a.labelSmoothing),
     );
     // each chunk's sum by itself: its logits can go then
-    const total = a.reduction === "none" ? concat(parts, 0) : parts.map((part) => sum(part)).reduce((x, y) => add(x, y));
+    const total =
+      a.reduction === "none" ? concat(parts, 0) : parts.map((part) => sum(part)).reduce((x, y) => add(x, y));
     return [cast(a.reduction === "mean" ? div(total, sum(cast(t.valid, total.dtype))) : total, hidden.dtype)];
   },
 });
