@@ -32,8 +32,8 @@ const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as
   readonly files: readonly string[];
   readonly dependencies: Readonly<Record<string, string>>;
 };
-/** Folders behind the public ones; `cli` is the command. */
-const inner = ["core", "graph", "autograd", "compiler", "backends", "execution", "tensor", "cli"];
+/** Folders behind the public ones; `cli` is the command, `nabla/models` exports what is public of `hub`. */
+const inner = ["core", "graph", "autograd", "compiler", "backends", "execution", "tensor", "hub", "cli"];
 /** A name that each subpath gives. */
 const names: Readonly<Record<string, string>> = {
   ".": "tensor",
