@@ -37,7 +37,7 @@ type Shape = Pick<
 
 /** What is trained (on wasm the same as on cpu), and the fewest and most steps; between them the time decides. */
 const plans: Readonly<
-  Record<"cpu" | "reference", { shape: Shape; least: number; most: number; second: SecondLesson }>
+  Record<"cpu" | "reference", { shape: Shape; least: number; most: number; heldOut: number; second: SecondLesson }>
 > = {
   cpu: {
     shape: {
@@ -53,6 +53,7 @@ const plans: Readonly<
     },
     least: 1200,
     most: 4000,
+    heldOut: 0.1,
     second: { characters: 150_000, kept: 15_000, steps: 300, sampleTokens: 120 },
   },
   reference: {
@@ -69,6 +70,7 @@ const plans: Readonly<
     },
     least: 50,
     most: 2000,
+    heldOut: 0.02,
     second: { characters: 4_000, kept: 500, steps: 8, sampleTokens: 10 },
   },
 };
@@ -98,7 +100,7 @@ async function start(flags: Flags): Outcome {
 
   let folder = flags.out ?? "runs/start";
   for (let n = 2; flags.out === undefined && existsSync(folder); n++) folder = `runs/start-${n}`;
-  const { shape, least, most } = plans[plan];
+  const { shape, least, most, heldOut } = plans[plan];
   const settings: GptSettings = {
     format: 1,
     kind: "gpt",
@@ -114,7 +116,7 @@ async function start(flags: Flags): Outcome {
     warmup: 40,
     weightDecay: 0.1,
     clip: 1,
-    validationShare: 0.1,
+    validationShare: heldOut,
     validateEvery: 100,
   };
   const data = await startRun(folder, settings, async () => {
