@@ -55,7 +55,7 @@ export interface ModelMemory {
 }
 
 /** Node and the modules, before anything is planned or loaded. */
-const IMPORTED_BYTES = 95e6;
+const IMPORTED_BYTES = 70e6;
 /** Freed memory that the cpu backend keeps, and what of the loading is not collected yet. */
 const KEPT_BYTES = 0;
 const shallow = [2, 4] as const;

@@ -26,6 +26,8 @@ import { Body, misaligned } from "./views.ts";
 
 /** Where the rule names no limit; every member counts as written. */
 const MAX_BUFFERS = 28;
+/** Elements from which on it matters how long a value stays. */
+const LARGE = 2 ** 22;
 
 export type MemberKind = "full" | "row" | "reduction" | "column";
 
@@ -182,11 +184,22 @@ export class Fuser {
       const g = this.groups[i];
       if (g.opaque || !g.built || this.workSize(g.members[0]) !== size) continue;
       const shared = g.built.body.buffers.some((b) => sources.has(b) || leaves.has(b));
-      if (!shared) continue;
+      if (!shared || this.apart(g, [...sources])) continue;
       const found = attempt(g);
       if (found) return found;
     }
     return null;
+  }
+
+  /**
+   * Whether a group and what reads `sources` each read a large value that the other does not: together they would hold both at once, where one after
+   * the other each can go as soon as it has been read.
+   */
+  private apart(group: Group, sources: readonly GNode[]): boolean {
+    const large = (list: readonly GNode[], other: readonly GNode[]): boolean =>
+      list.some((n) => n.op !== "buffer" && sizeOf(n.shape) >= LARGE && !other.includes(n));
+    const own = group.built?.body.buffers ?? [];
+    return large(own, sources) && large(sources, own);
   }
 
   /** Puts groups that `n` reads, of the same rows and columns, together with it in one. */
@@ -196,7 +209,9 @@ export class Fuser {
     const together = new Set(producers.filter((g) => g.built && g.built.domain.key === last.built?.domain.key));
     const outside = [...sources].map((s) => this.groupFor(s)).filter((g) => !together.has(g));
     for (const g of together) outside.push(...[...g.before].filter((b) => !together.has(b)));
-    if (together.size < 2 || outside.some((x) => [...together].some((g) => x.before.has(g)))) return null;
+    if (together.size < 2 || [...together].some((g) => g !== last && this.apart(g, last.built?.body.buffers ?? [])))
+      return null;
+    if (outside.some((x) => [...together].some((g) => x.before.has(g)))) return null;
     const members = [...together].flatMap((g) => g.members).sort((a, b) => a.id - b.id);
     const built = this.build([...members, n]);
     if (!built || !this.fits(built, [...members, n])) return null;

@@ -73,9 +73,10 @@ const forwardRow = registerOperation({
     const parts = chunksOf(hidden, weight, t, a.chunk).map((c) =>
       crossEntropyRows(c.logits, c.targets, null, null, a.labelSmoothing),
     );
-    const rows = concat(parts, 0);
-    const total = a.reduction === "none" ? rows : sum(rows);
-    return [cast(a.reduction === "mean" ? div(total, sum(cast(t.valid, rows.dtype))) : total, hidden.dtype)];
+    // each chunk's sum by itself: its logits can go then
+    const total =
+      a.reduction === "none" ? concat(parts, 0) : parts.map((part) => sum(part)).reduce((x, y) => add(x, y));
+    return [cast(a.reduction === "mean" ? div(total, sum(cast(t.valid, total.dtype))) : total, hidden.dtype)];
   },
 });
 
