@@ -69,6 +69,19 @@ describe("kernels on the rows of a product", () => {
       assert.match(program.describe("memory"), /contract %\d+: .* -> (output 0|%\d+@\d+\+30720) /);
   });
 
+  test("large logits go chunk by chunk: their gradients are made behind the product, none waits for the others' loss", async () => {
+    const [rows, width, classes, chunk] = [1024, 16, 16384, 256];
+    const targets = nodeFrom(backend, new Float64Array(rows), [rows], "int32");
+    const inputs = [leaf([rows, width]), leaf([classes, width]), targets];
+    const loss = composites.linearCrossEntropy(inputs[0], inputs[1], inputs[2], { chunk });
+    const attrs = loss.attrs as composites.LinearCrossEntropyAttrs;
+    const { dhidden } = composites.linearCrossEntropyBackward(inputs, leaf([]), attrs);
+    const program = await compile([loss, dhidden]);
+    // one chunk of logits and all of their gradients
+    const most = ((rows / chunk + 1) * chunk + 128) * classes * 4;
+    assert.ok(program.stats.arenaBytes < most, `${program.stats.arenaBytes} ≥ ${most}\n${program.describe("memory")}`);
+  });
+
   test("not what reads them elsewhere", async () => {
     const y = o.matmul(leaf([64, 64]), leaf([64, 64]));
     const program = await compile([o.add(y, o.transpose(y, 0, 1))]);
