@@ -1,7 +1,7 @@
 /**
  * Decoding at batch 1 from GGUF files whose weights are at least four times the last cache, in float32, bfloat16, float16, q8_0 and q4_0: how
  * much of the memory's bandwidth is reached (a sum over float32 numbers, measured in turn with the tokens), and node-llama-cpp on the same
- * files, from the folder NABLA_LLAMACPP. NABLA_DECODE_TYPES chooses types ("f32,q8_0"). Two gigabytes of files are written meanwhile.
+ * files, from the folder NABLA_LLAMACPP. NABLA_DECODE_TYPES chooses types ("f32,q8_0"). Files of up to 1.3 GB each are written meanwhile.
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -9,7 +9,7 @@ import { uniform } from "./numbers.ts";
 export const decodedTypes = ["f32", "bf16", "f16", "q8_0", "q4_0"] as const satisfies readonly GgufType[];
 export type DecodedType = (typeof decodedTypes)[number];
 
-const [width, inner, heads, kvHeads, vocab] = [1024, 2816, 16, 4, 32000];
+const [width, inner, heads, kvHeads, vocab] = [2048, 5632, 32, 4, 32000];
 const headDim = width / heads;
 const perLayer = width * (2 * width + 2 * kvHeads * headDim + 3 * inner);
 
@@ -31,7 +31,7 @@ const bytesOf = (type: DecodedType, elements: number): number =>
 
 /** Layers such that the weights are at least four times the last cache, and a usual number of them. */
 export const layersFor = (type: DecodedType): number =>
-  Math.max(8, Math.ceil((4.2 * lastLevelCache() - bytesOf(type, vocab * width)) / bytesOf(type, perLayer)));
+  Math.max(6, Math.ceil((4.2 * lastLevelCache() - bytesOf(type, vocab * width)) / bytesOf(type, perLayer)));
 
 /** Bytes of the matrices, each of which a token reads once: the head is the embedding again. */
 export const weightBytes = (type: DecodedType): number => bytesOf(type, vocab * width + layersFor(type) * perLayer);

@@ -12,13 +12,7 @@ import type { CommandDesc, ContractDesc, ContractPlan } from "./contract.ts";
 import { lanesFor, lanesPrelude } from "./lanes.ts";
 import { takesView } from "./loops.ts";
 import type { NativeRuntime } from "./native.ts";
-import { hasOwnKernel, isOwn, planOwn } from "./own.ts";
-import { planTranspose } from "./plans.ts";
-import { planQuantized, type QuantizedBuffer, takesCodes } from "./quantized.ts";
-import { type Check, type Form, renderKernel } from "./render.ts";
 import {
-  type Commands,
-  type Guest,
   hasTemplate,
   ignores,
   isOpaque,
@@ -26,7 +20,12 @@ import {
   planOpaque,
   readsHalf,
   takesStrided,
-} from "./templates.ts";
+} from "./native-templates.ts";
+import { hasOwnKernel, isOwn, planOwn } from "./own.ts";
+import { planTranspose } from "./plans.ts";
+import { planQuantized, type QuantizedBuffer, takesCodes } from "./quantized.ts";
+import { type Check, type Form, renderKernel } from "./render.ts";
+import type { Commands, Guest } from "./templates.ts";
 
 export interface Target {
   readonly rule: OpaqueRule;

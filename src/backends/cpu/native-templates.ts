@@ -1,0 +1,109 @@
+/**
+ * The templates of the native runtime: those that `wasm` shares (templates.ts), and what a decoder's step has beside them, weights in
+ * blocks or by codes and a state of which a part is written. And what the compiler asks of them.
+ */
+import type { GNode } from "../../compiler/lower.ts";
+import { type Strided, strided } from "../../compiler/views.ts";
+import { contiguousStrides, sizeOf } from "../../core/shape.ts";
+import type { Node } from "../../graph/node.ts";
+import type { KernelShape } from "./native.ts";
+import { planBlockLinear, planCopy, planUpdate } from "./plans.ts";
+import { planDequantize } from "./quantized.ts";
+import {
+  type Commands,
+  type Guest,
+  isScalar,
+  type Operand,
+  scalarOf,
+  templates as shared,
+  TEMPORARY,
+  type Template,
+} from "./templates.ts";
+
+const templates: Readonly<Record<string, Template>> = {
+  ...shared,
+  blockLinear: {
+    fits: ({ inputs: [x, , scales] }) => x.dtype === "float32" && scales.dtype === "float16",
+    strided: (_n, i, look) => i === 0 && look.strides[1] === 1,
+    plan: (n, looks) => {
+      const [M, K] = n.inputs[0].shape;
+      const N = n.shape[1];
+      const sizes = { M, N, K, bits: n.attrs["bits"] as number, rowStride: looks[0].strides[0] };
+      const { main, quantize, temporaries, scratchBytes } = planBlockLinear(sizes);
+      const whole = (of: number): Operand => ({ of, offset: 0 });
+      const integers = temporaries.map((_, i) => whole(TEMPORARY + i));
+      return {
+        command: main,
+        buffers: [...integers, whole(1), whole(2), whole(-1)],
+        lead: { command: quantize, buffers: [{ of: 0, offset: looks[0].offset }, ...integers] },
+        temporaries,
+        scalars: [],
+        scratchBytes,
+        canFail: false,
+        flops: 2 * M * N * K,
+      };
+    },
+  },
+  dynamicUpdate: {
+    // another tensor's update joins the kernels that read it
+    fits: ({ inputs: [x, update, ...offsets] }) =>
+      x.storage !== null && x.dtype === update.dtype && x.shape.length > 0 && offsets.every(isScalar),
+    strided: (_n, i, look) => i === 1 && look.strides[look.strides.length - 1] === 1,
+    ignores: (_n, i) => i > 1,
+    plan: (n, looks) => {
+      const update = n.inputs[1];
+      const out: Operand = { of: -1, offset: 0 };
+      const strides = contiguousStrides(n.shape);
+      const { main: copy } = planCopy({ shape: n.shape, dtype: n.dtype, from: looks[0].strides, to: strides });
+      return {
+        command: planUpdate({ shape: n.shape, update: update.shape, dtype: n.dtype, strides: looks[1].strides }),
+        buffers: [{ of: 1, offset: looks[1].offset }, out],
+        lead: { command: copy, buffers: [{ of: 0, offset: looks[0].offset }, out] },
+        leadsInPlace: false,
+        scalars: n.inputs.slice(2).map(scalarOf),
+        scratchBytes: 0,
+        canFail: false,
+        flops: sizeOf(update.shape),
+      };
+    },
+  },
+  dequantize: {
+    fits: (n) => n.dtype === "float32",
+    // whole buffers, whatever their shape
+    strided: (n, i, look) => look.strides.join() === contiguousStrides(n.inputs[i].shape).join(),
+    plan: (n, looks) => {
+      const command = planDequantize(n);
+      // 8 bits have no table of values; its place is filled
+      const of = { codes: 0, scales: 1, values: looks.length - 1, out: -1 };
+      const buffers = command.buffers.map((b) => ({ of: of[b], offset: of[b] < 0 ? 0 : looks[of[b]].offset }));
+      return { command, buffers, scalars: [], scratchBytes: 0, canFail: false, flops: sizeOf(n.shape) };
+    },
+  },
+};
+
+export const isOpaque = (n: GNode): boolean => n.op === "contract" || Object.hasOwn(templates, n.op);
+export const hasTemplate = (name: string, node: Node): boolean => templates[name]?.fits?.(node) ?? false;
+
+export function takesStrided(n: GNode, operand: number, inMemory: (n: GNode) => boolean): boolean {
+  const look = strided(n.inputs[operand], inMemory);
+  if (!look) return false;
+  return n.op === "contract" || (templates[n.op]?.strided(n, operand, look) ?? false);
+}
+
+/** The commands of an opaque node that is no product; undefined where it has no row here. */
+export const planOpaque = (
+  n: GNode,
+  looks: readonly Strided[],
+  shape: KernelShape,
+  errorOp: number,
+  guest?: Guest,
+): Commands | undefined => templates[n.op]?.plan(n, looks, shape, errorOp, guest);
+
+/** Into how many equal parts an opaque node's result may be cut for a kernel behind its command's tiles, most first. */
+export const partsBehind = (n: GNode): readonly number[] => templates[n.op]?.behind?.(n) ?? [];
+
+/** Whether the runtime reads operand i of an operation in 16 bits as it reads it in 32. */
+export const readsHalf = (op: string, operand: number): boolean =>
+  op === "contract" || (op === "attention" && (operand === 1 || operand === 2));
+
+export const ignores = (n: GNode, operand: number): boolean => templates[n.op]?.ignores?.(n, operand) ?? false;
