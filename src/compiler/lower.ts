@@ -7,7 +7,6 @@ import type { Capture } from "../backends/backend.ts";
 import { accumulator, type DType, isFloat } from "../core/dtype.ts";
 import { BackendError } from "../core/errors.ts";
 import { type Shape, showShape, sizeOf } from "../core/shape.ts";
-import { attention, attentionExtras } from "../graph/composites/attention.ts";
 import { bodyOf, loopAttrs, unrolled } from "../graph/loop.ts";
 import { type Attrs, type Node, type Spec, setGradEnabled, setRegion } from "../graph/node.ts";
 import * as ops from "../graph/ops.ts";
@@ -44,6 +43,8 @@ export interface LowerRule {
   readonly wider?: Partial<Record<DType, DType>>;
   /** Parts of a concat that one kernel can read; longer ones become a tree. */
   readonly maxParts?: number;
+  /** Other nodes over the same inputs for one without a template; null: what is usual. */
+  readonly replace?: (node: Node) => readonly Node[] | null;
   /** Whether operand i of an operation that runs by itself may be of a 16-bit float type in place of float32. */
   readonly readsHalf?: (op: string, operand: number) => boolean;
 }
@@ -283,20 +284,6 @@ export function lower(capture: Capture, hasTemplate: HasTemplate, rule: LowerRul
   }
 }
 
-/** Attention of 16-bit floats by the float32 operation, whose template reads keys and values as they are stored; null for other types. */
-function wideAttention(n: Node): readonly [Node, Node] | null {
-  const [q, k, v] = n.inputs;
-  if (q.dtype !== "bfloat16" && q.dtype !== "float16") return null;
-  const { causal, scale } = n.attrs as { causal: boolean; scale: number };
-  const wide = [q, k, v].map((x) => ops.cast(x, "float32"));
-  const { out, lse } = attention(wide[0], wide[1], wide[2], {
-    causal,
-    scale,
-    ...attentionExtras(n.inputs, 3, n.attrs),
-  });
-  return [ops.cast(out, q.dtype), lse];
-}
-
 const plainViews = new Set(["reshape", "permute", "expand", "slice"]);
 
 /** Whether a node is a view of what is in memory whatever is fused: a state, or a state that is written in place. */
@@ -351,10 +338,8 @@ class Lowering {
   private replacement(node: Node): Node | readonly Node[] | null {
     const { name, group } = node.operation;
     if (this.hasTemplate(name, node)) return null;
-    if (name === "attention" && this.rule.readsHalf?.(name, 1)) {
-      const wide = wideAttention(node);
-      if (wide && this.hasTemplate(name, wide[0].inputs[0])) return wide;
-    }
+    const own = this.rule.replace?.(node);
+    if (own) return own;
     if (name === "loop") return unroll(node);
     if (group !== "composite") return rewrite(node, this.rule);
     if (!node.operation.decompose)

@@ -5,23 +5,75 @@
 import type { GNode } from "../../compiler/lower.ts";
 import { type Strided, strided } from "../../compiler/views.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
+import { attention, attentionExtras } from "../../graph/composites/attention.ts";
 import type { Node } from "../../graph/node.ts";
+import * as ops from "../../graph/ops.ts";
 import type { KernelShape } from "./native.ts";
-import { planBlockLinear, planCopy, planUpdate } from "./plans.ts";
+import { planAttention, planBlockLinear, planCopy, planUpdate } from "./plans.ts";
 import { planDequantize } from "./quantized.ts";
 import {
+  attentionDesc,
   type Commands,
   type Guest,
-  isScalar,
+  headsOut,
   type Operand,
-  scalarOf,
+  plainAttention,
   templates as shared,
   TEMPORARY,
   type Template,
 } from "./templates.ts";
 
+/** A number that the command takes from the table of scalars. */
+const isScalar = ({ operation: { name } }: Node): boolean => name === "scalar" || name === "const";
+const scalarOf = (n: GNode): number | GNode => (n.op === "const" ? (n.attrs["value"] as number) : n);
+
+/** Forward: also up to a runtime length, and under a mask of booleans. */
+function attends(n: Node): boolean {
+  const { length, mask } = attentionExtras(n.inputs, 3, n.attrs);
+  return plainAttention(n) && (!length || isScalar(length)) && (!mask || mask.dtype === "bool");
+}
+
+/** Strides of a view of `look.source` where it grows to [B, H, Tq, Tk]: none along axes that it does not have, or has once. */
+function grown(shape: readonly number[], strides: readonly number[]): number[] {
+  const missing = 4 - shape.length;
+  return Array.from({ length: 4 }, (_, i) => (i < missing || shape[i - missing] === 1 ? 0 : strides[i - missing]));
+}
+
 const templates: Readonly<Record<string, Template>> = {
   ...shared,
+  attention: {
+    fits: attends,
+    strided: (_n, i, look) => i > 2 || look.strides[3] === 1,
+    ignores: (n, i) => i === 3 && n.attrs["length"] === true,
+    plan: (n, looks, shape) => {
+      const desc = attentionDesc(n, looks);
+      const o = headsOut(contiguousStrides(n.shape));
+      const hasLength = n.attrs["length"] === true;
+      const maskAt = n.attrs["mask"] === true ? n.inputs.length - 1 : null;
+      const half = (i: number) =>
+        n.inputs[i].dtype === "float32" ? {} : { [i === 1 ? "kDType" : "vDType"]: n.inputs[i].dtype };
+      const { main, scratchBytes } = planAttention(shape, {
+        ...desc,
+        ...half(1),
+        ...half(2),
+        o,
+        hasLength,
+        isLast: hasLength && desc.causal,
+        ...(maskAt !== null && { mask: grown(n.inputs[maskAt].shape, looks[maskAt].strides) }),
+      });
+      const operand = (i: number) => ({ of: i, offset: looks[i].offset });
+      const outputs = [-1, -2].map((of) => ({ of, offset: 0 }));
+      const buffers = [...[0, 1, 2].map(operand), ...outputs, ...(maskAt === null ? [] : [operand(maskAt)])];
+      return {
+        command: main,
+        buffers,
+        scalars: [n.attrs["scale"] as number, ...(hasLength ? [scalarOf(n.inputs[3])] : [])],
+        scratchBytes,
+        canFail: false,
+        flops: 2 * desc.B * desc.H * desc.Tq * desc.Tk * desc.D * (desc.causal ? 1 : 2),
+      };
+    },
+  },
   blockLinear: {
     fits: ({ inputs: [x, , scales] }) => x.dtype === "float32" && scales.dtype === "float16",
     strided: (_n, i, look) => i === 0 && look.strides[1] === 1,
@@ -107,3 +159,20 @@ export const readsHalf = (op: string, operand: number): boolean =>
   op === "contract" || (op === "attention" && (operand === 1 || operand === 2));
 
 export const ignores = (n: GNode, operand: number): boolean => templates[n.op]?.ignores?.(n, operand) ?? false;
+
+/**
+ * Attention of 16-bit floats by the float32 operation, whose template reads keys and values as they are stored; null where there is
+ * none for it.
+ */
+export function wideAttention(n: Node): readonly [Node, Node] | null {
+  const [q, k, v] = n.inputs;
+  if (n.operation.name !== "attention" || (q.dtype !== "bfloat16" && q.dtype !== "float16")) return null;
+  const { causal, scale } = n.attrs as { causal: boolean; scale: number };
+  const wide = [q, k, v].map((x) => ops.cast(x, "float32"));
+  const { out, lse } = attention(wide[0], wide[1], wide[2], {
+    causal,
+    scale,
+    ...attentionExtras(n.inputs, 3, n.attrs),
+  });
+  return hasTemplate("attention", out) ? [ops.cast(out, q.dtype), lse] : null;
+}

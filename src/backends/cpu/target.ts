@@ -20,6 +20,7 @@ import {
   planOpaque,
   readsHalf,
   takesStrided,
+  wideAttention,
 } from "./native-templates.ts";
 import { hasOwnKernel, isOwn, planOwn } from "./own.ts";
 import { planTranspose } from "./plans.ts";
@@ -58,7 +59,7 @@ export const nativeTarget = (runtime: NativeRuntime): Target => ({
     ignores,
     absorbs: takesCodes,
   },
-  lowerRule: { readsHalf },
+  lowerRule: { readsHalf, replace: wideAttention },
   hasTemplate: (name, node) => name === "loop" || hasTemplate(name, node) || hasOwnKernel(node),
   render: (kernel, form) => {
     const { body, needed, hasFloat64, checks } = renderKernel(kernel, form);

@@ -8,7 +8,6 @@ import type { GNode } from "../../compiler/lower.ts";
 import type { Strided } from "../../compiler/views.ts";
 import { dtypes } from "../../core/dtype.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
-import { attentionExtras } from "../../graph/composites/attention.ts";
 import type { Node } from "../../graph/node.ts";
 import type { CommandDesc } from "./contract.ts";
 import {
@@ -162,31 +161,15 @@ function convCommands(plan: ConvPlan<string>, weight: Strided, flops: number): C
   };
 }
 
-const plainAttention = (n: Node): boolean =>
+export const plainAttention = (n: Node): boolean =>
   n.inputs[0].dtype === "float32" && n.inputs[0].shape[3] === n.inputs[2].shape[3] && n.inputs[0].shape[3] <= 256;
-
-/** A number that the command takes from the table of scalars. */
-export const isScalar = ({ operation: { name } }: Node): boolean => name === "scalar" || name === "const";
-export const scalarOf = (n: GNode): number | GNode => (n.op === "const" ? (n.attrs["value"] as number) : n);
-
-/** Forward: also up to a runtime length, and under a mask of booleans. */
-function attends(n: Node): boolean {
-  const { length, mask } = attentionExtras(n.inputs, 3, n.attrs);
-  return plainAttention(n) && (!length || isScalar(length)) && (!mask || mask.dtype === "bool");
-}
-
-/** Strides of a view of `look.source` where it grows to [B, H, Tq, Tk]: none along axes that it does not have, or has once. */
-function grown(shape: readonly number[], strides: readonly number[]): number[] {
-  const missing = 4 - shape.length;
-  return Array.from({ length: 4 }, (_, i) => (i < missing || shape[i - missing] === 1 ? 0 : strides[i - missing]));
-}
 
 /** (batch, head, time) strides of a [B, H, T, D] operand. */
 const heads = (look: Strided): HeadStrides => [look.strides[0], look.strides[1], look.strides[2]];
 /** The same of [B, T, H, D]. */
-const headsOut = (strides: readonly number[]): HeadStrides => [strides[0], strides[2], strides[1]];
+export const headsOut = (strides: readonly number[]): HeadStrides => [strides[0], strides[2], strides[1]];
 
-function attentionDesc(n: GNode, looks: readonly Strided[]) {
+export function attentionDesc(n: GNode, looks: readonly Strided[]) {
   const [B, H, Tq, D] = n.inputs[0].shape;
   const [, Hkv, Tk] = n.inputs[1].shape;
   return {
@@ -224,32 +207,21 @@ const prefix = (op: "add" | "mul" | "max"): Template => ({
 
 export const templates: Readonly<Record<string, Template>> = {
   attention: {
-    fits: attends,
-    strided: (_n, i, look) => i > 2 || look.strides[3] === 1,
-    ignores: (n, i) => i === 3 && n.attrs["length"] === true,
+    fits: (n) => plainAttention(n) && n.inputs.length === 3,
+    strided: (_n, _i, look) => look.strides[3] === 1,
     plan: (n, looks, shape) => {
       const desc = attentionDesc(n, looks);
       const o = headsOut(contiguousStrides(n.shape));
-      const hasLength = n.attrs["length"] === true;
-      const maskAt = n.attrs["mask"] === true ? n.inputs.length - 1 : null;
-      const half = (i: number) =>
-        n.inputs[i].dtype === "float32" ? {} : { [i === 1 ? "kDType" : "vDType"]: n.inputs[i].dtype };
-      const { main, scratchBytes } = planAttention(shape, {
-        ...desc,
-        ...half(1),
-        ...half(2),
-        o,
-        hasLength,
-        isLast: hasLength && desc.causal,
-        ...(maskAt !== null && { mask: grown(n.inputs[maskAt].shape, looks[maskAt].strides) }),
-      });
-      const operand = (i: number) => ({ of: i, offset: looks[i].offset });
-      const outputs = [-1, -2].map((of) => ({ of, offset: 0 }));
-      const buffers = [...[0, 1, 2].map(operand), ...outputs, ...(maskAt === null ? [] : [operand(maskAt)])];
+      const { main, scratchBytes } = planAttention(shape, { ...desc, o });
+      const buffers = [
+        ...looks.map((l, i) => ({ of: i, offset: l.offset })),
+        { of: -1, offset: 0 },
+        { of: -2, offset: 0 },
+      ];
       return {
         command: main,
         buffers,
-        scalars: [n.attrs["scale"] as number, ...(hasLength ? [scalarOf(n.inputs[3])] : [])],
+        scalars: [n.attrs["scale"] as number],
         scratchBytes,
         canFail: false,
         flops: 2 * desc.B * desc.H * desc.Tq * desc.Tk * desc.D * (desc.causal ? 1 : 2),

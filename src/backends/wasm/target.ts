@@ -9,7 +9,6 @@ import type { GNode } from "../../compiler/lower.ts";
 import { type Strided, strided } from "../../compiler/views.ts";
 import { BackendError } from "../../core/errors.ts";
 import { contiguousStrides } from "../../core/shape.ts";
-import type { Node } from "../../graph/node.ts";
 import { planContract } from "../cpu/contract.ts";
 import { takesView } from "../cpu/loops.ts";
 import type { KernelShape } from "../cpu/native.ts";
@@ -231,14 +230,11 @@ export class Kernels {
   }
 }
 
-/** Attention up to a runtime length or under a mask, for which there is no kernel here. */
-const hasExtras = ({ attrs }: Node): boolean => attrs["length"] === true || attrs["mask"] === true;
-
 /** The target whose kernels `render` emits. */
 const targetWith = (render: Target["render"]): Target => ({
   rule: { isOpaque, takesStrided, ignores: (n, i) => templates[n.op]?.ignores?.(n, i) ?? false },
   hasTemplate: (name, node) =>
-    name === "loop" || (Object.hasOwn(composites, name) && (templates[name].fits?.(node) ?? false) && !hasExtras(node)),
+    name === "loop" || (Object.hasOwn(composites, name) && (templates[name].fits?.(node) ?? false)),
   render,
   planContract: (desc) => {
     if (desc.a.dtype !== desc.out || desc.b.dtype !== desc.out)
