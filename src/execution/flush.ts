@@ -5,6 +5,7 @@
  * of the jobs captured behind it, so that the state is as it was before.
  */
 import type { Backend, Capture, Program, Run } from "../backends/backend.ts";
+import { forBrowsers } from "../core/build.ts";
 import { allocateRaw, encode, type TypedArray } from "../core/dtype.ts";
 import { BackendError } from "../core/errors.ts";
 import { sizeOf } from "../core/shape.ts";
@@ -321,7 +322,7 @@ function compile(line: Line, backend: Backend, job: Job): Program | Promise<Prog
   const done = (program: Program): Program => {
     entry.program = program;
     entry.compiling = null;
-    if (debugLevel > 0) sayCompiled(line.device, entry.id, program, performance.now() - start);
+    if (!forBrowsers && debugLevel > 0) sayCompiled(line.device, entry.id, program, performance.now() - start);
     return program;
   };
   const failed = (error: unknown): never => {
@@ -374,7 +375,7 @@ function start(line: Line, backend: Backend, job: Job, run: Run): void | Promise
   const program = entry.program as Program;
   job.capture = null;
   if (copy !== null && detectsAnomalies()) return checkRun(backend, program, copy, run).then(() => program.run(run));
-  if (debugLevel === 0) return program.run(run);
+  if (forBrowsers || debugLevel === 0) return program.run(run);
   const before = performance.now();
   const tell = (): void => sayRun(line.device, entry.id, program, performance.now() - before);
   const result = program.run(run);

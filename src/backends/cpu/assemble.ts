@@ -13,6 +13,7 @@ import { type GNode, type Lowered, lower, showNode } from "../../compiler/lower.
 import { opaqueChecks, orderStates, type Target as Placed, Placement, valueKey } from "../../compiler/place.ts";
 import { type Buffer, planMemory, relieve, schedule, showPhases, type Unit } from "../../compiler/schedule.ts";
 import { isView, strided } from "../../compiler/views.ts";
+import { forBrowsers } from "../../core/build.ts";
 import { dtypes } from "../../core/dtype.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
 import { elementAt } from "../../graph/loop.ts";
@@ -56,6 +57,7 @@ export interface Parts {
   /** What each command is, for the profile. */
   readonly labels: readonly string[];
   readonly stats: ProgramStats;
+  /** Empty in the build for browsers, where nobody can ask for them. */
   readonly texts: { readonly graph: string; readonly kernels: string; readonly memory: string };
 }
 
@@ -245,7 +247,7 @@ export class Assembler {
     const { source, checks } = this.target.render(kernel, form);
     const rows = form === "flat" ? Math.ceil(kernel.columns / FLAT_ROW) : kernel.rows;
     const grain = block ?? (form === "flat" ? 16 : rowGrain(kernel));
-    this.kernelTexts.push(`${form} ${rows} rows by ${grain}; ${showKernel(kernel)}`);
+    if (!forBrowsers) this.kernelTexts.push(`${form} ${rows} rows by ${grain}; ${showKernel(kernel)}`);
     this.bytes += buffers.reduce((n, b) => n + b.bytes, 0);
     return {
       fn: { source },
@@ -410,7 +412,7 @@ export class Assembler {
     const behind = guest && made && this.behind(n, guest, made);
     const planned: Commands = this.target.planOpaque(n, looks, base, behind);
     const { fn, rows, grain } = planned.command;
-    if (typeof fn === "object") this.kernelTexts.push(`own ${rows} rows by ${grain}; ${n.op}`);
+    if (!forBrowsers && typeof fn === "object") this.kernelTexts.push(`own ${rows} rows by ${grain}; ${n.op}`);
     this.scratchBytes = Math.max(this.scratchBytes, planned.scratchBytes);
     const temporaries = (planned.temporaries ?? []).map(
       (bytes): Buffer => ({ bytes, slot: -1, offset: 0, label: `for %${n.id}` }),
@@ -562,11 +564,13 @@ export class Assembler {
         bytes: this.bytes,
         arenaBytes,
       },
-      texts: {
-        graph: this.lowered.nodes.map(showNode).join("\n"),
-        kernels: this.kernelTexts.join("\n\n"),
-        memory: showPhases(phases, (w) => (w.loop ? showLoop(w.loop, "    ") : "")),
-      },
+      texts: forBrowsers
+        ? { graph: "", kernels: "", memory: "" }
+        : {
+            graph: this.lowered.nodes.map(showNode).join("\n"),
+            kernels: this.kernelTexts.join("\n\n"),
+            memory: showPhases(phases, (w) => (w.loop ? showLoop(w.loop, "    ") : "")),
+          },
     };
   }
 }

@@ -2,6 +2,7 @@
  * A program of the `wasm` backend: the assembler's command table laid out in the shared memory (records.ts), and run with
  * the buffers and scalars of each run.
  */
+import { forBrowsers } from "../../core/build.ts";
 import type { Program, ProgramStats, Run } from "../backend.ts";
 import type { Parts } from "../cpu/assemble.ts";
 import { failureError } from "../cpu/failure.ts";
@@ -46,14 +47,14 @@ export class WasmProgram implements Program {
       parts.numScalars,
     );
     const { flops, bytes } = parts.stats;
-    this.#profiled = Number(process.env["NABLA_DEBUG"] ?? 0) >= 2;
+    this.#profiled = !forBrowsers && Number(process.env["NABLA_DEBUG"] ?? 0) >= 2;
     this.#parallel = table.parallel && (flops >= SMALL_FLOPS || bytes >= SMALL_BYTES);
   }
 
   run(run: Run): void | Promise<void> {
     const machine = this.#machine;
     const { scratchBytes } = this.#records.table;
-    if (this.#profiled) return machine.enqueue(async () => this.#profile(run));
+    if (!forBrowsers && this.#profiled) return machine.enqueue(async () => this.#profile(run));
     if (!this.#parallel && machine.idle) {
       this.#prepare(run);
       machine.runHere(this.#memory.pointer, scratchBytes);

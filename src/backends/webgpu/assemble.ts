@@ -11,6 +11,7 @@ import { liveBody } from "../../compiler/loop.ts";
 import { type GNode, type Lowered, lower, showNode } from "../../compiler/lower.ts";
 import { opaqueChecks, orderStates, Placement, type Target, valueKey } from "../../compiler/place.ts";
 import { type Buffer, planMemory, schedule, showPhases, type Unit } from "../../compiler/schedule.ts";
+import { forBrowsers } from "../../core/build.ts";
 import type { DType } from "../../core/dtype.ts";
 import { DTypeError } from "../../core/errors.ts";
 import { sizeOf } from "../../core/shape.ts";
@@ -100,6 +101,7 @@ export interface Parts {
   /** Whether a run can fail at all, so that its failure word has to be read. */
   readonly canFail: boolean;
   readonly stats: ProgramStats;
+  /** Empty in the build for browsers, where nobody can ask for them. */
   readonly texts: { readonly graph: string; readonly kernels: string; readonly memory: string };
 }
 
@@ -278,7 +280,7 @@ export class Assembler {
       firstCheck,
       scalars: made.scalars,
     });
-    this.kernelTexts.push(`after the product %${n.id}; ${showKernel(kernel)}`);
+    if (!forBrowsers) this.kernelTexts.push(`after the product %${n.id}; ${showKernel(kernel)}`);
     const operands = this.fuser.members.operandSources(n).map((x) => this.buffer(x));
     const work = this.work(
       `${n.op} %${n.id} and kernel ${writes.map((w) => `%${w.node.id}`).join(" ")}`,
@@ -362,7 +364,7 @@ export class Assembler {
       });
       return part;
     });
-    this.kernelTexts.push(`${rendered.form}; ${showKernel(kernel)}`);
+    if (!forBrowsers) this.kernelTexts.push(`${rendered.form}; ${showKernel(kernel)}`);
     const scalars = made.scalars.map((s) => s.slot);
     const work = this.work(
       `kernel ${writes.map((w) => `%${w.node.id}`).join(" ")}`,
@@ -416,7 +418,7 @@ export class Assembler {
     const work = this.work(`loop %${n.id}`, reads, writes, { body, operand, output }, flops * body.attrs.count);
     this.workOf.set(group, work);
     this.bytes += bytes * body.attrs.count;
-    this.kernelTexts.push(`loop %${n.id}, ${body.attrs.count} times:\n${body.parts.texts.kernels}`);
+    if (!forBrowsers) this.kernelTexts.push(`loop %${n.id}, ${body.attrs.count} times:\n${body.parts.texts.kernels}`);
   }
 
   private copy(n: GNode, source: Buffer, target: Buffer, writesState: boolean): Work {
@@ -462,11 +464,13 @@ export class Assembler {
       failures: this.failures,
       canFail: this.failures.length > 0,
       stats: { kernels: dispatchesOf(steps).length, flops, bytes: this.bytes, arenaBytes },
-      texts: {
-        graph: this.lowered.nodes.map(showNode).join("\n"),
-        kernels: this.kernelTexts.join("\n\n"),
-        memory: `${plural(sizes.length, "segment")} of ${sizes.join(", ")} bytes\n${showPhases(phases)}`,
-      },
+      texts: forBrowsers
+        ? { graph: "", kernels: "", memory: "" }
+        : {
+            graph: this.lowered.nodes.map(showNode).join("\n"),
+            kernels: this.kernelTexts.join("\n\n"),
+            memory: `${plural(sizes.length, "segment")} of ${sizes.join(", ")} bytes\n${showPhases(phases)}`,
+          },
     };
   }
 }

@@ -8,6 +8,7 @@ import { collapse, extentOf, isZero } from "../../compiler/lines.ts";
 import type { GNode } from "../../compiler/lower.ts";
 import type { Buffer } from "../../compiler/schedule.ts";
 import { type Strided, strided } from "../../compiler/views.ts";
+import { forBrowsers } from "../../core/build.ts";
 import type { DType } from "../../core/dtype.ts";
 import { BackendError } from "../../core/errors.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
@@ -97,7 +98,7 @@ export const isProduct = (op: string): boolean => op === "contract" || isConv(op
 const productSizes = (n: GNode): Sizes => (isConv(n.op) ? convSizes(geometryOf(n)) : sizesOf(n));
 
 function partsFor(n: GNode, lanes: number): number {
-  if (lanes === 0) return partsOf(productSizes(n));
+  if (forBrowsers || lanes === 0) return partsOf(productSizes(n));
   if (!isConv(n.op)) return lanePartsOf(sizesOf(n), lanes);
   return n.op === "convWeightGradient" ? laneConvParts(geometryOf(n), lanes) : 1;
 }
@@ -138,9 +139,9 @@ export function dispatchProduct(
 ): Dispatch {
   const parts = partsFor(n, lanes);
   const text = (): ProductText => {
-    if (!isConv(n.op)) return lanes > 0 ? laneProductText(p, parts, lanes) : productText(p, parts);
+    if (!isConv(n.op)) return !forBrowsers && lanes > 0 ? laneProductText(p, parts, lanes) : productText(p, parts);
     const g = geometryOf(n);
-    if (lanes > 0)
+    if (!forBrowsers && lanes > 0)
       return n.op === "convWeightGradient" ? laneConvWeight(g, p, parts, lanes) : laneConv(g, p, looks[1], lanes);
     for (const f of convReads(g, p.a.name, p.b.name, looks[1])) s.define(f);
     return productText(p, parts);
@@ -228,7 +229,7 @@ export const templates: Readonly<Record<string, Template>> = {
     plan: (n, place) => {
       const a = attentionOf(n, place);
       const [o, lse] = [outputHeads(n, place, 0), place.output(1)];
-      return fitsLanes(a, place.lanes) ? laneAttention(a, place.lanes, o, lse) : attention(a, o, lse);
+      return !forBrowsers && fitsLanes(a, place.lanes) ? laneAttention(a, place.lanes, o, lse) : attention(a, o, lse);
     },
     flops: (n) => attentionFlops(n, 2),
   },
@@ -248,7 +249,9 @@ export const templates: Readonly<Record<string, Template>> = {
         inner: temporary(a.B * a.H * a.Tq),
       };
       const { lanes } = place;
-      return fitsLanes(a, lanes) ? laneAttentionBackward(a, lanes, gradient) : attentionBackward(a, gradient);
+      return !forBrowsers && fitsLanes(a, lanes)
+        ? laneAttentionBackward(a, lanes, gradient)
+        : attentionBackward(a, gradient);
     },
     flops: (n) => attentionFlops(n, 5),
   },

@@ -1,0 +1,2 @@
+/** See build.ts. */
+export const forBrowsers = true;
