@@ -56,6 +56,9 @@ const namedClasses = {
   },
 };
 
+/** Environment variables that what a page loads asks for. */
+const settings = ["NABLA_DEBUG", "NABLA_FUSE", "NABLA_POISON", "NABLA_THREADS"];
+
 /** The module "core", which is in no file. */
 const virtual = (core) => ({
   name: "core",
@@ -75,8 +78,13 @@ const options = (folder) => ({
   minify: true,
   charset: "utf8",
   metafile: true,
-  // there is no environment to read settings from
-  define: { process: "undefined", "process.env": "{}" },
+  define: {
+    "import.meta.forBrowsers": "true",
+    // there is no environment to read settings from
+    process: "undefined",
+    "process.env": "{}",
+    ...Object.fromEntries(settings.map((name) => [`process.env.${name}`, "undefined"])),
+  },
   plugins: [forBrowsers, namedClasses],
   logLevel: "warning",
 });

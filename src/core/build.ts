@@ -1,5 +1,11 @@
 /**
- * Which build this is. What no page can reach, texts for a terminal and forms for software adapters, stands behind this
- * constant, so that a bundler for browsers leaves it out.
+ * `import.meta.forBrowsers` is true in the build for browsers (scripts/browser.mjs) and undefined elsewhere. What no page
+ * can reach, texts for a terminal and forms for software adapters, stands behind it, so that it is left out there.
  */
-export const forBrowsers: boolean = false;
+declare global {
+  interface ImportMeta {
+    readonly forBrowsers?: true;
+  }
+}
+
+export {};

@@ -3,7 +3,6 @@
  * there is no environment. It decides nothing.
  */
 import type { Program } from "../backends/backend.ts";
-import { forBrowsers } from "../core/build.ts";
 
 /** An environment variable; undefined where there is none, or no environment. */
 export function env(name: string): string | undefined {
@@ -11,7 +10,7 @@ export function env(name: string): string | undefined {
 }
 
 /** NABLA_DEBUG: 1 prints a line for every program and every run; backends print more at 2 and 4. */
-export const debugLevel = forBrowsers ? 0 : Number(env("NABLA_DEBUG") ?? 0) || 0;
+export const debugLevel = import.meta.forBrowsers ? 0 : Number(env("NABLA_DEBUG") ?? 0) || 0;
 
 export function say(line: string): void {
   console.error(`nabla: ${line}`);

@@ -13,7 +13,6 @@ import { type GNode, type Lowered, lower, showNode } from "../../compiler/lower.
 import { opaqueChecks, orderStates, type Target as Placed, Placement, valueKey } from "../../compiler/place.ts";
 import { type Buffer, planMemory, relieve, schedule, showPhases, type Unit } from "../../compiler/schedule.ts";
 import { isView, strided } from "../../compiler/views.ts";
-import { forBrowsers } from "../../core/build.ts";
 import { dtypes } from "../../core/dtype.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
 import { elementAt } from "../../graph/loop.ts";
@@ -247,7 +246,7 @@ export class Assembler {
     const { source, checks } = this.target.render(kernel, form);
     const rows = form === "flat" ? Math.ceil(kernel.columns / FLAT_ROW) : kernel.rows;
     const grain = block ?? (form === "flat" ? 16 : rowGrain(kernel));
-    if (!forBrowsers) this.kernelTexts.push(`${form} ${rows} rows by ${grain}; ${showKernel(kernel)}`);
+    if (!import.meta.forBrowsers) this.kernelTexts.push(`${form} ${rows} rows by ${grain}; ${showKernel(kernel)}`);
     this.bytes += buffers.reduce((n, b) => n + b.bytes, 0);
     return {
       fn: { source },
@@ -412,7 +411,8 @@ export class Assembler {
     const behind = guest && made && this.behind(n, guest, made);
     const planned: Commands = this.target.planOpaque(n, looks, base, behind);
     const { fn, rows, grain } = planned.command;
-    if (!forBrowsers && typeof fn === "object") this.kernelTexts.push(`own ${rows} rows by ${grain}; ${n.op}`);
+    if (!import.meta.forBrowsers && typeof fn === "object")
+      this.kernelTexts.push(`own ${rows} rows by ${grain}; ${n.op}`);
     this.scratchBytes = Math.max(this.scratchBytes, planned.scratchBytes);
     const temporaries = (planned.temporaries ?? []).map(
       (bytes): Buffer => ({ bytes, slot: -1, offset: 0, label: `for %${n.id}` }),
@@ -564,7 +564,7 @@ export class Assembler {
         bytes: this.bytes,
         arenaBytes,
       },
-      texts: forBrowsers
+      texts: import.meta.forBrowsers
         ? { graph: "", kernels: "", memory: "" }
         : {
             graph: this.lowered.nodes.map(showNode).join("\n"),

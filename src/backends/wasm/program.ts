@@ -2,14 +2,14 @@
  * A program of the `wasm` backend: the assembler's command table laid out in the shared memory (records.ts), and run with
  * the buffers and scalars of each run.
  */
-import { forBrowsers } from "../../core/build.ts";
 import type { Program, ProgramStats, Run } from "../backend.ts";
 import type { Parts } from "../cpu/assemble.ts";
 import { failureError } from "../cpu/failure.ts";
 import { builtins } from "../cpu/table.ts";
-import { CMD, ERROR, LOOP, PHASE, PROGRAM } from "./layout.ts";
+import { ERROR, LOOP, PHASE, PROGRAM } from "./layout.ts";
 import type { Machine } from "./machine.ts";
 import type { Memory } from "./memory.ts";
+import { printProfile } from "./profile.ts";
 import { decode, placeRecords, type Records, writeRecords } from "./records.ts";
 import type { HeldKernels } from "./target.ts";
 
@@ -47,14 +47,19 @@ export class WasmProgram implements Program {
       parts.numScalars,
     );
     const { flops, bytes } = parts.stats;
-    this.#profiled = !forBrowsers && Number(process.env["NABLA_DEBUG"] ?? 0) >= 2;
+    this.#profiled = !import.meta.forBrowsers && Number(process.env["NABLA_DEBUG"] ?? 0) >= 2;
     this.#parallel = table.parallel && (flops >= SMALL_FLOPS || bytes >= SMALL_BYTES);
   }
 
   run(run: Run): void | Promise<void> {
     const machine = this.#machine;
     const { scratchBytes } = this.#records.table;
-    if (!forBrowsers && this.#profiled) return machine.enqueue(async () => this.#profile(run));
+    if (this.#profiled)
+      return machine.enqueue(async () => {
+        this.#prepare(run);
+        printProfile(machine, this.#memory.pointer, this.#records, this.parts.labels);
+        this.#check();
+      });
     if (!this.#parallel && machine.idle) {
       this.#prepare(run);
       machine.runHere(this.#memory.pointer, scratchBytes);
@@ -68,28 +73,6 @@ export class WasmProgram implements Program {
       this.#check();
       void run; // which keeps its buffers alive until it is done
     });
-  }
-
-  /** Time of the run's commands in one thread, longest first. */
-  #profile(run: Run): void {
-    this.#prepare(run);
-    const { table, firstCommand } = this.#records;
-    const base = this.#memory.pointer;
-    const address = (c: number): number => base + firstCommand + CMD.bytes * c;
-    const phases = table.phases.map((list) => list.map(address));
-    const labels = new Map(table.phases.flat().map((c) => [address(c), this.parts.labels[c]]));
-    const commandsAt = (phase: number): readonly number[] => phases[(phase - base - PROGRAM.bytes) / PHASE.bytes];
-    const rows = [...this.#machine.profile(base, table.scratchBytes, table.steps, commandsAt)].sort(
-      (a, b) => b[1] - a[1],
-    );
-    const total = rows.reduce((n, [, ms]) => n + ms, 0);
-    const lines = rows
-      .slice(0, 40)
-      .map(([cmd, ms]) => `  ${(1e3 * ms).toFixed(1).padStart(10)} µs  ${labels.get(cmd)}`);
-    console.error(
-      `program of ${rows.length} commands, ${(1e3 * total).toFixed(0)} µs in one thread\n${lines.join("\n")}`,
-    );
-    this.#check();
   }
 
   /** Puts in place what differs from run to run, and what a run changes that may have been broken off. */

@@ -11,7 +11,6 @@ import { liveBody } from "../../compiler/loop.ts";
 import { type GNode, type Lowered, lower, showNode } from "../../compiler/lower.ts";
 import { opaqueChecks, orderStates, Placement, type Target, valueKey } from "../../compiler/place.ts";
 import { type Buffer, planMemory, schedule, showPhases, type Unit } from "../../compiler/schedule.ts";
-import { forBrowsers } from "../../core/build.ts";
 import type { DType } from "../../core/dtype.ts";
 import { DTypeError } from "../../core/errors.ts";
 import { sizeOf } from "../../core/shape.ts";
@@ -280,7 +279,7 @@ export class Assembler {
       firstCheck,
       scalars: made.scalars,
     });
-    if (!forBrowsers) this.kernelTexts.push(`after the product %${n.id}; ${showKernel(kernel)}`);
+    if (!import.meta.forBrowsers) this.kernelTexts.push(`after the product %${n.id}; ${showKernel(kernel)}`);
     const operands = this.fuser.members.operandSources(n).map((x) => this.buffer(x));
     const work = this.work(
       `${n.op} %${n.id} and kernel ${writes.map((w) => `%${w.node.id}`).join(" ")}`,
@@ -364,7 +363,7 @@ export class Assembler {
       });
       return part;
     });
-    if (!forBrowsers) this.kernelTexts.push(`${rendered.form}; ${showKernel(kernel)}`);
+    if (!import.meta.forBrowsers) this.kernelTexts.push(`${rendered.form}; ${showKernel(kernel)}`);
     const scalars = made.scalars.map((s) => s.slot);
     const work = this.work(
       `kernel ${writes.map((w) => `%${w.node.id}`).join(" ")}`,
@@ -418,7 +417,8 @@ export class Assembler {
     const work = this.work(`loop %${n.id}`, reads, writes, { body, operand, output }, flops * body.attrs.count);
     this.workOf.set(group, work);
     this.bytes += bytes * body.attrs.count;
-    if (!forBrowsers) this.kernelTexts.push(`loop %${n.id}, ${body.attrs.count} times:\n${body.parts.texts.kernels}`);
+    if (!import.meta.forBrowsers)
+      this.kernelTexts.push(`loop %${n.id}, ${body.attrs.count} times:\n${body.parts.texts.kernels}`);
   }
 
   private copy(n: GNode, source: Buffer, target: Buffer, writesState: boolean): Work {
@@ -464,7 +464,7 @@ export class Assembler {
       failures: this.failures,
       canFail: this.failures.length > 0,
       stats: { kernels: dispatchesOf(steps).length, flops, bytes: this.bytes, arenaBytes },
-      texts: forBrowsers
+      texts: import.meta.forBrowsers
         ? { graph: "", kernels: "", memory: "" }
         : {
             graph: this.lowered.nodes.map(showNode).join("\n"),

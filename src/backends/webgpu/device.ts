@@ -3,7 +3,6 @@
  * adds. Holds the limits that everything else asks for, compiles texts to pipelines (each once), and keeps what went
  * wrong behind the caller's back, a lost device or memory that was not there, until somebody can be told. No buffers here.
  */
-import { forBrowsers } from "../../core/build.ts";
 import { BackendError } from "../../core/errors.ts";
 import type { BindingKind } from "./layout.ts";
 
@@ -43,7 +42,7 @@ const kept: GPU[] = [];
 async function gpu(): Promise<GPU> {
   const here = (globalThis as { navigator?: { gpu?: GPU } }).navigator?.gpu;
   if (here) return here;
-  if (forBrowsers || typeof process !== "object" || !process.versions?.node)
+  if (import.meta.forBrowsers || typeof process !== "object" || !process.versions?.node)
     throw new BackendError("webgpu: this browser has no WebGPU (navigator.gpu), or the page is not served over https");
   const name = "webgpu"; // not a literal: bundlers for browsers must not look for it
   let loaded: WebGpuPackage;
@@ -111,7 +110,7 @@ export class Device {
       ...options.limits,
     };
     const { vendor, architecture, device: chip, description } = adapter.info;
-    this.lanes = !forBrowsers && this.subgroups ? vectorLanes(adapter.info) : 0;
+    this.lanes = !import.meta.forBrowsers && this.subgroups ? vectorLanes(adapter.info) : 0;
     this.description = description || [vendor, architecture, chip].filter(Boolean).join(" ") || "an unnamed adapter";
     void device.lost.then(({ reason, message }) => {
       this.lost = new BackendError(

@@ -12,7 +12,6 @@
 
 import { affine, type Index, stepAlong } from "../../compiler/index-expr.ts";
 import { type Kernel, runtimeValues, type Store, type Value } from "../../compiler/kernel.ts";
-import { forBrowsers } from "../../core/build.ts";
 import type { DType } from "../../core/dtype.ts";
 import { perWord } from "./layout.ts";
 
@@ -98,7 +97,7 @@ export function planKernel(
     const granule = granuleOf(k, isNarrow, (index) => offsetAlong(index, k, inner));
     return { form: "flat", outer, inner, lanes: WORKGROUP, slots: 1, granule, ...whole };
   }
-  if (!forBrowsers && vector > 0) return planVectors(k, isNarrow, vector);
+  if (!import.meta.forBrowsers && vector > 0) return planVectors(k, isNarrow, vector);
   if (!reduces) {
     const slots = within(powerAbove(columns), 1, WORKGROUP);
     const lanes = within(powerAbove(rows / 8), 1, LARGEST_WORKGROUP / slots);

@@ -3,7 +3,6 @@
  * go into one uniform buffer; where something can fail, the failure word comes back with the results. What is
  * dispatched, and on what memory, is decided in assemble.ts.
  */
-import { forBrowsers } from "../../core/build.ts";
 import { BackendError, IndexError } from "../../core/errors.ts";
 import type { Program, ProgramStats, Run } from "../backend.ts";
 import { dispatchesOf, type Location, type LoopStep, type Move, type Parts, type Step } from "./assemble.ts";
@@ -83,7 +82,7 @@ class WebGpuProgram implements Program {
       end > 0 ? shared.device.gpu.createBuffer({ size: end, usage: usage.uniform | usage.copyTarget }) : null;
     this.hasFailure = steps.some((s) => s.dispatch.kinds.includes("failure"));
     const labels = steps.map((s) => s.label);
-    this.profile = forBrowsers ? null : Profile.of(shared.device, shared.allocator, labels);
+    this.profile = import.meta.forBrowsers ? null : Profile.of(shared.device, shared.allocator, labels);
     this.fill(none, () => true);
     this.send();
   }

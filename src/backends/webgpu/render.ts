@@ -5,7 +5,6 @@
  * numbers and constants only. Makes text and says what has to be bound; devices and buffers are not its business.
  */
 import type { Kernel, Reduction, Stage, Store } from "../../compiler/kernel.ts";
-import { forBrowsers } from "../../core/build.ts";
 import type { DType } from "../../core/dtype.ts";
 import { BackendError } from "../../core/errors.ts";
 import { type Check, Emitter, type WgslOptions } from "./emit.ts";
@@ -406,7 +405,7 @@ class Renderer extends Emitter {
       return;
     }
     const near = form === "columns";
-    if (!forBrowsers && this.options.subgroups && near && lanes === this.options.lanes) {
+    if (!import.meta.forBrowsers && this.options.subgroups && near && lanes === this.options.lanes) {
       this.shuffle(trees);
       return;
     }

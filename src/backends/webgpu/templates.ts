@@ -8,7 +8,6 @@ import { collapse, extentOf, isZero } from "../../compiler/lines.ts";
 import type { GNode } from "../../compiler/lower.ts";
 import type { Buffer } from "../../compiler/schedule.ts";
 import { type Strided, strided } from "../../compiler/views.ts";
-import { forBrowsers } from "../../core/build.ts";
 import type { DType } from "../../core/dtype.ts";
 import { BackendError } from "../../core/errors.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
@@ -98,7 +97,7 @@ export const isProduct = (op: string): boolean => op === "contract" || isConv(op
 const productSizes = (n: GNode): Sizes => (isConv(n.op) ? convSizes(geometryOf(n)) : sizesOf(n));
 
 function partsFor(n: GNode, lanes: number): number {
-  if (forBrowsers || lanes === 0) return partsOf(productSizes(n));
+  if (import.meta.forBrowsers || lanes === 0) return partsOf(productSizes(n));
   if (!isConv(n.op)) return lanePartsOf(sizesOf(n), lanes);
   return n.op === "convWeightGradient" ? laneConvParts(geometryOf(n), lanes) : 1;
 }
@@ -139,9 +138,10 @@ export function dispatchProduct(
 ): Dispatch {
   const parts = partsFor(n, lanes);
   const text = (): ProductText => {
-    if (!isConv(n.op)) return !forBrowsers && lanes > 0 ? laneProductText(p, parts, lanes) : productText(p, parts);
+    if (!isConv(n.op))
+      return !import.meta.forBrowsers && lanes > 0 ? laneProductText(p, parts, lanes) : productText(p, parts);
     const g = geometryOf(n);
-    if (!forBrowsers && lanes > 0)
+    if (!import.meta.forBrowsers && lanes > 0)
       return n.op === "convWeightGradient" ? laneConvWeight(g, p, parts, lanes) : laneConv(g, p, looks[1], lanes);
     for (const f of convReads(g, p.a.name, p.b.name, looks[1])) s.define(f);
     return productText(p, parts);
@@ -229,7 +229,9 @@ export const templates: Readonly<Record<string, Template>> = {
     plan: (n, place) => {
       const a = attentionOf(n, place);
       const [o, lse] = [outputHeads(n, place, 0), place.output(1)];
-      return !forBrowsers && fitsLanes(a, place.lanes) ? laneAttention(a, place.lanes, o, lse) : attention(a, o, lse);
+      return !import.meta.forBrowsers && fitsLanes(a, place.lanes)
+        ? laneAttention(a, place.lanes, o, lse)
+        : attention(a, o, lse);
     },
     flops: (n) => attentionFlops(n, 2),
   },
@@ -249,7 +251,7 @@ export const templates: Readonly<Record<string, Template>> = {
         inner: temporary(a.B * a.H * a.Tq),
       };
       const { lanes } = place;
-      return !forBrowsers && fitsLanes(a, lanes)
+      return !import.meta.forBrowsers && fitsLanes(a, lanes)
         ? laneAttentionBackward(a, lanes, gradient)
         : attentionBackward(a, gradient);
     },

@@ -1,2 +1,0 @@
-/** See build.ts. */
-export const forBrowsers = true;
