@@ -54,7 +54,7 @@ export class WasmProgram implements Program {
   run(run: Run): void | Promise<void> {
     const machine = this.#machine;
     const { scratchBytes } = this.#records.table;
-    if (this.#profiled)
+    if (!import.meta.forBrowsers && this.#profiled)
       return machine.enqueue(async () => {
         this.#prepare(run);
         printProfile(machine, this.#memory.pointer, this.#records, this.parts.labels);
