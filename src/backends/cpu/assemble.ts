@@ -5,24 +5,24 @@
  */
 import { readsByBlocks } from "../../compiler/blocks.ts";
 import { finishKernel, resultsOver } from "../../compiler/finish.ts";
-import { Fuser, type Group, type GroupKernel } from "../../compiler/fuse.ts";
-import { Hosts } from "../../compiler/hosts.ts";
+import type { Group, GroupKernel } from "../../compiler/fuse.ts";
 import { BLOCK } from "../../compiler/index-expr.ts";
 import { partDType, showKernel } from "../../compiler/kernel.ts";
-import { type GNode, type Lowered, lower, showNode } from "../../compiler/lower.ts";
-import { opaqueChecks, orderStates, type Target as Placed, Placement, valueKey } from "../../compiler/place.ts";
+import { type GNode, type Lowered, lower } from "../../compiler/lower.ts";
+import { opaqueChecks, valueKey } from "../../compiler/place.ts";
 import { type Buffer, planMemory, relieve, schedule, showPhases, type Unit } from "../../compiler/schedule.ts";
 import { isView, strided } from "../../compiler/views.ts";
-import { dtypes } from "../../core/dtype.ts";
-import { contiguousStrides, sizeOf } from "../../core/shape.ts";
+import { type DType, dtypes } from "../../core/dtype.ts";
+import { contiguousStrides, type Shape, sizeOf } from "../../core/shape.ts";
 import { elementAt } from "../../graph/loop.ts";
+import { Assembly, type Failure, isEmpty, type Texts } from "../assembly.ts";
 import type { Capture, ProgramStats } from "../backend.ts";
 import { type Draft, draftOf, type Item, placeItem, poisonOf, showLoop, writeTable } from "./commands.ts";
 import { rowGrain } from "./kernels.ts";
 import { bodyPhases, type LoopBody, loopBody, type Place, placesOf } from "./loops.ts";
 import { Packs } from "./packs.ts";
 import { planCopy } from "./plans.ts";
-import { type Check, chooseForm, FLAT_ROW, type Form } from "./render.ts";
+import { chooseForm, FLAT_ROW, type Form } from "./render.ts";
 import type { Target } from "./target.ts";
 import { bytesOf, type Commands, type Guest, type Operand, type Step, TEMPORARY } from "./templates.ts";
 
@@ -33,12 +33,6 @@ interface Work extends Unit, Item {
   readonly after: Work[];
   readonly lead: Work[];
   readonly flops: number;
-}
-
-/** A failure's meaning: what check failed as operation n. */
-export interface Failure {
-  readonly operation: string;
-  readonly check: Check;
 }
 
 /** A program as data: what is compiled, the command table, and what a run has to bring. */
@@ -56,56 +50,31 @@ export interface Parts {
   /** What each command is, for the profile. */
   readonly labels: readonly string[];
   readonly stats: ProgramStats;
-  /** Empty in the build for browsers, where nobody can ask for them. */
-  readonly texts: { readonly graph: string; readonly kernels: string; readonly memory: string };
+  readonly texts: Texts;
 }
 
-export class Assembler {
+export class Assembler extends Assembly<Work> {
   private readonly target: Target;
-  private readonly capture: Capture;
-  private readonly fuse: boolean;
-  readonly lowered: Lowered;
-  private readonly fuser: Fuser;
-  private readonly buffers = new Map<string, Buffer>();
-  private readonly slots: Buffer[];
   private readonly constants: number[];
-  private readonly failures: Failure[];
-  private readonly works: Work[] = [];
-  private readonly workOf = new Map<Group, Work>();
   private readonly packs = new Packs<Work>((...args) => this.work(...args));
-  private readonly kernelTexts: string[];
   /** Runtime scalars of the program. */
   private readonly numScalars: number;
   private readonly bodies = new Map<GNode, { readonly body: LoopBody; readonly assembler: Assembler }>();
-  /** Groups whose kernels run in another's command. */
-  private readonly hosts: Hosts;
-  /** Where results go; known once the groups are. */
-  private placement!: Placement;
   private scratchBytes = 0;
-  private bytes = 0;
+  protected readonly placing = {
+    checksOf: (n: GNode) => (this.bodies.get(n)?.assembler.bodyCanFail() ? [`loop %${n.id}`] : opaqueChecks(n)),
+    overwrites: (n: GNode) => n.op === "contract" && !n.shape.includes(0),
+  };
 
   /** `around`: the program in which this one is the body of a loop. */
   constructor(target: Target, capture: Capture, fuse: boolean, around?: Assembler) {
+    const lowered = lower(capture, target.hasTemplate);
+    const failures = around?.failures ?? [];
+    // slot 0 is the arena
+    super({ capture, fuse, lowered, rule: target.rule, failures, kernelTexts: around?.kernelTexts, firstSlot: 1 });
     this.target = target;
-    this.capture = capture;
-    this.fuse = fuse;
     this.constants = around?.constants ?? [];
-    this.failures = around?.failures ?? [];
-    this.kernelTexts = around?.kernelTexts ?? [];
     this.numScalars = around?.numScalars ?? capture.scalars.length;
-    this.lowered = lower(capture, target.hasTemplate);
-    this.fuser = new Fuser(this.lowered, target.rule, fuse);
-    this.hosts = new Hosts(this.fuser, this.lowered);
-    // slot 0 is the arena, then the storages, then the outputs
-    this.slots = [
-      ...capture.storages.map((s, i) => ({ bytes: s.bytes, slot: 1 + i, offset: 0, label: `state ${i}` })),
-      ...capture.roots.map((r, i) => ({
-        bytes: bytesOf(r.shape, r.dtype),
-        slot: 1 + capture.storages.length + i,
-        offset: 0,
-        label: `output ${i}`,
-      })),
-    ];
     for (const n of this.lowered.nodes) {
       if (n.op !== "loop") continue;
       const body = loopBody(n, this.lowered);
@@ -123,76 +92,29 @@ export class Assembler {
     return this.assemble();
   }
 
-  private makeWorks(): void {
+  protected override makeWorks(): void {
     for (const { assembler } of this.bodies.values()) assembler.makeWorks();
-    this.fuser.run();
-    const { groups } = this.fuser;
-    if (this.fuse)
-      for (const g of groups)
-        if (g.opaque?.op === "contract") this.attach(g);
-        else if (g.opaque) this.attachBehind(g, this.target.partsBehind?.(g.opaque) ?? []);
-    for (const g of groups) if (!g.opaque && !this.hosts.isGuest(g)) this.fuser.chooseSplit(g);
-    const stored = this.fuser.storedMembers();
-    const kernels = new Map<Group, GroupKernel>();
-    for (const g of groups) if (!g.opaque) kernels.set(g, this.fuser.kernelOf(g, stored));
-    this.placement = new Placement(this.fuser, this.lowered, kernels, {
-      hostOf: this.hosts.hostOf,
-      checksOf: (n) => (this.bodies.get(n)?.assembler.bodyCanFail() ? [`loop %${n.id}`] : opaqueChecks(n)),
-      overwrites: (n) => n.op === "contract" && !n.shape.includes(0),
-    });
-    for (const [key, to] of this.placement.targets) this.buffers.set(key, this.slotOf(to));
-    for (const g of groups) {
-      if (g.opaque) this.opaque(g, this.hosts.guestOf(g), kernels);
-      else if (!this.hosts.isGuest(g)) this.kernel(g, kernels.get(g) as GroupKernel);
-    }
-    orderStates(this.placement.copies, this.placement.inPlace, this.lowered, {
-      works: this.works,
-      workOf: this.workOf,
-      buffer: (n) => this.buffer(n),
-      target: (to) => this.slotOf(to),
-      temporary: (bytes, label) => ({ bytes, slot: -1, offset: 0, label }),
-      copy: (n, from, to, writesState) => this.copy(n, from, to, writesState),
-    });
+    super.makeWorks();
+  }
+
+  protected size(shape: Shape, dtype: DType): number {
+    return bytesOf(shape, dtype);
   }
 
   private bodyCanFail(): boolean {
     return this.fuser.groups.some((g) => this.placement.canFail(g));
   }
 
-  private isInPlace(g: Group): boolean {
-    return this.placement.inPlace.has(g);
-  }
-
-  // ---- buffers ----------------------------------------------------------------------------------------------------
-
-  private slotOf({ kind, index }: Placed): Buffer {
-    if (kind === "output") return this.slots[this.capture.storages.length + index];
-    // the same memory as the old value, but what reads it must come after what writes it
-    return { ...this.slots[index], label: `new state ${index}` };
-  }
-
-  private buffer(n: GNode): Buffer {
-    if (n.op === "buffer") return this.slots[n.storage];
-    const [owner, k] = n.op === "output" ? [n.inputs[0], n.attrs["index"] as number] : [n, 0];
-    return this.outputBuffer(owner, k);
-  }
-
-  private outputBuffer(n: GNode, k: number): Buffer {
-    const key = `${n.id}:${k}`;
-    let b = this.buffers.get(key);
-    if (!b) {
-      const { shape, dtype } = n.outputs ? n.outputs[k] : n;
-      b = { bytes: bytesOf(shape, dtype), slot: -1, offset: 0, label: `%${n.id}` };
-      this.buffers.set(key, b);
-    }
-    return b;
-  }
-
   // ---- attaching kernels to products --------------------------------------------------------------------------------
 
+  protected attach(host: Group): void {
+    const n = host.opaque as GNode;
+    if (n.op === "contract") this.attachToRows(host, n);
+    else this.attachBehind(host, n, this.target.partsBehind?.(n) ?? []);
+  }
+
   /** Looks for a group that can run on the finished rows of this product while they are in cache. */
-  private attach(product: Group): void {
-    const n = product.opaque as GNode;
+  private attachToRows(product: Group, n: GNode): void {
     if (n.dtype !== "float32" || n.shape.length !== 2) return;
     const [rows, columns] = n.shape;
     if (rows < 16 || columns < 16) return;
@@ -208,8 +130,7 @@ export class Assembler {
   private readonly parts = new Map<Group, number>();
 
   /** Looks for a group that can take this operation's result by equal parts: pooling behind a convolution, say. */
-  private attachBehind(host: Group, choices: readonly number[]): void {
-    const n = host.opaque as GNode;
+  private attachBehind(host: Group, n: GNode, choices: readonly number[]): void {
     if (!choices.length) return;
     for (const g of this.hosts.candidates(host)) {
       const columns = n.shape[n.shape.length - 1];
@@ -227,12 +148,6 @@ export class Assembler {
   }
 
   // ---- units ----------------------------------------------------------------------------------------------------------
-
-  private errorBase(operation: string, checks: readonly Check[]): number {
-    const base = this.failures.length + 1;
-    for (const check of checks) this.failures.push({ operation, check });
-    return base;
-  }
 
   /** The command of a kernel; `block` fixes the rows a tile where a product or partial sums need it. */
   private draft(
@@ -254,18 +169,13 @@ export class Assembler {
       grain,
       buffers: buffers.map((b) => [b, 0]),
       scalars: made.scalars.map((s) => s.slot),
-      params: [kernel.columns, this.errorBase("indexing", checks)],
+      params: [kernel.columns, this.failAs("indexing", checks)],
       writesState,
     };
   }
 
-  private kernel(group: Group, made: GroupKernel): void {
-    if (
-      made.kernel.rows === 0 ||
-      (made.kernel.columns === 0 && chooseForm(made.kernel) === "flat") ||
-      made.writes.length === 0
-    )
-      return;
+  protected kernel(group: Group, made: GroupKernel): void {
+    if (isEmpty(made.kernel) || made.writes.length === 0) return;
     if (this.transpose(group, made)) return;
     const grain = rowGrain(made.kernel);
     const { buffers, finishes } = this.kernelBuffers(made, grain);
@@ -330,12 +240,7 @@ export class Assembler {
       }
       const blocks = Math.ceil(made.kernel.rows / grain);
       const columns = made.kernel.columns;
-      const part: Buffer = {
-        bytes: blocks * columns * dtypes[partDType(node.dtype)].bytes,
-        slot: -1,
-        offset: 0,
-        label: `parts of %${node.id}`,
-      };
+      const part = this.temporary(bytesOf([blocks, columns], partDType(node.dtype)), `parts of %${node.id}`);
       buffers.push(part);
       finishes.push(() => {
         const kernel = finishKernel(node, partial, blocks, columns);
@@ -353,12 +258,11 @@ export class Assembler {
     return work;
   }
 
-  private opaque(group: Group, guest: Group | undefined, kernels: ReadonlyMap<Group, GroupKernel>): void {
-    const n = group.opaque as GNode;
+  protected opaque(group: Group, n: GNode, guest?: Group, made?: GroupKernel): void {
     if (sizeOf(n.shape) === 0 && !n.outputs) return;
     if (n.op === "loop") this.loop(group, n);
-    else if (n.op === "contract") this.contract(group, n, guest, guest && (kernels.get(guest) as GroupKernel));
-    else this.template(group, n, guest, guest && kernels.get(guest));
+    else if (n.op === "contract") this.contract(group, n, guest, made);
+    else this.template(group, n, guest, made);
   }
 
   private contract(group: Group, n: GNode, guest: Group | undefined, made: GroupKernel | undefined): void {
@@ -407,20 +311,18 @@ export class Assembler {
 
   private template(group: Group, n: GNode, guest?: Group, made?: GroupKernel): void {
     const looks = n.inputs.map((_, i) => this.fuser.members.look(n, i));
-    const base = this.errorBase(n.op, [{ kind: "index", extent: n.shape[(n.attrs["axis"] as number) ?? 0] }]);
+    const base = this.failAs(n.op, [{ kind: "index", extent: n.shape[(n.attrs["axis"] as number) ?? 0] }]);
     const behind = guest && made && this.behind(n, guest, made);
     const planned: Commands = this.target.planOpaque(n, looks, base, behind);
     const { fn, rows, grain } = planned.command;
     if (!import.meta.forBrowsers && typeof fn === "object")
       this.kernelTexts.push(`own ${rows} rows by ${grain}; ${n.op}`);
     this.scratchBytes = Math.max(this.scratchBytes, planned.scratchBytes);
-    const temporaries = (planned.temporaries ?? []).map(
-      (bytes): Buffer => ({ bytes, slot: -1, offset: 0, label: `for %${n.id}` }),
-    );
+    const temporaries = (planned.temporaries ?? []).map((bytes) => this.temporary(bytes, `for %${n.id}`));
     const bind = ({ of, offset }: Operand): readonly [Buffer, number] => {
       if (of >= TEMPORARY) return [temporaries[of - TEMPORARY], 0];
       return of < 0
-        ? [this.outputBuffer(n, -1 - of), 0]
+        ? [this.output(n, -1 - of), 0]
         : [this.buffer(looks[of].source), offset * dtypes[n.inputs[of].dtype].bytes];
     };
     const scalars = planned.scalars.map((s) => (typeof s === "number" ? this.constant(s) : s.slot));
@@ -479,10 +381,10 @@ export class Assembler {
     const { attrs, live } = body;
     const captured = assembler.slots.slice(attrs.carries + attrs.sequences, body.capture.storages.length);
     const made = bodyPhases(assembler.works, captured);
-    const arena: Buffer = { bytes: made.bytes, slot: -1, offset: 0, label: `loop %${n.id}` };
+    const arena = this.temporary(made.bytes, `loop %${n.id}`);
     const looks = n.inputs.map((_, i) => this.fuser.members.look(n, i));
     const identity = {};
-    const output = (k: number): Buffer => this.outputBuffer(n, k);
+    const output = (k: number): Buffer => this.output(n, k);
     const memory = { looks, output, arena, buffer: (x: GNode) => this.buffer(x) };
     const place = placesOf(n, body, memory, identity);
     const items = (list: readonly Item[]): Item[] => list.map((x) => placeItem(x, place, `loop %${n.id}: `));
@@ -533,7 +435,7 @@ export class Assembler {
     return this.numScalars + i;
   }
 
-  private copy(n: GNode, from: Buffer, to: Buffer, writesState: boolean): Work {
+  protected copy(n: GNode, from: Buffer, to: Buffer, writesState: boolean): Work {
     const strides = contiguousStrides(n.shape);
     const { main } = planCopy({ shape: n.shape, dtype: n.dtype, from: strides, to: strides });
     const draft: Draft = { ...draftOf(main, { from: [from, 0], to: [to, 0] }), writesState };
@@ -558,19 +460,8 @@ export class Assembler {
       constants: this.constants,
       numScalars: this.capture.scalars.length,
       failures: this.failures,
-      stats: {
-        kernels: this.works.length,
-        flops: this.works.reduce((n, w) => n + w.flops, 0),
-        bytes: this.bytes,
-        arenaBytes,
-      },
-      texts: import.meta.forBrowsers
-        ? { graph: "", kernels: "", memory: "" }
-        : {
-            graph: this.lowered.nodes.map(showNode).join("\n"),
-            kernels: this.kernelTexts.join("\n\n"),
-            memory: showPhases(phases, (w) => (w.loop ? showLoop(w.loop, "    ") : "")),
-          },
+      stats: this.stats(this.works.length, arenaBytes),
+      texts: this.texts(() => showPhases(phases, (w) => (w.loop ? showLoop(w.loop, "    ") : ""))),
     };
   }
 }

@@ -1,6 +1,6 @@
 /** What a failed run tells the user: from the operation and position in the error word to an error. */
 import { IndexError } from "../../core/errors.ts";
-import type { Failure } from "./assemble.ts";
+import type { Failure } from "../assembly.ts";
 
 /** `position` is the index found, or (of operations with checks of their own) the place where it was found. */
 export function failureError(failures: readonly Failure[], op: number, position: number): Error {
