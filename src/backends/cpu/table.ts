@@ -81,7 +81,10 @@ export class ProgramBuilder {
   /** Adds a command; returns its index. */
   command(command: Command): number {
     const { rows, grain, fn } = command;
-    if (!Number.isSafeInteger(rows) || rows < 0 || !Number.isSafeInteger(grain) || grain < 1)
+    if (
+      !import.meta.forBrowsers &&
+      (!Number.isSafeInteger(rows) || rows < 0 || !Number.isSafeInteger(grain) || grain < 1)
+    )
       throw new BackendError(
         `program: command ${this.#commands.length} (${fn}) has rows ${rows} and grain ${grain}; expected rows >= 0 and grain >= 1`,
       );
