@@ -23,8 +23,8 @@ import { bodyPhases, type LoopBody, loopBody, type Place, placesOf } from "./loo
 import { Packs } from "./packs.ts";
 import { planCopy } from "./plans.ts";
 import { chooseForm, FLAT_ROW, type Form } from "./render.ts";
+import { bytesOf, type Commands, type Guest, type Operand, type Step, TEMPORARY } from "./shared-templates.ts";
 import type { Target } from "./target.ts";
-import { bytesOf, type Commands, type Guest, type Operand, type Step, TEMPORARY } from "./templates.ts";
 
 interface Work extends Unit, Item {
   readonly reads: Buffer[];

@@ -15,16 +15,8 @@ import type { NativeRuntime } from "./native.ts";
 import { hasOwnKernel, isOwn, planOwn } from "./own.ts";
 import { planTranspose } from "./plans.ts";
 import { type Check, type Form, renderKernel } from "./render.ts";
-import {
-  type Commands,
-  type Guest,
-  hasTemplate,
-  ignores,
-  isOpaque,
-  partsBehind,
-  planOpaque,
-  takesStrided,
-} from "./templates.ts";
+import type { Commands, Guest } from "./shared-templates.ts";
+import { hasTemplate, ignores, isOpaque, partsBehind, planOpaque, takesStrided } from "./templates.ts";
 
 export interface Target {
   readonly rule: OpaqueRule;

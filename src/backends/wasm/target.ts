@@ -14,8 +14,16 @@ import { takesView } from "../cpu/loops.ts";
 import type { KernelShape } from "../cpu/native.ts";
 import type { HeadStrides } from "../cpu/plans.ts";
 import { FLAT_ROW } from "../cpu/render.ts";
+import {
+  type Commands,
+  indexedTemplates,
+  type Operand,
+  readings,
+  TEMPORARY,
+  type Template,
+} from "../cpu/shared-templates.ts";
 import type { Target } from "../cpu/target.ts";
-import { type Commands, type Operand, TEMPORARY, templates } from "../cpu/templates.ts";
+
 import { type AttentionShape, planAttention, planAttentionBackward } from "./attention.ts";
 import { convShape, planConv, planConvWeight } from "./conv.ts";
 import { type Form, KernelModule } from "./emit.ts";
@@ -24,22 +32,6 @@ import { type MemoryImport, Module } from "./module.ts";
 
 /** The micro-kernel's shape. */
 const shape: KernelShape = { mr: MR, nr: NR, lanes: 4, skinnyRows: SKINNY_ROWS, skinnyColumns: SKINNY_COLUMNS };
-
-/** Attention by the runtime's own kernels: what `cpu` runs by itself, planned for this runtime. */
-const attention: Readonly<Record<string, (n: GNode, looks: readonly Strided[]) => Commands>> = {
-  attention: (n, looks) => {
-    const shape = attentionShape(n, looks, [headsOut(contiguousStrides(n.shape))]);
-    return attentionCommands(n, looks, "attention_fwd", planAttention(shape), [-1, -2], 2 * shape.D * scores(shape));
-  },
-  attentionBackward: (n, looks) => {
-    const outs = (n.outputs as readonly { shape: readonly number[] }[]).map((s) =>
-      headsOut(contiguousStrides(s.shape)),
-    );
-    const shape = attentionShape(n, looks, [headsOut(looks[3].strides), headsOut(looks[5].strides), ...outs]);
-    const plan = planAttentionBackward(shape);
-    return attentionCommands(n, looks, "attention_bwd", plan, [-1, -2, -3], 5 * shape.D * scores(shape));
-  },
-};
 
 /** (batch, head, time) strides of [B, H, T, D], and of [B, T, H, D]. */
 const heads = ({ strides: s }: Strided): HeadStrides => [s[0], s[1], s[2]];
@@ -116,15 +108,32 @@ function convWeightCommands(n: GNode): Commands {
   };
 }
 
-/** The composites that the runtime runs by itself. */
-const composites: Readonly<Record<string, (n: GNode, looks: readonly Strided[]) => Commands>> = {
-  ...attention,
-  conv: (n, looks) => convCommands(n, looks, false),
-  convInputGradient: (n, looks) => convCommands(n, looks, true),
-  convWeightGradient: convWeightCommands,
+/** The operations that the runtime runs by itself, beside products and loops. */
+const templates: Readonly<Record<string, Template>> = {
+  ...indexedTemplates,
+  attention: {
+    ...readings.attention,
+    plan: (n, looks) => {
+      const shape = attentionShape(n, looks, [headsOut(contiguousStrides(n.shape))]);
+      return attentionCommands(n, looks, "attention_fwd", planAttention(shape), [-1, -2], 2 * shape.D * scores(shape));
+    },
+  },
+  attentionBackward: {
+    ...readings.attentionBackward,
+    plan: (n, looks) => {
+      const outs = (n.outputs as readonly { shape: readonly number[] }[]).map((s) =>
+        headsOut(contiguousStrides(s.shape)),
+      );
+      const shape = attentionShape(n, looks, [headsOut(looks[3].strides), headsOut(looks[5].strides), ...outs]);
+      const plan = planAttentionBackward(shape);
+      return attentionCommands(n, looks, "attention_bwd", plan, [-1, -2, -3], 5 * shape.D * scores(shape));
+    },
+  },
+  conv: { ...readings.conv, plan: (n, looks) => convCommands(n, looks, false) },
+  convInputGradient: { ...readings.conv, plan: (n, looks) => convCommands(n, looks, true) },
+  convWeightGradient: { ...readings.convWeightGradient, plan: convWeightCommands },
 };
-const opaque = new Set(["loop", "scatter", "argsort", "cumsum", "cumprod", "cummax", ...Object.keys(composites)]);
-const isOpaque = (n: GNode): boolean => n.op === "contract" || opaque.has(n.op);
+const isOpaque = (n: GNode): boolean => n.op === "contract" || n.op === "loop" || Object.hasOwn(templates, n.op);
 
 function takesStrided(n: GNode, operand: number, inMemory: (n: GNode) => boolean): boolean {
   if (n.op === "loop") return takesView(n, operand, inMemory);
@@ -234,14 +243,14 @@ export class Kernels {
 const targetWith = (render: Target["render"]): Target => ({
   rule: { isOpaque, takesStrided, ignores: (n, i) => templates[n.op]?.ignores?.(n, i) ?? false },
   hasTemplate: (name, node) =>
-    name === "loop" || (Object.hasOwn(composites, name) && (templates[name].fits?.(node) ?? false)),
+    name === "loop" || (Object.hasOwn(templates, name) && (templates[name].fits?.(node) ?? false)),
   render,
   planContract: (desc) => {
     if (!import.meta.forBrowsers && (desc.a.dtype !== desc.out || desc.b.dtype !== desc.out))
       throw new BackendError(`wasm: no product of ${desc.a.dtype} and ${desc.b.dtype}`);
     return planContract(shape, desc);
   },
-  planOpaque: (n, looks, errorOp) => composites[n.op]?.(n, looks) ?? templates[n.op].plan(n, looks, shape, errorOp),
+  planOpaque: (n, looks, errorOp) => templates[n.op].plan(n, looks, shape, errorOp),
 });
 
 /** The extents that run-time indices are held to, which a kernel's text does not show. */
