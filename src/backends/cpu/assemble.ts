@@ -131,7 +131,7 @@ export class Assembler extends Assembly<Work> {
 
   /** Looks for a group that can take this operation's result by equal parts: pooling behind a convolution, say. */
   private attachBehind(host: Group, n: GNode, choices: readonly number[]): void {
-    if (!choices.length) return;
+    if (import.meta.forBrowsers || !choices.length) return; // wasm has no such commands
     for (const g of this.hosts.candidates(host)) {
       const columns = n.shape[n.shape.length - 1];
       const { built } = g;
@@ -198,6 +198,7 @@ export class Assembler extends Assembly<Work> {
 
   /** A kernel that only exchanges axes, as a command of the runtime; false where it is anything else. */
   private transpose(group: Group, made: GroupKernel): boolean {
+    if (import.meta.forBrowsers) return false; // nor has wasm this one
     const { members } = group;
     if (members.length !== 1 || this.isInPlace(group) || dtypes[members[0].dtype].bytes !== 4) return false;
     let n = members[0];
@@ -312,7 +313,15 @@ export class Assembler extends Assembly<Work> {
   private template(group: Group, n: GNode, guest?: Group, made?: GroupKernel): void {
     const looks = n.inputs.map((_, i) => this.fuser.members.look(n, i));
     const base = this.failAs(n.op, [{ kind: "index", extent: n.shape[(n.attrs["axis"] as number) ?? 0] }]);
-    const behind = guest && made && this.behind(n, guest, made);
+    const behind: Guest | undefined =
+      import.meta.forBrowsers || !guest || !made
+        ? undefined
+        : {
+            parts: this.parts.get(guest) as number,
+            own: this.hosts.isOnlyReader(guest, n)
+              ? [made.reads.indexOf(n), made.reads.length + made.writes.length]
+              : undefined,
+          };
     const planned: Commands = this.target.planOpaque(n, looks, base, behind);
     const { fn, rows, grain } = planned.command;
     if (!import.meta.forBrowsers && typeof fn === "object")
@@ -348,17 +357,12 @@ export class Assembler extends Assembly<Work> {
     const work = step(`${n.op} %${n.id}`, planned, planned.flops + (made?.kernel.flops ?? 0));
     if (lead) work.lead.push(lead);
     this.workOf.set(group, planned.finish ? step(`finish %${n.id}`, planned.finish, 0) : work);
-    if (!guest || !made) return;
+    if (import.meta.forBrowsers || !guest || !made) return;
     const { kernel } = made;
     const block = (kernel.rows * (planned.blockRows as number) * n.shape[n.shape.length - 1]) / sizeOf(n.shape);
     // lanes along rows go in blocks that start at multiples of BLOCK
     const form = chooseForm(kernel) === "rows" && block % BLOCK === 0 ? "rows" : "columns";
     this.runBehind(work, n, guest, made, block, form);
-  }
-
-  private behind(n: GNode, guest: Group, made: GroupKernel): Guest {
-    const own: [number, number] = [made.reads.indexOf(n), made.reads.length + made.writes.length];
-    return { parts: this.parts.get(guest) as number, own: this.hosts.isOnlyReader(guest, n) ? own : undefined };
   }
 
   /** Puts a group's kernel behind the tiles of a command that makes n, `grain` rows of the kernel each. */
