@@ -127,7 +127,9 @@ export class Device {
     const adapter = await (await gpu()).requestAdapter({ powerPreference: "high-performance" });
     if (!adapter)
       throw new BackendError(
-        "webgpu: no WebGPU adapter here; a driver is missing (VK_DRIVER_FILES may name a software one for Vulkan)",
+        import.meta.forBrowsers
+          ? "webgpu: no WebGPU adapter here"
+          : "webgpu: no WebGPU adapter here; a driver is missing (VK_DRIVER_FILES may name a software one for Vulkan)",
       );
     const { limits } = adapter;
     const device = await adapter.requestDevice({
