@@ -240,7 +240,14 @@ export interface Kernel {
   readonly flops: number;
 }
 
-export const accumulatorOf = accumulator;
+/** A text that only kernels have which do the same with their buffers and scalars. */
+export function keyOf(k: Kernel): string {
+  const seen = new Set<Value>();
+  return JSON.stringify(k, (_, x) => {
+    if (x instanceof Value) return seen.has(x) || !seen.add(x) ? x.id : x;
+    return x?.terms ? x.key : x; // an index
+  });
+}
 
 // ---- text -------------------------------------------------------------------------------------------------------
 

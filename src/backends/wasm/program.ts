@@ -107,7 +107,6 @@ export class WasmProgram implements Program {
   }
 
   describe(stage: "graph" | "kernels" | "memory" | "source"): string {
-    if (stage === "source") return this.parts.sources.join("\n\n");
-    return this.parts.texts[stage];
+    return this.parts.texts[stage === "source" ? "kernels" : stage]; // its modules are bytes
   }
 }

@@ -1,10 +1,9 @@
 /**
  * The `wasm` backend as the assembler sees it (cpu/target.ts): the operations that the runtime module runs by itself, and
- * kernels emitted as they are asked for. A kernel's "source" is its text; equal ones are emitted once a process.
+ * kernels emitted as they are asked for. A kernel's "source" is its key (compiler/kernel.ts); equal ones are emitted once a process.
  */
 import type { Check } from "../../compiler/emission.ts";
-import type { Index } from "../../compiler/index-expr.ts";
-import { type Kernel, showKernel, sourcesFirst, type Value } from "../../compiler/kernel.ts";
+import { type Kernel, keyOf } from "../../compiler/kernel.ts";
 import type { GNode } from "../../compiler/lower.ts";
 import { type Strided, strided } from "../../compiler/views.ts";
 import { BackendError } from "../../core/errors.ts";
@@ -188,7 +187,7 @@ export class Kernels {
     const held = new Map<string, Known>();
     const fresh: Known[] = [];
     const render = (kernel: Kernel, form: Form) => {
-      const source = `${form}, ${extents(kernel)}\n${showKernel(kernel)}`;
+      const source = `${form} ${keyOf(kernel)}`;
       let known = held.get(source) ?? this.#known.get(source);
       if (!known) {
         const slot = this.#free.pop() ?? this.#next++;
@@ -252,26 +251,3 @@ const targetWith = (render: Target["render"]): Target => ({
   },
   planOpaque: (n, looks, errorOp) => templates[n.op].plan(n, looks, shape, errorOp),
 });
-
-/** The extents that run-time indices are held to, which a kernel's text does not show. */
-function extents(k: Kernel): string {
-  const out: number[] = [];
-  const seen = new Set<Value>();
-  const walk = (i: Index): void => {
-    for (const { atom } of i.terms) {
-      if (atom.kind === "value") out.push(atom.extent);
-      else if (atom.kind !== "axis") walk(atom.of);
-    }
-  };
-  const visit = (root: Value): void => {
-    for (const { index, valid } of sourcesFirst(root, seen)) {
-      if (index) walk(index);
-      for (const c of valid) walk(c.index);
-    }
-  };
-  for (const s of k.stages) {
-    for (const x of [...s.stores, ...s.rowStores]) visit(x.value);
-    for (const x of [...s.reductions, ...s.columns]) visit(x.value);
-  }
-  return out.join(" ");
-}

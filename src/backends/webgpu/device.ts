@@ -201,12 +201,10 @@ export class Device {
             this.pipelines.delete(source);
             const why = await this.reason(error);
             if (why instanceof BackendError) throw why;
-            throw new BackendError(
-              `webgpu: a kernel does not compile: ${(error as Error).message}\n${numbered(source)}`,
-              {
-                cause: error,
-              },
-            );
+            const text = import.meta.forBrowsers ? "" : `\n${numbered(source)}`;
+            throw new BackendError(`webgpu: a kernel does not compile: ${(error as Error).message}${text}`, {
+              cause: error,
+            });
           },
         );
       this.pipelines.set(source, made);
