@@ -114,7 +114,7 @@ export class Device {
     this.description = description || [vendor, architecture, chip].filter(Boolean).join(" ") || "an unnamed adapter";
     void device.lost.then(({ reason, message }) => {
       this.lost = new BackendError(
-        `webgpu: the device was lost (${reason === "destroyed" ? "it was destroyed" : message || "no reason was given"}); what was in its memory is gone. Open it anew (start the program again) and go on from the last checkpoint`,
+        `webgpu: the device was lost (${reason === "destroyed" ? "it was destroyed" : message || "no reason was given"}); what was in its memory is gone. Start the program again and go on from the last checkpoint`,
       );
     });
     device.addEventListener("uncapturederror", (event) => {
