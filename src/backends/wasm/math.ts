@@ -366,26 +366,18 @@ const halves: Readonly<Record<string, Make>> = {
   },
 };
 
-/**
- * fdlibm's erf on two doubles (reference/erf.ts says whose the coefficients are): each of its four stretches is computed
- * for both lanes, and the right one taken.
- */
+/** erf on two doubles (reference/erf.ts says whose the coefficients are): both stretches for both lanes, and the right one taken. */
 const erf64: Make = (f, [x], lib) => {
-  const { add, sub, mul, div, lt, ge, eq } = f64x2;
+  const { mul, div, sub } = f64x2;
   const quotient = (z: Expr, [p, q]: readonly [readonly number[], readonly number[]]): Expr =>
-    div(polynomial64(f, z, p.toReversed()), polynomial64(f, z, q.toReversed()));
-  const a = f.let(f64x2.abs(x));
-  const near = add(x, mul(x, quotient(f.let(mul(x, x)), erfCoefficients.near)));
-  const one = f64s(1);
-  const middle = add(f64s(erfCoefficients.middle), quotient(f.let(sub(a, one)), erfCoefficients.around1));
-  const s = f.let(div(one, mul(a, a)));
-  const ratio = pick(lt(a, f64s(1 / 0.35)), quotient(s, erfCoefficients.below3), quotient(s, erfCoefficients.below6));
-  const exponent = add(sub(mul(f64x2.neg(a), a), f64s(0.5625)), ratio);
-  const far = sub(one, div(call(lib.float64("exp", 1), exponent), a));
-  const y = f.let(pick(lt(a, f64s(1.25)), middle, far));
-  f.set(y, pick(ge(a, f64s(6)), one, y));
-  f.set(y, v128.bitselect(y, x, vector(new BigUint64Array(2).fill(0x7fffffffffffffffn))));
-  return pick(eq(x, x), pick(lt(a, f64s(0.84375)), near, y), x);
+    div(polynomial64(f, z, p), polynomial64(f, z, q));
+  // beyond 6 erf is 1, which the numerator's overflow must not change
+  const a = f.let(f64x2.pmin(f64x2.abs(x), f64s(6)));
+  const s = f.let(mul(a, a));
+  const far = sub(f64s(1), mul(call(lib.float64("exp", 1), f64x2.neg(s)), quotient(a, erfCoefficients.far)));
+  const y = v128.bitselect(far, x, vector(new BigUint64Array(2).fill(0x7fffffffffffffffn)));
+  const near = mul(x, quotient(s, erfCoefficients.near));
+  return pick(f64x2.eq(x, x), pick(f64x2.le(a, f64s(0.46875)), near, y), x);
 };
 
 /** Threefry-2x32 with 20 rounds (Salmon et al. 2011): word position mod 2 of block position / 2, of four positions. */
