@@ -24,6 +24,7 @@ import { Packs } from "./packs.ts";
 import { planCopy } from "./plans.ts";
 import { chooseForm, FLAT_ROW, type Form } from "./render.ts";
 import { bytesOf, type Commands, type Guest, type Operand, type Step, TEMPORARY } from "./shared-templates.ts";
+import type { Table } from "./table.ts";
 import type { Target } from "./target.ts";
 
 interface Work extends Unit, Item {
@@ -37,7 +38,7 @@ interface Work extends Unit, Item {
 
 /** A program as data: what is compiled, the command table, and what a run has to bring. */
 export interface Parts {
-  readonly table: Int32Array;
+  readonly table: Table;
   readonly sources: readonly string[];
   /** The operation whose kernel of its own a source is. */
   readonly owners: readonly (string | undefined)[];

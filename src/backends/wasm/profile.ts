@@ -1,7 +1,7 @@
 /** NABLA_DEBUG=2: what each command of a run took in one thread, longest first. */
 import { CMD, PHASE, PROGRAM } from "./layout.ts";
 import type { Machine } from "./machine.ts";
-import type { Records } from "./records.ts";
+import { type Records, stepsOf } from "./records.ts";
 
 /** Commands that are listed. */
 const LISTED = 40;
@@ -15,7 +15,7 @@ export function printProfile(machine: Machine, base: number, records: Records, n
   const { command, advance } = machine.here.runtime;
   const took = new Map<number, number>();
   const words = new Int32Array(machine.heap.memory.buffer);
-  for (let step = 0; step < table.steps; step++) {
+  for (let step = 0; step < stepsOf(table); step++) {
     const phase = words[(base + PROGRAM.at) >> 2];
     for (const c of table.phases[(phase - base - PROGRAM.bytes) / PHASE.bytes]) {
       const start = performance.now();

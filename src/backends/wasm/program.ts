@@ -5,12 +5,11 @@
 import type { Program, ProgramStats, Run } from "../backend.ts";
 import type { Parts } from "../cpu/assemble.ts";
 import { failureError } from "../cpu/failure.ts";
-import { builtins } from "../cpu/table.ts";
 import { ERROR, LOOP, PHASE, PROGRAM } from "./layout.ts";
 import type { Machine } from "./machine.ts";
 import type { Memory } from "./memory.ts";
 import { printProfile } from "./profile.ts";
-import { decode, placeRecords, type Records, writeRecords } from "./records.ts";
+import { isParallel, placeRecords, type Records, writeRecords } from "./records.ts";
 import type { HeldKernels } from "./target.ts";
 
 /** Runs of less work than this are done in the calling thread: to wake others takes 0.1 ms. */
@@ -34,13 +33,13 @@ export class WasmProgram implements Program {
     this.#kernels = kernels;
     this.parts = parts;
     this.stats = parts.stats;
-    const table = decode(parts.table);
+    const { table } = parts;
     const numValues = parts.numScalars + parts.constants.length;
     this.#records = placeRecords(table, numValues);
     this.#memory = machine.heap.allocate(this.#records.bytes);
     const { buffer } = machine.heap.memory;
     writeRecords(this.#records, buffer, this.#memory.pointer, (fn) =>
-      fn >= 0 ? kernels.slot(parts.sources[fn]) : machine.builtin(builtins[-1 - fn]),
+      typeof fn === "number" ? kernels.slot(parts.sources[fn]) : machine.builtin(fn),
     );
     new Float64Array(buffer, this.#memory.pointer + this.#records.values, numValues).set(
       parts.constants,
@@ -48,7 +47,7 @@ export class WasmProgram implements Program {
     );
     const { flops, bytes } = parts.stats;
     this.#profiled = !import.meta.forBrowsers && Number(process.env["NABLA_DEBUG"] ?? 0) >= 2;
-    this.#parallel = table.parallel && (flops >= SMALL_FLOPS || bytes >= SMALL_BYTES);
+    this.#parallel = isParallel(table) && (flops >= SMALL_FLOPS || bytes >= SMALL_BYTES);
   }
 
   run(run: Run): void | Promise<void> {
