@@ -18,21 +18,25 @@ import {
 
 // Unicode's White_Space, which is what \s means in the regular expressions of Python and Rust (JavaScript's lacks
 // U+0085 and has U+FEFF).
-const space = "\\t-\\r\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
-const gpt2Pattern = `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^${space}\\p{L}\\p{N}]+|[${space}]+(?![^${space}])|[${space}]+`;
+const gpt2Pattern = (): RegExp => {
+  const space = "\\t-\\r\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
+  return new RegExp(
+    `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^${space}\\p{L}\\p{N}]+|[${space}]+(?![^${space}])|[${space}]+`,
+    "gu",
+  );
+};
+
+// made when they are first asked for: a page that tokenizes nothing has none of it
+let characters: readonly string[] | undefined;
 
 /** GPT-2's printable stand-in of each byte: itself where it is visible, else the next character from U+0100 on. */
-const byteCharacters: readonly string[] = (() => {
+function byteCharacters(): readonly string[] {
   let next = 256;
-  return Array.from({ length: 256 }, (_, b) =>
+  characters ??= Array.from({ length: 256 }, (_, b) =>
     (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174 ? String.fromCharCode(b) : String.fromCharCode(next++),
   );
-})();
-/** The byte of each such character, by its code; −1 for the codes in between. */
-const characterBytes = new Int16Array(0x200).fill(-1);
-byteCharacters.forEach((c, b) => {
-  characterBytes[c.charCodeAt(0)] = b;
-});
+  return characters;
+}
 
 const utf8 = new TextEncoder();
 
@@ -82,7 +86,7 @@ export class ByteLevelBpe implements Tokenizer {
   readonly #ranks = new Map<number, number>(); // pair → rank
   readonly #results: Int32Array; // rank → id of the union
   readonly #cache = new Map<string, Int32Array>();
-  readonly #pattern = new RegExp(gpt2Pattern, "gu"); // its lastIndex is set before each use
+  readonly #pattern = gpt2Pattern(); // its lastIndex is set before each use
   readonly #special: RegExp | null;
 
   /** `results`: the ids of the merges' unions, by rank, where they are known. */
@@ -91,11 +95,15 @@ export class ByteLevelBpe implements Tokenizer {
     this.#parts = parts;
     this.#ids = new Map(tokens.map((token, id) => [token, id]));
     const special = new Set(added.map(({ content }) => content));
+    const characters = byteCharacters();
+    /** The byte of each such character, by its code; −1 for the codes in between. */
+    const codes = new Int16Array(0x200).fill(-1);
     for (let b = 0; b < 256; b++) {
-      const id = this.#ids.get(byteCharacters[b]);
+      codes[characters[b].charCodeAt(0)] = b;
+      const id = this.#ids.get(characters[b]);
       if (id === undefined)
         throw new TokenizerError(
-          `${file}: the vocabulary lacks byte ${b} (${byteCharacters[b]}); it is not a whole byte-level BPE`,
+          `${file}: the vocabulary lacks byte ${b} (${characters[b]}); it is not a whole byte-level BPE`,
         );
       this.#byteIds[b] = id;
     }
@@ -103,7 +111,7 @@ export class ByteLevelBpe implements Tokenizer {
       if (special.has(token)) return utf8.encode(token);
       const bytes = new Uint8Array(token.length);
       for (let i = 0; i < token.length; i++) {
-        const b = characterBytes[token.charCodeAt(i)] ?? -1;
+        const b = codes[token.charCodeAt(i)] ?? -1;
         if (b < 0) throw new TokenizerError(`${file}: token ${JSON.stringify(token)} is not in byte-level spelling`);
         bytes[i] = b;
       }
@@ -162,7 +170,7 @@ export class ByteLevelBpe implements Tokenizer {
       throw new TokenizerError(
         `vocabSize must be a whole number from ${least} (the bytes and special tokens) to ${1 << 21}, got ${vocabSize}`,
       );
-    const tokens: string[] = [...specialTokens, ...[...byteCharacters].sort()]; // the order of Hugging Face's trainer
+    const tokens: string[] = [...specialTokens, ...[...byteCharacters()].sort()]; // the order of Hugging Face's trainer
     const ids = new Map(tokens.map((token, id) => [token, id]));
     if (ids.size !== tokens.length || ids.has(""))
       throw new TokenizerError(
@@ -170,10 +178,10 @@ export class ByteLevelBpe implements Tokenizer {
       );
 
     const counts = new Map<string, number>();
-    const pattern = new RegExp(gpt2Pattern, "gu");
+    const pattern = gpt2Pattern();
     for (const text of typeof texts === "string" ? [texts] : texts)
       for (const word of text.match(pattern) ?? []) counts.set(word, (counts.get(word) ?? 0) + 1);
-    const words = [...counts.keys()].map((word) => Array.from(utf8.encode(word), (b) => ids.get(byteCharacters[b])!));
+    const words = [...counts.keys()].map((word) => Array.from(utf8.encode(word), (b) => ids.get(byteCharacters()[b])!));
     const merged = (a: number, b: number): number => {
       const token = tokens[a] + tokens[b];
       let id = ids.get(token);
@@ -252,7 +260,7 @@ export class ByteLevelBpe implements Tokenizer {
 
   /** The special token of that text, or the token that decodes to it. */
   tokenId(token: string): number | undefined {
-    return this.#ids.get(token) ?? this.#ids.get(Array.from(utf8.encode(token), (b) => byteCharacters[b]).join(""));
+    return this.#ids.get(token) ?? this.#ids.get(Array.from(utf8.encode(token), (b) => byteCharacters()[b]).join(""));
   }
 
   /** Special tokens in the text become their ids, as in Hugging Face's. Half a surrogate pair is read as U+FFFD. */
