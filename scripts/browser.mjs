@@ -69,7 +69,7 @@ const virtual = (core) => ({
 });
 
 /** @returns {import("esbuild").BuildOptions} */
-const options = (folder) => ({
+const options = (folder, softwareAdapters = false) => ({
   absWorkingDir: root,
   outdir: folder,
   bundle: true,
@@ -80,6 +80,7 @@ const options = (folder) => ({
   metafile: true,
   define: {
     "import.meta.forBrowsers": "true",
+    "import.meta.forGpus": String(!softwareAdapters),
     // there is no environment to read settings from
     process: "undefined",
     "process.env": "{}",
@@ -117,9 +118,10 @@ async function exportsOf(folder) {
 
 /**
  * Builds into `folder`; gives esbuild's account of what became of which file. Throws where a file does not build.
+ * `softwareAdapters`: with the forms of kernels for them, where WebGPU is computed by the processor (tests).
  * A namespace is a module of its own, not an object in one, because bundlers leave out what nobody uses only of modules.
  */
-export async function buildBrowser(folder) {
+export async function buildBrowser(folder, { softwareAdapters = false } = {}) {
   const lists = await exportsOf(folder);
   let count = 0;
   let core = "";
@@ -137,7 +139,7 @@ export async function buildBrowser(folder) {
   }
   const files = [...Object.entries(workers), ...Object.entries(entries).filter(([name]) => apart.has(name))];
   const { metafile } = await build({
-    ...options(folder),
+    ...options(folder, softwareAdapters),
     splitting: true,
     entryPoints: { core: "core", ...Object.fromEntries(files.map(([name, file]) => [name, join(src, file)])) },
     chunkNames: "[name]-[hash]",

@@ -110,7 +110,7 @@ export class Device {
       ...options.limits,
     };
     const { vendor, architecture, device: chip, description } = adapter.info;
-    this.lanes = !import.meta.forBrowsers && this.subgroups ? vectorLanes(adapter.info) : 0;
+    this.lanes = !import.meta.forGpus && this.subgroups ? vectorLanes(adapter.info) : 0;
     this.description = description || [vendor, architecture, chip].filter(Boolean).join(" ") || "an unnamed adapter";
     void device.lost.then(({ reason, message }) => {
       this.lost = new BackendError(

@@ -405,7 +405,7 @@ class Renderer extends Emitter {
       return;
     }
     const near = form === "columns";
-    if (!import.meta.forBrowsers && this.options.subgroups && near && lanes === this.options.lanes) {
+    if (!import.meta.forGpus && this.options.subgroups && near && lanes === this.options.lanes) {
       this.shuffle(trees);
       return;
     }

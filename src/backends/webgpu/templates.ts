@@ -98,7 +98,7 @@ export const isProduct = (op: string): boolean => op === "contract" || isConv(op
 const productSizes = (n: GNode): Sizes => (isConv(n.op) ? convSizes(geometryOf(n)) : sizesOf(n));
 
 function partsFor(n: GNode, lanes: number): number {
-  if (import.meta.forBrowsers || lanes === 0) return partsOf(productSizes(n));
+  if (import.meta.forGpus || lanes === 0) return partsOf(productSizes(n));
   if (!isConv(n.op)) return lanePartsOf(sizesOf(n), lanes);
   return n.op === "convWeightGradient" ? laneConvParts(geometryOf(n), lanes) : 1;
 }
@@ -140,9 +140,9 @@ export function dispatchProduct(
   const parts = partsFor(n, lanes);
   const text = (): ProductText => {
     if (!isConv(n.op))
-      return !import.meta.forBrowsers && lanes > 0 ? laneProductText(p, parts, lanes) : productText(p, parts);
+      return !import.meta.forGpus && lanes > 0 ? laneProductText(p, parts, lanes) : productText(p, parts);
     const g = geometryOf(n);
-    if (!import.meta.forBrowsers && lanes > 0)
+    if (!import.meta.forGpus && lanes > 0)
       return n.op === "convWeightGradient" ? laneConvWeight(g, p, parts, lanes) : laneConv(g, p, looks[1], lanes);
     for (const f of convReads(g, p.a.name, p.b.name, looks[1])) s.define(f);
     return productText(p, parts);
@@ -230,7 +230,7 @@ export const templates: Readonly<Record<string, Template>> = {
     plan: (n, place) => {
       const a = attentionOf(n, place);
       const [o, lse] = [outputHeads(n, place, 0), place.output(1)];
-      return !import.meta.forBrowsers && fitsLanes(a, place.lanes)
+      return !import.meta.forGpus && fitsLanes(a, place.lanes)
         ? laneAttention(a, place.lanes, o, lse)
         : attention(a, o, lse);
     },
@@ -252,7 +252,7 @@ export const templates: Readonly<Record<string, Template>> = {
         inner: temporary(a.B * a.H * a.Tq),
       };
       const { lanes } = place;
-      return !import.meta.forBrowsers && fitsLanes(a, lanes)
+      return !import.meta.forGpus && fitsLanes(a, lanes)
         ? laneAttentionBackward(a, lanes, gradient)
         : attentionBackward(a, gradient);
     },
