@@ -2,4 +2,4 @@
 import type { Metafile } from "esbuild";
 
 export const entries: Readonly<Record<string, string>>;
-export function buildBrowser(folder: string): Promise<Metafile>;
+export function buildBrowser(folder: string, options?: { readonly softwareAdapters?: boolean }): Promise<Metafile>;

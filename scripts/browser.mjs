@@ -56,6 +56,9 @@ const namedClasses = {
   },
 };
 
+/** Environment variables that what a page loads asks for. */
+const settings = ["NABLA_DEBUG", "NABLA_FUSE", "NABLA_POISON", "NABLA_THREADS"];
+
 /** The module "core", which is in no file. */
 const virtual = (core) => ({
   name: "core",
@@ -66,18 +69,26 @@ const virtual = (core) => ({
 });
 
 /** @returns {import("esbuild").BuildOptions} */
-const options = (folder) => ({
+const options = (folder, softwareAdapters = false) => ({
   absWorkingDir: root,
   outdir: folder,
   bundle: true,
   format: "esm",
   target: "es2022",
-  minify: true,
+  // white space stays, and with it the comments that tell a bundler which calls it may leave out
+  minifyIdentifiers: true,
+  minifySyntax: true,
   charset: "utf8",
   metafile: true,
-  // There is no environment to read settings from: Object has none of their names. (An object literal would be a module of its own,
-  // and every file would call it as soon as one, jpeg-js, is CommonJS.)
-  define: { process: "undefined", "process.env": "Object" },
+  define: {
+    "import.meta.forBrowsers": "true",
+    "import.meta.forGpus": String(!softwareAdapters),
+    // There is no environment to read settings from: Object has none of their names. (An object literal would be a module of its own,
+    // and every file would call it as soon as one, jpeg-js, is CommonJS.)
+    process: "undefined",
+    "process.env": "Object",
+    ...Object.fromEntries(settings.map((name) => [`process.env.${name}`, "undefined"])),
+  },
   plugins: [forBrowsers, namedClasses],
   logLevel: "warning",
 });
@@ -110,9 +121,10 @@ async function exportsOf(folder) {
 
 /**
  * Builds into `folder`; gives esbuild's account of what became of which file. Throws where a file does not build.
+ * `softwareAdapters`: with the forms of kernels for them, where WebGPU is computed by the processor (tests).
  * A namespace is a module of its own, not an object in one, because bundlers leave out what nobody uses only of modules.
  */
-export async function buildBrowser(folder) {
+export async function buildBrowser(folder, { softwareAdapters = false } = {}) {
   const lists = await exportsOf(folder);
   let count = 0;
   let core = "";
@@ -130,7 +142,7 @@ export async function buildBrowser(folder) {
   }
   const files = [...Object.entries(workers), ...Object.entries(entries).filter(([name]) => apart.has(name))];
   const { metafile } = await build({
-    ...options(folder),
+    ...options(folder, softwareAdapters),
     splitting: true,
     entryPoints: { core: "core", ...Object.fromEntries(files.map(([name, file]) => [name, join(src, file)])) },
     chunkNames: "[name]-[hash]",

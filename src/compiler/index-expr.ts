@@ -82,7 +82,7 @@ export const axis = (name: string, extent: number): Index =>
   extent === 1 ? constantIndex(0) : build(0, [{ atom: { kind: "axis", key: name, name, extent }, coefficient: 1 }]);
 
 export const valueIndex = (value: unknown, key: string, extent: number): Index =>
-  build(0, [{ atom: { kind: "value", key: `$${key}`, value, extent }, coefficient: 1 }]);
+  build(0, [{ atom: { kind: "value", key: `$${key}|${extent}`, value, extent }, coefficient: 1 }]);
 
 /** `x`, known to lie in 0 … extent−1 wherever it is used. */
 export const bounded = (x: Index, extent: number): Index =>

@@ -240,7 +240,14 @@ export interface Kernel {
   readonly flops: number;
 }
 
-export const accumulatorOf = accumulator;
+/** A text that only kernels have which do the same with their buffers and scalars. */
+export function keyOf(k: Kernel): string {
+  const seen = new Set<Value>();
+  const roots = k.stages.flatMap((s) => [...s.stores, ...s.reductions, ...s.columns, ...s.rowStores]);
+  const values = roots.flatMap((x) => sourcesFirst(x.value, seen)).map((v) => ({ ...v }));
+  // values by number, indices by key
+  return JSON.stringify({ ...k, values }, (_, x) => (x instanceof Value ? x.id : x?.terms ? x.key : x));
+}
 
 // ---- text -------------------------------------------------------------------------------------------------------
 

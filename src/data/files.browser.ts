@@ -197,9 +197,11 @@ async function fill(
 
 // Temporaries are named .NAME.nabla-PAGE-COUNT.tmp; who made them shows only by their age.
 const temporaryName = /^\..+\.nabla-[0-9a-f]{8}-\d+\.tmp$/;
-const here = Math.floor(Math.random() * 2 ** 32)
-  .toString(16)
-  .padStart(8, "0");
+let page: string | undefined;
+const here = (): string =>
+  (page ??= Math.floor(Math.random() * 2 ** 32)
+    .toString(16)
+    .padStart(8, "0"));
 let counter = 0;
 
 /**
@@ -219,7 +221,7 @@ export async function writeFileAtomic(
     const moves =
       "move" in
       (globalThis as unknown as { FileSystemFileHandle: { prototype: object } }).FileSystemFileHandle.prototype;
-    const name = moves ? `.${basename(path)}.nabla-${here}-${counter++}.tmp` : basename(path);
+    const name = moves ? `.${basename(path)}.nabla-${here()}-${counter++}.tmp` : basename(path);
     const file = await folder.getFileHandle(name, { create: true });
     undo = () => folder.removeEntry(name);
     const size = await fill(path, file, chunks, each);

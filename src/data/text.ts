@@ -11,12 +11,46 @@ import { pathOf, type ReadOptions, readBytes, type Source, sourceName, together 
 export { TextError } from "./errors.ts";
 
 /** In folders, files with these endings are taken; a file that is named itself is taken whatever its ending. */
-export const textExtensions: ReadonlySet<string> = new Set(
-  (
-    ".txt .md .markdown .rst .tex .log .csv .tsv .json .jsonl .xml .html .css .yaml .yml .toml .ini " +
-    ".ts .mts .cts .tsx .js .mjs .cjs .jsx .py .c .h .cc .cpp .hpp .rs .go .java .kt .rb .sh .sql"
-  ).split(" "),
-);
+export const textExtensions: ReadonlySet<string> = new Set([
+  ".txt",
+  ".md",
+  ".markdown",
+  ".rst",
+  ".tex",
+  ".log",
+  ".csv",
+  ".tsv",
+  ".json",
+  ".jsonl",
+  ".xml",
+  ".html",
+  ".css",
+  ".yaml",
+  ".yml",
+  ".toml",
+  ".ini",
+  ".ts",
+  ".mts",
+  ".cts",
+  ".tsx",
+  ".js",
+  ".mjs",
+  ".cjs",
+  ".jsx",
+  ".py",
+  ".c",
+  ".h",
+  ".cc",
+  ".cpp",
+  ".hpp",
+  ".rs",
+  ".go",
+  ".java",
+  ".kt",
+  ".rb",
+  ".sh",
+  ".sql",
+]);
 
 export interface TextCorpusOptions extends ReadOptions {
   /** Share of the characters, at the end, that becomes the validation part; 0.1 by default, 0 for none. */

@@ -156,7 +156,11 @@ export class CharTokenizer implements Tokenizer {
 const kinds: readonly {
   recognises(json: TokenizerJson): boolean;
   fromJSON(json: TokenizerJson, file: string): Tokenizer;
-}[] = [CharTokenizer, ByteLevelBpe, { recognises: () => true, fromJSON: PipelineTokenizer.fromJSON }];
+}[] = [
+  CharTokenizer,
+  ByteLevelBpe,
+  { recognises: () => true, fromJSON: (json, file) => PipelineTokenizer.fromJSON(json, file) },
+];
 
 /** A tokenizer on its way between threads. */
 export type SentTokenizer = { readonly pieces: BpePieces } | { readonly json: object };

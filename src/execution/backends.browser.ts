@@ -3,6 +3,7 @@
  * of its own, loaded when it is needed. A page's main thread opens them in workers: it compiles nothing and runs no kernel.
  */
 import type { Backend } from "../backends/backend.ts";
+import { openInWorker } from "../backends/remote/page.ts";
 import { isPage } from "../core/module-worker.ts";
 import type { Open } from "./backends.ts";
 
@@ -11,11 +12,8 @@ export const usualDevice: string = "wasm";
 
 const opened =
   (name: string, here: () => Promise<Backend>): Open =>
-  async () => {
-    if (!isPage()) return here();
-    const { openInWorker } = await import("../backends/remote/page.ts");
-    return openInWorker(name);
-  };
+  () =>
+    isPage() ? openInWorker(name) : here();
 
 export const backends: Readonly<Record<string, Open>> = {
   wasm: opened("wasm", async () => {

@@ -10,7 +10,7 @@ export function env(name: string): string | undefined {
 }
 
 /** NABLA_DEBUG: 1 prints a line for every program and every run; backends print more at 2 and 4. */
-export const debugLevel = Number(env("NABLA_DEBUG") ?? 0) || 0;
+export const debugLevel = import.meta.forBrowsers ? 0 : Number(env("NABLA_DEBUG") ?? 0) || 0;
 
 export function say(line: string): void {
   console.error(`nabla: ${line}`);

@@ -107,7 +107,7 @@ function throwFailure(line: Line): void {
 /** Ends what was started. Where it fails, it is taken back with `behind`, which was captured meanwhile, and this throws. */
 function settle(line: Line, behind: Job | null): void {
   const { started } = line;
-  if (started === null) return;
+  if (import.meta.forBrowsers || started === null) return; // no backend of theirs begins a run without ending it
   line.started = null;
   try {
     started.end();
@@ -321,7 +321,8 @@ function compile(line: Line, backend: Backend, job: Job): Program | Promise<Prog
   const done = (program: Program): Program => {
     entry.program = program;
     entry.compiling = null;
-    if (debugLevel > 0) sayCompiled(line.device, entry.id, program, performance.now() - start);
+    if (!import.meta.forBrowsers && debugLevel > 0)
+      sayCompiled(line.device, entry.id, program, performance.now() - start);
     return program;
   };
   const failed = (error: unknown): never => {
@@ -376,7 +377,7 @@ function start(line: Line, backend: Backend, job: Job, run: Run): void | Promise
   const program = entry.program as Program;
   job.capture = null;
   if (copy !== null && detectsAnomalies()) return checkRun(backend, program, copy, run).then(() => program.run(run));
-  if (debugLevel === 0) return program.run(run);
+  if (import.meta.forBrowsers || debugLevel === 0) return program.run(run);
   const before = performance.now();
   const tell = (): void => sayRun(line.device, entry.id, program, performance.now() - before);
   const result = program.run(run);
@@ -389,7 +390,7 @@ function runNow(line: Line, backend: Backend, job: Job, early: boolean): void | 
   let result: void | Promise<void>;
   try {
     const run = bind(backend, job);
-    if (early && !(run instanceof Promise) && debugLevel === 0 && !detectsAnomalies()) {
+    if (!import.meta.forBrowsers && early && !(run instanceof Promise) && debugLevel === 0 && !detectsAnomalies()) {
       const end = job.entry.program?.start?.(run);
       if (end) {
         job.capture = null;

@@ -15,7 +15,7 @@ export class SafetensorsError extends NablaError {
 }
 
 /** In the reference library's order: written from the last to the first, so that every tensor is aligned. */
-const dtypeTable = [
+const elementBytes = new Map([
   ["BOOL", 1],
   ["U8", 1],
   ["I8", 1],
@@ -29,12 +29,22 @@ const dtypeTable = [
   ["F64", 8],
   ["I64", 8],
   ["U64", 8],
-] as const;
+]);
 
-export type SafetensorsDType = (typeof dtypeTable)[number][0];
-
-const elementBytes = new Map<string, number>(dtypeTable);
-const dtypeRank = new Map<string, number>(dtypeTable.map(([name], i) => [name, i]));
+export type SafetensorsDType =
+  | "BOOL"
+  | "U8"
+  | "I8"
+  | "I16"
+  | "U16"
+  | "F16"
+  | "BF16"
+  | "I32"
+  | "U32"
+  | "F32"
+  | "F64"
+  | "I64"
+  | "U64";
 
 /** One tensor: its dtype in the format's own names, its shape, its little-endian bytes. */
 export interface SafetensorsEntry {
@@ -274,7 +284,9 @@ function layOut(input: SafetensorsInput, metadata: Readonly<Record<string, strin
     if (expected !== bytes.byteLength)
       throw bad(`${dtype} of shape [${shape.join(", ")}] takes ${expected} bytes, got ${bytes.byteLength}`);
   }
-  entries.sort(([a, x], [b, y]) => dtypeRank.get(y.dtype)! - dtypeRank.get(x.dtype)! || compareNames(a, b));
+  const ranks = [...elementBytes.keys()];
+  const rank = ({ dtype }: { readonly dtype: string }): number => ranks.indexOf(dtype);
+  entries.sort(([a, x], [b, y]) => rank(y) - rank(x) || compareNames(a, b));
   const items: string[] = [];
   if (metadata !== undefined) {
     const keys = Object.keys(metadata).sort(compareNames);

@@ -15,7 +15,7 @@ import {
   writeSafetensors,
 } from "./safetensors.ts";
 
-const names: readonly (readonly [DType, SafetensorsDType])[] = [
+const theirs = new Map<DType, SafetensorsDType>([
   ["float32", "F32"],
   ["float64", "F64"],
   ["float16", "F16"],
@@ -24,9 +24,7 @@ const names: readonly (readonly [DType, SafetensorsDType])[] = [
   ["uint32", "U32"],
   ["uint8", "U8"],
   ["bool", "BOOL"],
-];
-const theirs = new Map<string, SafetensorsDType>(names);
-const ours = new Map<string, DType>(names.map(([a, b]) => [b, a]));
+]);
 
 export interface SaveOptions {
   /** Texts by name, in the file's header; { format: "pt" } by default. */
@@ -109,7 +107,7 @@ export async function load(source: Source, options: LoadOptions = {}): Promise<S
       out[name] = fromRaw(narrowed(name, file, bytes), "int32", shape, given);
       continue;
     }
-    const own = ours.get(dtype);
+    const own = [...theirs].find(([, name]) => name === dtype)?.[0];
     if (own === undefined)
       throw new DTypeError(`${file}: "${name}" is of ${dtype}, which tensors here can't hold; convert it first`);
     out[name] = fromRaw(new dtypes[own].array(bytes.buffer as ArrayBuffer), own, shape, given);

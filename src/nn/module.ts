@@ -4,6 +4,7 @@
  */
 import { type DType, dtypes, isDType, isFloat } from "../core/dtype.ts";
 import { NablaError, ShapeError } from "../core/errors.ts";
+import { printedByNode } from "../core/inspect.ts";
 import { sameShape, showShape, sizeOf } from "../core/shape.ts";
 import { keep } from "../execution/index.ts";
 import { cast, detach } from "../graph/ops.ts";
@@ -294,11 +295,9 @@ export abstract class Module {
     const inside = children.length ? `\n  ${[...(extra ? [extra] : []), ...children].join("\n  ")}\n` : extra;
     return `${this.constructor.name}(${inside})`;
   }
-
-  [Symbol.for("nodejs.util.inspect.custom")](): string {
-    return this.toString();
-  }
 }
+
+if (!import.meta.forBrowsers) printedByNode(Module);
 
 /** Runs `fn` with the model in evaluation mode, and puts each of its modules back into the mode that it was in. */
 export async function inEvaluation<T>(model: Module, fn: () => Promise<T>): Promise<T> {

@@ -5,6 +5,7 @@
  */
 import { type DType, decode, isFloat, type TypedArray } from "../core/dtype.ts";
 import { AutogradError, DTypeError, NablaError, ShapeError } from "../core/errors.ts";
+import { printedByNode } from "../core/inspect.ts";
 import { type Shape, showShape, sizeOf } from "../core/shape.ts";
 import { assign, cut, defaultDevice, flush, keep, maxDepth, read, resolve, toState, turn } from "../execution/index.ts";
 import { isGradEnabled, type Node } from "../graph/node.ts";
@@ -186,11 +187,9 @@ export class Tensor {
   toString(): string {
     return inspectTensor(this);
   }
-
-  [Symbol.for("nodejs.util.inspect.custom")](): string {
-    return inspectTensor(this);
-  }
 }
+
+if (!import.meta.forBrowsers) printedByNode(Tensor);
 
 /** The result of an operation on `x`; x itself where the operation changed nothing (a view of the whole, as in PyTorch). */
 export const wrap = (x: Tensor, node: Node): Tensor => (node === x.node ? x : new Tensor(node));

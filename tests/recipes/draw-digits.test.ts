@@ -73,7 +73,7 @@ before(async () => {
   const installed = join(room, "node_modules", "nabla");
   mkdirSync(installed, { recursive: true });
   cpSync(join(root, "package.json"), join(installed, "package.json"));
-  const { outputs } = await buildBrowser(join(installed, "dist", "browser"));
+  const { outputs } = await buildBrowser(join(installed, "dist", "browser"), { softwareAdapters: true });
   const { build } = await import("vite");
   const { output } = (await build({ root: room, logLevel: "error" })) as { output: readonly Chunk[] };
   for (const { type, fileName, moduleIds } of output)

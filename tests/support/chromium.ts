@@ -108,7 +108,7 @@ const bridge = `
 /** Opens a backend of the browser build in a page, until the tests of this process are over. */
 export async function openInChromium(name: string): Promise<Backend> {
   const folder = mkdtempSync(join(tmpdir(), "nabla-browser-"));
-  await buildBrowser(folder);
+  await buildBrowser(folder, { softwareAdapters: true });
   const { server, address } = await serveFolder(folder);
   const browser = await launchChromium();
   const close = async (): Promise<void> => {

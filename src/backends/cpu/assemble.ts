@@ -5,26 +5,27 @@
  */
 import { readsByBlocks } from "../../compiler/blocks.ts";
 import { finishKernel, resultsOver } from "../../compiler/finish.ts";
-import { Fuser, type Group, type GroupKernel } from "../../compiler/fuse.ts";
-import { Hosts } from "../../compiler/hosts.ts";
+import type { Group, GroupKernel } from "../../compiler/fuse.ts";
 import { BLOCK } from "../../compiler/index-expr.ts";
 import { partDType, showKernel } from "../../compiler/kernel.ts";
-import { type GNode, type Lowered, lower, showNode } from "../../compiler/lower.ts";
-import { opaqueChecks, orderStates, type Target as Placed, Placement, valueKey } from "../../compiler/place.ts";
+import { type GNode, type Lowered, lower } from "../../compiler/lower.ts";
+import { opaqueChecks, valueKey } from "../../compiler/place.ts";
 import { type Buffer, planMemory, relieve, schedule, showPhases, type Unit } from "../../compiler/schedule.ts";
 import { isView, strided } from "../../compiler/views.ts";
-import { dtypes } from "../../core/dtype.ts";
-import { contiguousStrides, sizeOf } from "../../core/shape.ts";
+import { type DType, dtypes } from "../../core/dtype.ts";
+import { contiguousStrides, type Shape, sizeOf } from "../../core/shape.ts";
 import { elementAt } from "../../graph/loop.ts";
+import { Assembly, type Failure, isEmpty, type Texts } from "../assembly.ts";
 import type { Capture, ProgramStats } from "../backend.ts";
 import { type Draft, draftOf, type Item, placeItem, poisonOf, showLoop, writeTable } from "./commands.ts";
 import { rowGrain } from "./kernels.ts";
 import { bodyPhases, type LoopBody, loopBody, type Place, placesOf } from "./loops.ts";
 import { Packs } from "./packs.ts";
 import { planCopy } from "./plans.ts";
-import { type Check, chooseForm, FLAT_ROW, type Form } from "./render.ts";
+import { chooseForm, FLAT_ROW, type Form } from "./render.ts";
+import { bytesOf, type Commands, type Guest, type Operand, type Step, TEMPORARY, updates } from "./shared-templates.ts";
+import type { Table } from "./table.ts";
 import type { Target } from "./target.ts";
-import { bytesOf, type Commands, type Guest, type Operand, type Step, TEMPORARY, updates } from "./templates.ts";
 
 interface Work extends Unit, Item {
   readonly reads: Buffer[];
@@ -35,15 +36,9 @@ interface Work extends Unit, Item {
   readonly flops: number;
 }
 
-/** A failure's meaning: what check failed as operation n. */
-export interface Failure {
-  readonly operation: string;
-  readonly check: Check;
-}
-
 /** A program as data: what is compiled, the command table, and what a run has to bring. */
 export interface Parts {
-  readonly table: Int32Array;
+  readonly table: Table;
   readonly sources: readonly string[];
   /** The operation whose kernel of its own a source is. */
   readonly owners: readonly (string | undefined)[];
@@ -56,55 +51,34 @@ export interface Parts {
   /** What each command is, for the profile. */
   readonly labels: readonly string[];
   readonly stats: ProgramStats;
-  readonly texts: { readonly graph: string; readonly kernels: string; readonly memory: string };
+  readonly texts: Texts;
 }
 
-export class Assembler {
+export class Assembler extends Assembly<Work> {
   private readonly target: Target;
-  private readonly capture: Capture;
-  private readonly fuse: boolean;
-  readonly lowered: Lowered;
-  private readonly fuser: Fuser;
-  private readonly buffers = new Map<string, Buffer>();
-  private readonly slots: Buffer[];
   private readonly constants: number[];
-  private readonly failures: Failure[];
-  private readonly works: Work[] = [];
-  private readonly workOf = new Map<Group, Work>();
   private readonly packs = new Packs<Work>((...args) => this.work(...args));
-  private readonly kernelTexts: string[];
   /** Runtime scalars of the program. */
   private readonly numScalars: number;
   private readonly bodies = new Map<GNode, { readonly body: LoopBody; readonly assembler: Assembler }>();
-  /** Groups whose kernels run in another's command. */
-  private readonly hosts: Hosts;
-  /** Where results go; known once the groups are. */
-  private placement!: Placement;
   private scratchBytes = 0;
-  private bytes = 0;
+  /** Known when the first operation is planned: then all that is read is settled. */
+  private unread?: ReadonlySet<GNode>;
+  protected readonly placing = {
+    checksOf: (n: GNode) => (this.bodies.get(n)?.assembler.bodyCanFail() ? [`loop %${n.id}`] : opaqueChecks(n)),
+    overwrites: (n: GNode) => n.op === "contract" && !n.shape.includes(0),
+    updates,
+  };
 
   /** `around`: the program in which this one is the body of a loop. */
   constructor(target: Target, capture: Capture, fuse: boolean, around?: Assembler) {
+    const lowered = lower(capture, target.hasTemplate, target.lowerRule);
+    const failures = around?.failures ?? [];
+    // slot 0 is the arena
+    super({ capture, fuse, lowered, rule: target.rule, failures, kernelTexts: around?.kernelTexts, firstSlot: 1 });
     this.target = target;
-    this.capture = capture;
-    this.fuse = fuse;
     this.constants = around?.constants ?? [];
-    this.failures = around?.failures ?? [];
-    this.kernelTexts = around?.kernelTexts ?? [];
     this.numScalars = around?.numScalars ?? capture.scalars.length;
-    this.lowered = lower(capture, target.hasTemplate, target.lowerRule);
-    this.fuser = new Fuser(this.lowered, target.rule, fuse);
-    this.hosts = new Hosts(this.fuser, this.lowered);
-    // slot 0 is the arena, then the storages, then the outputs
-    this.slots = [
-      ...capture.storages.map((s, i) => ({ bytes: s.bytes, slot: 1 + i, offset: 0, label: `state ${i}` })),
-      ...capture.roots.map((r, i) => ({
-        bytes: bytesOf(r.shape, r.dtype),
-        slot: 1 + capture.storages.length + i,
-        offset: 0,
-        label: `output ${i}`,
-      })),
-    ];
     for (const n of this.lowered.nodes) {
       if (n.op !== "loop") continue;
       const body = loopBody(n, this.lowered);
@@ -122,39 +96,13 @@ export class Assembler {
     return this.assemble();
   }
 
-  private makeWorks(): void {
+  protected override makeWorks(): void {
     for (const { assembler } of this.bodies.values()) assembler.makeWorks();
-    this.fuser.run();
-    const { groups } = this.fuser;
-    if (this.fuse)
-      for (const g of groups)
-        if (g.opaque?.op === "contract") this.attach(g);
-        else if (g.opaque) this.attachBehind(g, this.target.partsBehind?.(g.opaque) ?? []);
-    for (const g of groups) if (!g.opaque && !this.hosts.isGuest(g)) this.fuser.chooseSplit(g);
-    const stored = this.fuser.storedMembers();
-    const kernels = new Map<Group, GroupKernel>();
-    for (const g of groups) if (!g.opaque) kernels.set(g, this.fuser.kernelOf(g, stored));
-    this.placement = new Placement(this.fuser, this.lowered, kernels, {
-      hostOf: this.hosts.hostOf,
-      checksOf: (n) => (this.bodies.get(n)?.assembler.bodyCanFail() ? [`loop %${n.id}`] : opaqueChecks(n)),
-      overwrites: (n) => n.op === "contract" && !n.shape.includes(0),
-      updates,
-    });
-    for (const [key, to] of this.placement.targets) this.buffers.set(key, this.slotOf(to));
-    const unread = this.unreadOperands();
-    for (const g of groups) {
-      if (g.opaque && unread.has(g.opaque)) continue;
-      if (g.opaque) this.opaque(g, this.hosts.guestOf(g), kernels);
-      else if (!this.hosts.isGuest(g)) this.kernel(g, kernels.get(g) as GroupKernel);
-    }
-    orderStates(this.placement.copies, this.placement.inPlace, this.lowered, {
-      works: this.works,
-      workOf: this.workOf,
-      buffer: (n) => this.buffer(n),
-      target: (to) => this.slotOf(to),
-      temporary: (bytes, label) => ({ bytes, slot: -1, offset: 0, label }),
-      copy: (n, from, to, writesState) => this.copy(n, from, to, writesState),
-    });
+    super.makeWorks();
+  }
+
+  protected size(shape: Shape, dtype: DType): number {
+    return bytesOf(shape, dtype);
   }
 
   /** The operations whose operands are read in their place, and which nobody reads. */
@@ -176,40 +124,16 @@ export class Assembler {
     return this.fuser.groups.some((g) => this.placement.canFail(g));
   }
 
-  private isInPlace(g: Group): boolean {
-    return this.placement.inPlace.has(g);
-  }
-
-  // ---- buffers ----------------------------------------------------------------------------------------------------
-
-  private slotOf({ kind, index }: Placed): Buffer {
-    if (kind === "output") return this.slots[this.capture.storages.length + index];
-    // the same memory as the old value, but what reads it must come after what writes it
-    return { ...this.slots[index], label: `new state ${index}` };
-  }
-
-  private buffer(n: GNode): Buffer {
-    if (n.op === "buffer") return this.slots[n.storage];
-    const [owner, k] = n.op === "output" ? [n.inputs[0], n.attrs["index"] as number] : [n, 0];
-    return this.outputBuffer(owner, k);
-  }
-
-  private outputBuffer(n: GNode, k: number): Buffer {
-    const key = `${n.id}:${k}`;
-    let b = this.buffers.get(key);
-    if (!b) {
-      const { shape, dtype } = n.outputs ? n.outputs[k] : n;
-      b = { bytes: bytesOf(shape, dtype), slot: -1, offset: 0, label: `%${n.id}` };
-      this.buffers.set(key, b);
-    }
-    return b;
-  }
-
   // ---- attaching kernels to products --------------------------------------------------------------------------------
 
+  protected attach(host: Group): void {
+    const n = host.opaque as GNode;
+    if (n.op === "contract") this.attachToRows(host, n);
+    else this.attachBehind(host, n, this.target.partsBehind?.(n) ?? []);
+  }
+
   /** Looks for a group that can run on the finished rows of this product while they are in cache. */
-  private attach(product: Group): void {
-    const n = product.opaque as GNode;
+  private attachToRows(product: Group, n: GNode): void {
     if (n.dtype !== "float32" || n.shape.length !== 2) return;
     const [rows, columns] = n.shape;
     if (rows < 16 || columns < 16 || this.fuser.members.absorbed(n, 1)) return;
@@ -225,9 +149,8 @@ export class Assembler {
   private readonly parts = new Map<Group, number>();
 
   /** Looks for a group that can take this operation's result by equal parts: pooling behind a convolution, say. */
-  private attachBehind(host: Group, choices: readonly number[]): void {
-    const n = host.opaque as GNode;
-    if (!choices.length) return;
+  private attachBehind(host: Group, n: GNode, choices: readonly number[]): void {
+    if (import.meta.forBrowsers || !choices.length) return; // wasm has no such commands
     for (const g of this.hosts.candidates(host)) {
       const columns = n.shape[n.shape.length - 1];
       const { built } = g;
@@ -245,12 +168,6 @@ export class Assembler {
 
   // ---- units ----------------------------------------------------------------------------------------------------------
 
-  private errorBase(operation: string, checks: readonly Check[]): number {
-    const base = this.failures.length + 1;
-    for (const check of checks) this.failures.push({ operation, check });
-    return base;
-  }
-
   /** The command of a kernel; `block` fixes the rows a tile where a product or partial sums need it. */
   private draft(
     made: GroupKernel,
@@ -263,7 +180,7 @@ export class Assembler {
     const { source, checks } = this.target.render(kernel, form);
     const rows = form === "flat" ? Math.ceil(kernel.columns / FLAT_ROW) : kernel.rows;
     const grain = block ?? (form === "flat" ? 16 : rowGrain(kernel));
-    this.kernelTexts.push(`${form} ${rows} rows by ${grain}; ${showKernel(kernel)}`);
+    if (!import.meta.forBrowsers) this.kernelTexts.push(`${form} ${rows} rows by ${grain}; ${showKernel(kernel)}`);
     this.bytes += buffers.reduce((n, b) => n + b.bytes, 0);
     return {
       fn: { source },
@@ -271,18 +188,13 @@ export class Assembler {
       grain,
       buffers: buffers.map((b) => [b, 0]),
       scalars: made.scalars.map((s) => s.slot),
-      params: [kernel.columns, this.errorBase("indexing", checks)],
+      params: [kernel.columns, this.failAs("indexing", checks)],
       writesState,
     };
   }
 
-  private kernel(group: Group, made: GroupKernel): void {
-    if (
-      made.kernel.rows === 0 ||
-      (made.kernel.columns === 0 && chooseForm(made.kernel) === "flat") ||
-      made.writes.length === 0
-    )
-      return;
+  protected kernel(group: Group, made: GroupKernel): void {
+    if (isEmpty(made.kernel) || made.writes.length === 0) return;
     if (this.transpose(group, made)) return;
     const grain = rowGrain(made.kernel);
     const { buffers, finishes } = this.kernelBuffers(made, grain);
@@ -305,6 +217,7 @@ export class Assembler {
 
   /** A kernel that only exchanges axes, as a command of the runtime; false where it is anything else. */
   private transpose(group: Group, made: GroupKernel): boolean {
+    if (import.meta.forBrowsers) return false; // nor has wasm this one
     const { members } = group;
     if (members.length !== 1 || this.isInPlace(group) || dtypes[members[0].dtype].bytes !== 4) return false;
     let n = members[0];
@@ -347,12 +260,7 @@ export class Assembler {
       }
       const blocks = Math.ceil(made.kernel.rows / grain);
       const columns = made.kernel.columns;
-      const part: Buffer = {
-        bytes: blocks * columns * dtypes[partDType(node.dtype)].bytes,
-        slot: -1,
-        offset: 0,
-        label: `parts of %${node.id}`,
-      };
+      const part = this.temporary(bytesOf([blocks, columns], partDType(node.dtype)), `parts of %${node.id}`);
       buffers.push(part);
       finishes.push(() => {
         const kernel = finishKernel(node, partial, blocks, columns);
@@ -370,13 +278,13 @@ export class Assembler {
     return work;
   }
 
-  private opaque(group: Group, guest: Group | undefined, kernels: ReadonlyMap<Group, GroupKernel>): void {
-    const n = group.opaque as GNode;
-    if (sizeOf(n.shape) === 0 && !n.outputs) return;
+  protected opaque(group: Group, n: GNode, guest?: Group, made?: GroupKernel): void {
+    this.unread ??= this.unreadOperands();
+    if (this.unread.has(n) || (sizeOf(n.shape) === 0 && !n.outputs)) return;
     if (n.op === "loop") this.loop(group, n);
     else if (this.fuser.members.absorbed(n, 1)) this.quantizedContract(group, n);
-    else if (n.op === "contract") this.contract(group, n, guest, guest && (kernels.get(guest) as GroupKernel));
-    else this.template(group, n, guest, guest && kernels.get(guest));
+    else if (n.op === "contract") this.contract(group, n, guest, made);
+    else this.template(group, n, guest, made);
   }
 
   private contract(group: Group, n: GNode, guest: Group | undefined, made: GroupKernel | undefined): void {
@@ -449,19 +357,26 @@ export class Assembler {
 
   private template(group: Group, n: GNode, guest?: Group, made?: GroupKernel): void {
     const looks = n.inputs.map((_, i) => this.fuser.members.look(n, i));
-    const base = this.errorBase(n.op, [{ kind: "index", extent: n.shape[(n.attrs["axis"] as number) ?? 0] }]);
-    const behind = guest && made && this.behind(n, guest, made);
+    const base = this.failAs(n.op, [{ kind: "index", extent: n.shape[(n.attrs["axis"] as number) ?? 0] }]);
+    const behind: Guest | undefined =
+      import.meta.forBrowsers || !guest || !made
+        ? undefined
+        : {
+            parts: this.parts.get(guest) as number,
+            own: this.hosts.isOnlyReader(guest, n)
+              ? [made.reads.indexOf(n), made.reads.length + made.writes.length]
+              : undefined,
+          };
     const planned: Commands = this.target.planOpaque(n, looks, base, behind);
     const { fn, rows, grain } = planned.command;
-    if (typeof fn === "object") this.kernelTexts.push(`own ${rows} rows by ${grain}; ${n.op}`);
+    if (!import.meta.forBrowsers && typeof fn === "object")
+      this.kernelTexts.push(`own ${rows} rows by ${grain}; ${n.op}`);
     this.scratchBytes = Math.max(this.scratchBytes, planned.scratchBytes);
-    const temporaries = (planned.temporaries ?? []).map(
-      (bytes): Buffer => ({ bytes, slot: -1, offset: 0, label: `for %${n.id}` }),
-    );
+    const temporaries = (planned.temporaries ?? []).map((bytes) => this.temporary(bytes, `for %${n.id}`));
     const bind = ({ of, offset }: Operand): readonly [Buffer, number] => {
       if (of >= TEMPORARY) return [temporaries[of - TEMPORARY], 0];
       return of < 0
-        ? [this.outputBuffer(n, -1 - of), 0]
+        ? [this.output(n, -1 - of), 0]
         : [this.buffer(looks[of].source), offset * dtypes[n.inputs[of].dtype].bytes];
     };
     const scalars = planned.scalars.map((s) => (typeof s === "number" ? this.constant(s) : s.slot));
@@ -488,17 +403,12 @@ export class Assembler {
     const work = step(`${n.op} %${n.id}`, planned, planned.flops + (made?.kernel.flops ?? 0));
     if (lead) work.lead.push(lead);
     this.workOf.set(group, planned.finish ? step(`finish %${n.id}`, planned.finish, 0) : work);
-    if (!guest || !made) return;
+    if (import.meta.forBrowsers || !guest || !made) return;
     const { kernel } = made;
     const block = (kernel.rows * (planned.blockRows as number) * n.shape[n.shape.length - 1]) / sizeOf(n.shape);
     // lanes along rows go in blocks that start at multiples of BLOCK
     const form = chooseForm(kernel) === "rows" && block % BLOCK === 0 ? "rows" : "columns";
     this.runBehind(work, n, guest, made, block, form);
-  }
-
-  private behind(n: GNode, guest: Group, made: GroupKernel): Guest {
-    const own: [number, number] = [made.reads.indexOf(n), made.reads.length + made.writes.length];
-    return { parts: this.parts.get(guest) as number, own: this.hosts.isOnlyReader(guest, n) ? own : undefined };
   }
 
   /** Puts a group's kernel behind the tiles of a command that makes n, `grain` rows of the kernel each. */
@@ -521,10 +431,10 @@ export class Assembler {
     const { attrs, live } = body;
     const captured = assembler.slots.slice(attrs.carries + attrs.sequences, body.capture.storages.length);
     const made = bodyPhases(assembler.works, captured);
-    const arena: Buffer = { bytes: made.bytes, slot: -1, offset: 0, label: `loop %${n.id}` };
+    const arena = this.temporary(made.bytes, `loop %${n.id}`);
     const looks = n.inputs.map((_, i) => this.fuser.members.look(n, i));
     const identity = {};
-    const output = (k: number): Buffer => this.outputBuffer(n, k);
+    const output = (k: number): Buffer => this.output(n, k);
     const memory = { looks, output, arena, buffer: (x: GNode) => this.buffer(x) };
     const place = placesOf(n, body, memory, identity);
     const items = (list: readonly Item[]): Item[] => list.map((x) => placeItem(x, place, `loop %${n.id}: `));
@@ -575,7 +485,7 @@ export class Assembler {
     return this.numScalars + i;
   }
 
-  private copy(n: GNode, from: Buffer, to: Buffer, writesState: boolean): Work {
+  protected copy(n: GNode, from: Buffer, to: Buffer, writesState: boolean): Work {
     const strides = contiguousStrides(n.shape);
     const { main } = planCopy({ shape: n.shape, dtype: n.dtype, from: strides, to: strides });
     const draft: Draft = { ...draftOf(main, { from: [from, 0], to: [to, 0] }), writesState };
@@ -600,17 +510,8 @@ export class Assembler {
       constants: this.constants,
       numScalars: this.capture.scalars.length,
       failures: this.failures,
-      stats: {
-        kernels: this.works.length,
-        flops: this.works.reduce((n, w) => n + w.flops, 0),
-        bytes: this.bytes,
-        arenaBytes,
-      },
-      texts: {
-        graph: this.lowered.nodes.map(showNode).join("\n"),
-        kernels: this.kernelTexts.join("\n\n"),
-        memory: showPhases(phases, (w) => (w.loop ? showLoop(w.loop, "    ") : "")),
-      },
+      stats: this.stats(this.works.length, arenaBytes),
+      texts: this.texts(() => showPhases(phases, (w) => (w.loop ? showLoop(w.loop, "    ") : ""))),
     };
   }
 }

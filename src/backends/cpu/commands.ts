@@ -6,9 +6,9 @@ import type { Buffer, Unit } from "../../compiler/schedule.ts";
 import type { CommandDesc } from "./contract.ts";
 import type { Place } from "./loops.ts";
 import { planFill } from "./plans.ts";
-import { type BufferName, type Command, type Move, ProgramBuilder } from "./table.ts";
+import { type BufferName, type Command, type Move, type Sizes, type Table, TableBuilder } from "./table.ts";
 
-/** A command before buffers have addresses: what `ProgramBuilder.command` takes, with buffers as objects. */
+/** A command before buffers have addresses: what `TableBuilder.command` takes, with buffers as objects. */
 export interface Draft {
   readonly fn: Command["fn"] | { readonly source: string; readonly operation?: string };
   readonly rows: number;
@@ -50,8 +50,8 @@ interface Poison {
 }
 
 /** A command table, the sources that its commands name by number, and what each command is. */
-interface Table {
-  readonly table: Int32Array;
+interface Written {
+  readonly table: Table;
   readonly sources: readonly string[];
   /** The operation whose kernel of its own a source is. */
   readonly owners: readonly (string | undefined)[];
@@ -59,14 +59,10 @@ interface Table {
 }
 
 /** Writes phases, whose buffers have been given places, as a table. */
-export function writeTable(
-  phases: readonly (readonly Item[])[],
-  sizes: Parameters<ProgramBuilder["build"]>[0],
-  poison: Poison | null,
-): Table {
+export function writeTable(phases: readonly (readonly Item[])[], sizes: Sizes, poison: Poison | null): Written {
   const sources = new Map<string, number>();
   const owners: (string | undefined)[] = [];
-  const builder = new ProgramBuilder();
+  const builder = new TableBuilder();
   const fn = (f: Draft["fn"]): Command["fn"] => {
     if (typeof f !== "object") return f;
     let i = sources.get(f.source);
@@ -124,7 +120,7 @@ export function writeTable(
     emitPhase(phase);
     if (poison?.after[i].length) builder.phase(poison.after[i].map(emit));
   });
-  return { table: builder.build(sizes), sources: [...sources.keys()], owners, labels };
+  return { table: builder.table(sizes), sources: [...sources.keys()], owners, labels };
 }
 
 /**

@@ -152,11 +152,11 @@ export function planContract(shape: KernelShape, desc: ContractDesc): ContractPl
     desc.out === "float32"
       ? half(desc.a.dtype) && half(desc.b.dtype)
       : desc.a.dtype === desc.out && desc.b.dtype === desc.out;
-  if (!fits)
+  if (!import.meta.forBrowsers && !fits)
     throw new DTypeError(
       `contract: no kernel for ${desc.a.dtype} x ${desc.b.dtype} -> ${desc.out}; cast the operands first`,
     );
-  if (desc.out !== "float32" && (desc.hasEpilogue || desc.hasPost || desc.asum))
+  if (!import.meta.forBrowsers && desc.out !== "float32" && (desc.hasEpilogue || desc.hasPost || desc.asum))
     throw new DTypeError(`contract: epilogue, post and asum exist for float32 results, not for ${desc.out}`);
 
   const axes = mergeAxes(desc);
@@ -178,7 +178,8 @@ export function planContract(shape: KernelShape, desc: ContractDesc): ContractPl
 
   const batches = product(axes.map((x) => x.size));
   const kb = kBlock(shape, K);
-  const flags = (desc.accumulate ? ACCUMULATE : 0) | (desc.asum ? ROW_SUMS : 0);
+  // epilogues, sums of rows, and products that are added, streamed or read in place are the native runtime's
+  const flags = import.meta.forBrowsers ? 0 : (desc.accumulate ? ACCUMULATE : 0) | (desc.asum ? ROW_SUMS : 0);
   const adt = dtypes[desc.a.dtype].code;
   const bdt = dtypes[desc.b.dtype].code;
   const base = (mc: number, nc: number, flag = 0) => [
@@ -186,16 +187,16 @@ export function planContract(shape: KernelShape, desc: ContractDesc): ContractPl
     axes.length,
   ];
   const direct = axes.flatMap((x) => [x.size, x.a, x.b]);
-  const outputs: ContractBuffer[] = [
-    ...(desc.hasEpilogue ? [] : (["out"] as const)),
-    ...(desc.asum ? (["asum"] as const) : []),
-  ];
+  const outputs: ContractBuffer[] = import.meta.forBrowsers
+    ? ["out"]
+    : [...(desc.hasEpilogue ? [] : (["out"] as const)), ...(desc.asum ? (["asum"] as const) : [])];
   const { mr, nr } = shape;
   const panels = ceilDiv(N, nr);
   const transposedA = am === 1 && ak !== 1 && desc.a.dtype === "float32";
   /** Floats of a gemm tile's own scratch: at most a copy of A's strip and the partial sums. */
   const room = (mc: number, nc: number) =>
-    roundUp(mc, mr) * (kb + 16) + (desc.hasEpilogue && K > kb ? roundUp(mc, mr) * roundUp(nc, nr) : 0);
+    roundUp(mc, mr) * (kb + 16) +
+    (!import.meta.forBrowsers && desc.hasEpilogue && K > kb ? roundUp(mc, mr) * roundUp(nc, nr) : 0);
 
   if (desc.out !== "float32") {
     const { mc, nc } = gemmTile(shape, { M, N, K, batches });
@@ -241,6 +242,7 @@ export function planContract(shape: KernelShape, desc: ContractDesc): ContractPl
   if (desc.hasPost && batches > 1 && M % tile.mc !== 0) tile.mc = M;
   const { mc, nc } = tile;
   const streams =
+    !import.meta.forBrowsers &&
     4 * M * N * batches >= STREAM_BYTES &&
     K <= kb &&
     N % shape.lanes === 0 &&
@@ -256,7 +258,14 @@ export function planContract(shape: KernelShape, desc: ContractDesc): ContractPl
   });
   // the last columns are then a whole panel or half of one, never beyond B
   const panelsFit = N % (nr / 2) === 0;
-  if (shape.lanes === 16 && transposedA && bn === 1 && panelsFit && desc.b.dtype === "float32")
+  if (
+    !import.meta.forBrowsers &&
+    shape.lanes === 16 &&
+    transposedA &&
+    bn === 1 &&
+    panelsFit &&
+    desc.b.dtype === "float32"
+  )
     return { packed: 0, main: main("b", B_IN_PLACE, direct), rowBlock: mc, scratchBytes: 4 * room(mc, nc) };
   const own = axes.filter((x) => x.b !== 0);
   const packedOne = K * panels * nr;

@@ -10,7 +10,7 @@ import { type Buffer, planMemory, schedule, type Unit } from "../../compiler/sch
 import { type Strided, strided } from "../../compiler/views.ts";
 import { contiguousStrides } from "../../core/shape.ts";
 import { elementAt, loopAttrs } from "../../graph/loop.ts";
-import { bytesOf } from "./templates.ts";
+import { bytesOf } from "./shared-templates.ts";
 
 /** A buffer as a command has it: from a byte on, and how it moves in the loops around the command. */
 export type Place = readonly [buffer: Buffer, offset: number, travels?: readonly Travel[]];

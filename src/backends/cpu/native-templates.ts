@@ -12,16 +12,14 @@ import type { KernelShape } from "./native.ts";
 import { planAttention, planBlockLinear, planCopy, planUpdate } from "./plans.ts";
 import { planDequantize } from "./quantized.ts";
 import {
-  attentionDesc,
   type Commands,
   type Guest,
-  headsOut,
   type Operand,
   plainAttention,
-  templates as shared,
   TEMPORARY,
   type Template,
-} from "./templates.ts";
+} from "./shared-templates.ts";
+import { attentionDesc, headsOut, templates as shared } from "./templates.ts";
 
 /** A number that the command takes from the table of scalars. */
 const isScalar = ({ operation: { name } }: Node): boolean => name === "scalar" || name === "const";

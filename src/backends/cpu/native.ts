@@ -8,10 +8,17 @@ import koffi from "koffi";
 import { BackendError } from "../../core/errors.ts";
 import type { ContractDesc, ContractPlan } from "./contract.ts";
 import { planContract } from "./contract.ts";
-import type { BuiltinName } from "./table.ts";
+import { type BuiltinName, encodeTable, type Sizes, TableBuilder } from "./table.ts";
 import { buildLibrary, CompilerError, cpuFeatures, features, runtimeFolder } from "./toolchain.ts";
 
-export { type BufferName, type BuiltinName, builtins, type Command, type Move, ProgramBuilder } from "./table.ts";
+export { type BufferName, type BuiltinName, builtins, type Command, type Move } from "./table.ts";
+
+/** Writes a table by hand, as tests of the runtime do. */
+export class ProgramBuilder extends TableBuilder {
+  build(sizes: Sizes): Int32Array {
+    return encodeTable(this.table(sizes));
+  }
+}
 
 export interface KernelUnit {
   readonly symbol: string;

@@ -8,7 +8,7 @@ import { BackendError } from "../../core/errors.ts";
 import { sizeOf } from "../../core/shape.ts";
 import { type KernelRecipe, type KernelSource, type Node, operations, type Spec } from "../../graph/node.ts";
 import { lanesFor, lanesPrelude } from "./lanes.ts";
-import type { CommandSource, Commands } from "./templates.ts";
+import type { CommandSource, Commands } from "./shared-templates.ts";
 
 /** Element types in memory, by their names in lanes.h. */
 const elements: Readonly<Record<DType, string>> = {

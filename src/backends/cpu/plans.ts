@@ -56,7 +56,7 @@ export interface AttentionDesc extends AttentionSizes {
 }
 
 export function checkHeads({ H, Hkv }: AttentionSizes): void {
-  if (Hkv < 1 || H % Hkv !== 0)
+  if (!import.meta.forBrowsers && (Hkv < 1 || H % Hkv !== 0))
     throw new ShapeError(`attention: ${H} query heads are not a multiple of ${Hkv} key heads`);
 }
 

@@ -8,6 +8,7 @@ import { failureError } from "./failure.ts";
 import { keptProgram, programKey } from "./kept.ts";
 import type { Arena, Memory } from "./memory.ts";
 import type { KernelUnit, Program as NativeProgram, NativeRuntime } from "./native.ts";
+import { encodeTable } from "./table.ts";
 import { nativeTarget, SYMBOL } from "./target.ts";
 
 /**
@@ -35,7 +36,7 @@ export async function compileProgram(
   const functions = await runtime.compileKernels(units);
   const { flops, bytes } = parts.stats;
   const serial = flops < SERIAL_FLOPS && bytes < SERIAL_FLOPS;
-  const program = runtime.createProgram(parts.table, functions, { serial });
+  const program = runtime.createProgram(encodeTable(parts.table), functions, { serial });
   const stats = {
     ...parts.stats,
     scratchBytes: (serial ? 1 : runtime.threads) * program.scratchBytes,

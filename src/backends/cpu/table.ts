@@ -1,6 +1,7 @@
 /**
- * The command table: what a program is before any runtime has decoded it. The native runtime reads it in runtime/program.c,
- * the `wasm` backend in its program.ts. Nothing here knows of the host.
+ * The command table: what a program is before any runtime has it. The native runtime reads it in runtime/program.c, as the
+ * words that `encodeTable` writes, the `wasm` backend makes its own records of it (wasm/records.ts). Nothing here knows of
+ * the host.
  */
 import { BackendError } from "../../core/errors.ts";
 
@@ -34,6 +35,9 @@ export const builtins = [
 ] as const;
 export type BuiltinName = (typeof builtins)[number];
 
+/** Slot and byte offset of a buffer. */
+export type Ref = readonly [slot: number, byteOffset: number];
+
 const MAGIC = 0x4e42504c;
 const VERSION = 1;
 
@@ -44,7 +48,7 @@ export interface Command {
   /** Rows a tile. */
   grain: number;
   /** Slot and byte offset of each buffer, in the kernel's parameter order. */
-  buffers: readonly (readonly [slot: number, byteOffset: number])[];
+  buffers: readonly Ref[];
   scalars?: readonly number[];
   params?: readonly number[];
   /** Commands run on this one's finished tiles or strips; they stand in no phase. */
@@ -74,24 +78,47 @@ export interface LoopRange {
   readonly moves: readonly Move[];
 }
 
-/**
- * Writes the command table of a program: commands, then phases in the order in which they run. The words are described
- * at the top of runtime/program.c.
- */
-export class ProgramBuilder {
+/** A loop, its buffers by number; a move's `start` is −1 where there is none. */
+export interface LoopRecord {
+  readonly first: number;
+  readonly last: number;
+  readonly count: number;
+  readonly moves: readonly { readonly ref: number; readonly stride: number; readonly start: number }[];
+}
+
+export interface Sizes {
+  readonly numBuffers: number;
+  readonly numScalars: number;
+  readonly scratchBytes: number;
+}
+
+export interface Table extends Sizes {
+  readonly commands: readonly Command[];
+  /** In the order in which they run: commands that may run at the same time. */
+  readonly phases: readonly (readonly number[])[];
+  readonly loops: readonly LoopRecord[];
+  /** All buffers by number: those of the commands, then those of no command. */
+  readonly refs: readonly Ref[];
+}
+
+/** Puts a program's command table together. */
+export class TableBuilder {
   readonly #commands: Command[] = [];
   readonly #phases: number[][] = [];
-  readonly #extra: (readonly [slot: number, byteOffset: number])[] = [];
+  readonly #extra: Ref[] = [];
   readonly #loops: LoopRange[] = [];
 
   /** Adds a command; returns its index. */
   command(command: Command): number {
     const { rows, grain, fn } = command;
-    if (!Number.isSafeInteger(rows) || rows < 0 || !Number.isSafeInteger(grain) || grain < 1)
+    if (
+      !import.meta.forBrowsers &&
+      (!Number.isSafeInteger(rows) || rows < 0 || !Number.isSafeInteger(grain) || grain < 1)
+    )
       throw new BackendError(
         `program: command ${this.#commands.length} (${fn}) has rows ${rows} and grain ${grain}; expected rows >= 0 and grain >= 1`,
       );
-    if (typeof fn === "string" && !builtins.includes(fn))
+    if (!import.meta.forBrowsers && typeof fn === "string" && !builtins.includes(fn))
       throw new BackendError(`program: no builtin kernel "${fn}"; there are ${builtins.join(", ")}`);
     this.#commands.push(command);
     return this.#commands.length - 1;
@@ -117,56 +144,60 @@ export class ProgramBuilder {
     this.#loops.push(range);
   }
 
-  build(sizes: { numBuffers: number; numScalars: number; scratchBytes: number }): Int32Array {
-    const words: number[] = [
-      MAGIC,
-      VERSION,
-      this.#commands.length,
-      this.#phases.length,
-      sizes.numBuffers,
-      sizes.numScalars,
-      sizes.scratchBytes,
-    ];
-    const wide = (value: number) => words.push(Number(BigInt.asIntN(32, BigInt(value))), Math.floor(value / 2 ** 32));
-    for (const phase of this.#phases) words.push(phase.length, ...phase);
-    for (const c of this.#commands) {
-      words.push(typeof c.fn === "string" ? -1 - builtins.indexOf(c.fn) : c.fn);
-      wide(c.rows);
-      words.push(
-        Math.min(c.grain, 0x7fffffff),
-        c.writesState ? 1 : 0,
-        c.epilogue ?? -1,
-        c.post ?? -1,
-        c.buffers.length,
-      );
-      for (const [slot, offset] of c.buffers) {
-        words.push(slot);
-        wide(offset);
-      }
-      words.push(c.scalars?.length ?? 0, ...(c.scalars ?? []), c.params?.length ?? 0);
-      for (const p of c.params ?? []) wide(p);
-    }
-    words.push(this.#extra.length);
-    for (const [slot, offset] of this.#extra) {
+  table(sizes: Sizes): Table {
+    const [commands, phases] = [this.#commands, this.#phases];
+    const refs: Ref[] = [];
+    const first = commands.map((c) => refs.push(...c.buffers) - c.buffers.length);
+    const own = refs.length;
+    refs.push(...this.#extra);
+    const ref = ({ command, buffer }: BufferName): number => (command < 0 ? own : first[command]) + buffer;
+    const loops = this.#loops.map((l) => ({
+      ...l,
+      moves: l.moves.map(({ of, stride, start }) => ({ ref: ref(of), stride, start: start ? ref(start) : -1 })),
+    }));
+    return { ...sizes, commands, phases, loops, refs };
+  }
+}
+
+/** A table as the words that are described at the top of runtime/program.c. */
+export function encodeTable({
+  commands,
+  phases,
+  loops,
+  refs,
+  numBuffers,
+  numScalars,
+  scratchBytes,
+}: Table): Int32Array {
+  const words: number[] = [MAGIC, VERSION, commands.length, phases.length, numBuffers, numScalars, scratchBytes];
+  const wide = (value: number) => words.push(Number(BigInt.asIntN(32, BigInt(value))), Math.floor(value / 2 ** 32));
+  const buffers = (list: readonly Ref[]): void => {
+    words.push(list.length);
+    for (const [slot, offset] of list) {
       words.push(slot);
       wide(offset);
     }
-    const first: number[] = [];
-    let refs = 0;
-    for (const c of this.#commands) {
-      first.push(refs);
-      refs += c.buffers.length;
-    }
-    const ref = ({ command, buffer }: BufferName): number => (command < 0 ? refs : first[command]) + buffer;
-    words.push(this.#loops.length);
-    for (const l of this.#loops) {
-      words.push(l.first, l.last, l.count, l.moves.length);
-      for (const m of l.moves) {
-        words.push(ref(m.of));
-        wide(m.stride);
-        words.push(m.start ? ref(m.start) : -1);
-      }
-    }
-    return Int32Array.from(words);
+  };
+  for (const phase of phases) words.push(phase.length, ...phase);
+  let own = 0;
+  for (const c of commands) {
+    words.push(typeof c.fn === "string" ? -1 - builtins.indexOf(c.fn) : c.fn);
+    wide(c.rows);
+    words.push(Math.min(c.grain, 0x7fffffff), c.writesState ? 1 : 0, c.epilogue ?? -1, c.post ?? -1);
+    buffers(c.buffers);
+    own += c.buffers.length;
+    words.push(c.scalars?.length ?? 0, ...(c.scalars ?? []), c.params?.length ?? 0);
+    for (const p of c.params ?? []) wide(p);
   }
+  buffers(refs.slice(own));
+  words.push(loops.length);
+  for (const l of loops) {
+    words.push(l.first, l.last, l.count, l.moves.length);
+    for (const { ref, stride, start } of l.moves) {
+      words.push(ref);
+      wide(stride);
+      words.push(start);
+    }
+  }
+  return Int32Array.from(words);
 }

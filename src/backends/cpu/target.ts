@@ -26,7 +26,7 @@ import { hasOwnKernel, isOwn, planOwn } from "./own.ts";
 import { planTranspose } from "./plans.ts";
 import { planQuantized, type QuantizedBuffer, takesCodes } from "./quantized.ts";
 import { type Check, type Form, renderKernel } from "./render.ts";
-import type { Commands, Guest } from "./templates.ts";
+import type { Commands, Guest } from "./shared-templates.ts";
 
 export interface Target {
   readonly rule: OpaqueRule;

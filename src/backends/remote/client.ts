@@ -78,7 +78,7 @@ class Line {
 
   #lose(reason: string): void {
     this.#lost ??= new errors.BackendError(
-      `the worker that computes was lost (${reason}); what was in its memory is gone. Load the page again (or start the program again) and go on from the last checkpoint`,
+      `the worker that computes was lost (${reason}); what was in its memory is gone. Load the page again and go on from the last checkpoint`,
     );
     const calls = [...this.#calls.values()];
     this.#calls.clear();

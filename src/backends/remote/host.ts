@@ -6,7 +6,8 @@ import type { DType, TypedArray } from "../../core/dtype.ts";
 import { BackendError } from "../../core/errors.ts";
 import { operations } from "../../graph/node.ts";
 import type { Backend, Program } from "../backend.ts";
-import { type Answer, type Opened, type Request, readCapture, type WireError } from "./wire.ts";
+import { readCapture } from "./read-capture.ts";
+import type { Answer, Opened, Request, WireError } from "./wire.ts";
 
 /** The backends that a worker can open, by name. */
 export type Openers = Readonly<Record<string, () => Backend | Promise<Backend>>>;

@@ -6,13 +6,12 @@
 import type { DType, TypedArray } from "../../core/dtype.ts";
 import { BackendError } from "../../core/errors.ts";
 import type { Shape } from "../../core/shape.ts";
-import { type Body, bodyOf, bodyWith, type LoopAttrs } from "../../graph/loop.ts";
+import { type Body, bodyOf, type LoopAttrs } from "../../graph/loop.ts";
 import {
   type Attrs,
-  Node,
-  operations,
+  type Node,
   type Spec,
-  Storage,
+  type Storage,
   setGradEnabled,
   setRegion,
   topologicalOrder,
@@ -54,7 +53,7 @@ export interface WireError {
   readonly message: string;
 }
 
-interface WireNode {
+export interface WireNode {
   readonly op: string;
   readonly inputs: readonly number[];
   readonly attrs: Attrs;
@@ -188,40 +187,4 @@ export function writeCapture(capture: Capture, known: ReadonlySet<string>): Wire
     assigns: capture.assigns.map(({ storage, value }) => ({ storage, value: writer.number(value) })),
     bodies: [...bodies.values()],
   };
-}
-
-/** The capture that was written: its graph over nodes and storages of its own, the storages without memory. */
-export function readCapture(wire: WireCapture): Capture {
-  const storages = wire.storages.map(({ dtype, length }) => new Storage("", dtype, length, null));
-  const bodies: Body[] = [];
-  for (const { text, nodes, inputs, next, outputs } of wire.bodies) {
-    const order = readNodes(nodes, storages, bodies);
-    const at = (list: readonly number[]): Node[] => list.map((i) => order[i]);
-    bodies.push({ text, order, inputs: at(inputs), next: at(next), outputs: at(outputs) });
-  }
-  const order = readNodes(wire.nodes, storages, bodies);
-  return {
-    order,
-    storages,
-    scalars: wire.scalars.map((i) => order[i]),
-    roots: wire.roots.map((i) => order[i]),
-    assigns: wire.assigns.map(({ storage, value }) => ({ storage, value: order[value] })),
-  };
-}
-
-function readNodes(list: readonly WireNode[], storages: readonly Storage[], bodies: readonly Body[]): Node[] {
-  const outer = setRegion(0);
-  const nodes: Node[] = [];
-  for (const { op, inputs, attrs, shape, dtype, region, outputs, storage, body } of list) {
-    const operation = operations.get(op);
-    if (!operation) throw new BackendError(`remote: the operation "${op}" is not known here`);
-    setRegion(region);
-    const sources = inputs.map((i) => nodes[i]);
-    const node = new Node(operation, sources, attrs, shape, dtype, "", false, outputs);
-    if (storage >= 0) node.storage = storages[storage];
-    if (body >= 0) bodyWith(attrs as LoopAttrs, bodies[body]);
-    nodes.push(node);
-  }
-  setRegion(outer);
-  return nodes;
 }

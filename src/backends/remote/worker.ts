@@ -1,6 +1,7 @@
 /**
  * The script of the worker that computes for a page: a module of its own, which `page.ts` starts by its address.
  */
+import "../../graph/composites/index.ts"; // which the backends need, and then are in one file with the operations
 import { Host } from "./host.ts";
 import type { Answer, Request } from "./wire.ts";
 

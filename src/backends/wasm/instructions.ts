@@ -78,10 +78,12 @@ export const f64s = (x: number): Expr => vector(new Float64Array(2).fill(x));
 
 export function expr(x: Operand, type: Type): Expr {
   if (typeof x === "number") {
-    if (type === "v128") throw new BackendError("wasm: a number does not say which vector it means");
-    return constant[type](x);
+    if (!import.meta.forBrowsers && type === "v128")
+      throw new BackendError("wasm: a number does not say which vector it means");
+    return constant[type as "i32"](x);
   }
-  if (x.type !== type) throw new BackendError(`wasm: an expression of type ${x.type} where ${type} was expected`);
+  if (!import.meta.forBrowsers && x.type !== type)
+    throw new BackendError(`wasm: an expression of type ${x.type} where ${type} was expected`);
   return x;
 }
 
@@ -92,29 +94,40 @@ const simd = (out: Code, code: number): void => {
   unsigned(out, code);
 };
 
-type Functions<N extends string, A extends unknown[]> = { readonly [K in N]: (...args: A) => Expr };
+/** The names in a list of instructions, which its numbers are not. */
+type Names<S extends string> = S extends `${infer A} ${infer Rest}`
+  ? Names<A> | Names<Rest>
+  : S extends `${number}`
+    ? never
+    : S;
+type Functions<S extends string, F> = { readonly [K in Names<S>]: F };
 
-function family<N extends string, A extends Operand[]>(
+/** What `make` makes of each instruction of a list: a number is the next one's code, those behind it have the codes that follow. */
+function each<S extends string, F>(list: S, make: (code: number) => F): Functions<S, F> {
+  const made: Record<string, F> = {};
+  let code = 0;
+  for (const word of list.split(" "))
+    if (Number(word) >= 0) code = Number(word);
+    else made[word] = make(code++);
+  return made as Functions<S, F>;
+}
+
+function family<S extends string, A extends Operand[]>(
   types: readonly Type[],
   result: Type,
-  codes: Readonly<Record<N, number>>,
+  list: S,
   write: (out: Code, code: number) => void,
-): Functions<N, A> {
-  return Object.fromEntries(
-    Object.entries<number>(codes).map(([name, code]) => [
-      name,
-      (...args: A): Expr => {
-        const exprs = types.map((t, i) => expr(args[i] as Operand, t));
-        return {
-          type: result,
-          write: (out) => {
-            for (const e of exprs) e.write(out);
-            write(out, code);
-          },
-        };
+): Functions<S, (...args: A) => Expr> {
+  return each(list, (code) => (...args: A): Expr => {
+    const exprs = types.map((t, i) => expr(args[i] as Operand, t));
+    return {
+      type: result,
+      write: (out) => {
+        for (const e of exprs) e.write(out);
+        write(out, code);
       },
-    ]),
-  ) as Functions<N, A>;
+    };
+  });
 }
 
 type One = [a: Operand];
@@ -123,37 +136,26 @@ const plain = (out: Code, code: number): void => {
   if (code > 255) out.push(code >> 8);
   out.push(code & 255);
 };
-const one = <N extends string>(type: Type, result: Type, codes: Readonly<Record<N, number>>) =>
-  family<N, One>([type], result, codes, plain);
-const two = <N extends string>(type: Type, result: Type, codes: Readonly<Record<N, number>>) =>
-  family<N, Two>([type, type], result, codes, plain);
-const vone = <N extends string>(codes: Readonly<Record<N, number>>) => family<N, One>(["v128"], "v128", codes, simd);
-const vtwo = <N extends string>(codes: Readonly<Record<N, number>>) =>
-  family<N, Two>(["v128", "v128"], "v128", codes, simd);
-const vshift = <N extends string>(codes: Readonly<Record<N, number>>) =>
-  family<N, Two>(["v128", "i32"], "v128", codes, simd);
+const one = <S extends string>(type: Type, result: Type, list: S) => family<S, One>([type], result, list, plain);
+const two = <S extends string>(type: Type, result: Type, list: S) => family<S, Two>([type, type], result, list, plain);
+const vone = <S extends string>(list: S) => family<S, One>(["v128"], "v128", list, simd);
+const vtwo = <S extends string>(list: S) => family<S, Two>(["v128", "v128"], "v128", list, simd);
+const vshift = <S extends string>(list: S) => family<S, Two>(["v128", "i32"], "v128", list, simd);
 
 /** Loads at address + offset; the offset is added without wrapping, so the address must not be negative. */
-function loads<N extends string>(result: Type, codes: Readonly<Record<N, number>>) {
-  return Object.fromEntries(
-    Object.entries<number>(codes).map(([name, code]) => [
-      name,
-      (address: Operand, offset = 0): Expr => {
-        const at = expr(address, "i32");
-        return {
-          type: result,
-          write: (out) => {
-            at.write(out);
-            if (result === "v128") simd(out, code);
-            else plain(out, code);
-            out.push(0); // no promise about alignment
-            unsigned(out, offset);
-          },
-        };
+const loads = <S extends string>(result: Type, list: S) =>
+  each(list, (code) => (address: Operand, offset = 0): Expr => {
+    const at = expr(address, "i32");
+    return {
+      type: result,
+      write: (out) => {
+        at.write(out);
+        (result === "v128" ? simd : plain)(out, code);
+        out.push(0); // no promise about alignment
+        unsigned(out, offset);
       },
-    ]),
-  ) as { readonly [K in N]: (address: Operand, offset?: number) => Expr };
-}
+    };
+  });
 
 /** Extracts or replaces a lane. */
 const lane =
@@ -177,41 +179,21 @@ const replace =
       out.push(at);
     },
   });
-const splat = (code: number, type: Type) => family<"splat", One>([type], "v128", { splat: code }, simd);
+const splat = <S extends string>(list: S, type: Type) => family<S, One>([type], "v128", list, simd);
 
 // ---- the types ------------------------------------------------------------------------------------------------------
 
 const raw32 = {
-  ...two("i32", "i32", {
-    add: 0x6a,
-    sub: 0x6b,
-    mul: 0x6c,
-    div_s: 0x6d,
-    div_u: 0x6e,
-    rem_s: 0x6f,
-    rem_u: 0x70,
-    and: 0x71,
-    or: 0x72,
-    xor: 0x73,
-    shl: 0x74,
-    shr_s: 0x75,
-    shr_u: 0x76,
-    eq: 0x46,
-    ne: 0x47,
-    lt_s: 0x48,
-    lt_u: 0x49,
-    gt_s: 0x4a,
-    gt_u: 0x4b,
-    le_s: 0x4c,
-    le_u: 0x4d,
-    ge_s: 0x4e,
-    ge_u: 0x4f,
-  }),
-  ...one("i32", "i32", { eqz: 0x45 }),
-  ...one("f64", "i32", { trunc_sat_f64_s: 0xfc02, trunc_sat_f64_u: 0xfc03 }),
-  ...one("i64", "i32", { wrap: 0xa7 }),
-  ...one("f32", "i32", { reinterpret: 0xbc }),
-  ...loads("i32", { load: 0x28, load8_u: 0x2d, load16_u: 0x2f }),
+  ...two(
+    "i32",
+    "i32",
+    "0x6a add sub mul div_s div_u rem_s rem_u and or xor shl shr_s shr_u 0x46 eq ne lt_s lt_u gt_s gt_u le_s le_u ge_s ge_u",
+  ),
+  ...one("i32", "i32", "0x45 eqz"),
+  ...one("f64", "i32", "0xfc02 trunc_sat_f64_s"),
+  ...one("i64", "i32", "0xa7 wrap"),
+  ...one("f32", "i32", "0xbc reinterpret"),
+  ...loads("i32", "0x28 load 0x2d load8_u 0x2f load16_u"),
 };
 
 const known = (x: Operand): number | undefined => (typeof x === "number" ? x | 0 : x.known);
@@ -255,52 +237,42 @@ export const i32 = {
 };
 
 export const i64 = {
-  ...two("i64", "i64", { add: 0x7c, sub: 0x7d, and: 0x83, or: 0x84, xor: 0x85, shl: 0x86, shr_u: 0x88 }),
-  ...two("i64", "i32", { eq: 0x51, gt_u: 0x56 }),
-  ...one("i32", "i64", { extend_u: 0xad }),
-  ...one("f64", "i64", { reinterpret: 0xbd, trunc_sat_f64_s: 0xfc06 }),
-  ...loads("i64", { load: 0x29 }),
+  ...two("i64", "i64", "0x7c add sub 0x83 and or xor shl 0x88 shr_u"),
+  ...two("i64", "i32", "0x51 eq 0x56 gt_u"),
+  ...one("i32", "i64", "0xad extend_u"),
+  ...one("f64", "i64", "0xbd reinterpret 0xfc06 trunc_sat_f64_s"),
+  ...loads("i64", "0x29 load"),
 };
 
 export const f32 = {
-  ...two("f32", "f32", { add: 0x92, sub: 0x93, mul: 0x94, div: 0x95, max: 0x97 }),
-  ...two("f32", "i32", { eq: 0x5b, ne: 0x5c, lt: 0x5d, gt: 0x5e, le: 0x5f, ge: 0x60 }),
-  ...one("f32", "f32", { abs: 0x8b, neg: 0x8c }),
-  ...one("f64", "f32", { demote: 0xb6 }),
-  ...one("i32", "f32", { reinterpret: 0xbe }),
-  ...loads("f32", { load: 0x2a }),
+  ...two("f32", "f32", "0x92 add sub mul div 0x97 max"),
+  ...two("f32", "i32", "0x5b eq ne lt gt le ge"),
+  ...one("f32", "f32", "0x8b abs neg"),
+  ...one("f64", "f32", "0xb6 demote"),
+  ...one("i32", "f32", "0xbe reinterpret"),
+  ...loads("f32", "0x2a load"),
 };
 
 export const f64 = {
-  ...two("f64", "f64", { add: 0xa0, sub: 0xa1, mul: 0xa2, div: 0xa3 }),
-  ...two("f64", "i32", { eq: 0x61, ne: 0x62, lt: 0x63, gt: 0x64, le: 0x65, ge: 0x66 }),
-  ...one("f32", "f64", { promote: 0xbb }),
-  ...one("i32", "f64", { convert_i32_s: 0xb7, convert_i32_u: 0xb8 }),
-  ...loads("f64", { load: 0x2b }),
+  ...two("f64", "f64", "0xa0 add sub mul div"),
+  ...two("f64", "i32", "0x61 eq ne lt gt le ge"),
+  ...one("f32", "f64", "0xbb promote"),
+  ...one("i32", "f64", "0xb7 convert_i32_s"),
+  ...loads("f64", "0x2b load"),
 };
 
 export const v128 = {
-  ...vone({ not: 77 }),
-  ...vtwo({ and: 78, andnot: 79, or: 80, xor: 81 }),
+  ...vone("77 not"),
+  ...vtwo("78 and andnot or xor"),
   /** Bits of a where the mask has ones, else of b. */
-  ...family<"bitselect", [a: Operand, b: Operand, mask: Operand]>(
+  ...family<"82 bitselect", [a: Operand, b: Operand, mask: Operand]>(
     ["v128", "v128", "v128"],
     "v128",
-    { bitselect: 82 },
+    "82 bitselect",
     simd,
   ),
-  ...family<"any_true", One>(["v128"], "i32", { any_true: 83 }, simd),
-  ...loads("v128", {
-    load: 0,
-    load8x8_u: 2,
-    load16x4_u: 4,
-    load8_splat: 7,
-    load16_splat: 8,
-    load32_splat: 9,
-    load64_splat: 10,
-    load32_zero: 92,
-    load64_zero: 93,
-  }),
+  ...family<"83 any_true", One>(["v128"], "i32", "83 any_true", simd),
+  ...loads("v128", "0 load 4 load16x4_u 9 load32_splat load64_splat 92 load32_zero"),
   /** The vector with lane `at` read from memory. */
   load32_lane: (address: Operand, v: Expr, at: number): Expr => ({
     type: "v128",
@@ -331,91 +303,47 @@ export const shuffle32 = (a: Expr, b: Expr, lanes: readonly number[]): Expr =>
     lanes.flatMap((l) => [4 * l, 4 * l + 1, 4 * l + 2, 4 * l + 3]),
   );
 
-export const i8x16 = vtwo({ narrow_i16x8_u: 102 });
+export const i8x16 = vtwo("102 narrow_i16x8_u");
 export const i16x8 = {
-  ...vtwo({ narrow_i32x4_u: 134 }),
-  ...vone({ extend_low_i8x16_u: 137 }),
+  ...vtwo("134 narrow_i32x4_u"),
+  ...vone("137 extend_low_i8x16_u"),
 };
 
 export const i32x4 = {
-  ...splat(17, "i32"),
-  ...vtwo({
-    eq: 55,
-    ne: 56,
-    lt_s: 57,
-    lt_u: 58,
-    gt_s: 59,
-    gt_u: 60,
-    le_s: 61,
-    le_u: 62,
-    ge_s: 63,
-    ge_u: 64,
-    add: 174,
-    sub: 177,
-    mul: 181,
-    min_s: 182,
-    min_u: 183,
-    max_s: 184,
-    max_u: 185,
-  }),
-  ...vone({
-    abs: 160,
-    neg: 161,
-    extend_low_i16x8_u: 169,
-    trunc_sat_f32x4_s: 248,
-    trunc_sat_f32x4_u: 249,
-    trunc_sat_f64x2_s_zero: 252,
-    trunc_sat_f64x2_u_zero: 253,
-  }),
-  ...vshift({ shl: 171, shr_s: 172, shr_u: 173 }),
+  ...splat("17 splat", "i32"),
+  ...vtwo("55 eq ne lt_s lt_u gt_s gt_u le_s le_u ge_s ge_u 174 add 177 sub 181 mul min_s min_u max_s max_u"),
+  ...vone(
+    "160 abs neg 169 extend_low_i16x8_u 248 trunc_sat_f32x4_s trunc_sat_f32x4_u 252 trunc_sat_f64x2_s_zero trunc_sat_f64x2_u_zero",
+  ),
+  ...vshift("171 shl shr_s shr_u"),
   lane: lane(27, "i32"),
   replace: replace(28, "i32"),
 };
 
 export const i64x2 = {
-  ...splat(18, "i64"),
-  ...vone({ extend_low_i32x4_s: 199, extend_high_i32x4_s: 200, extend_low_i32x4_u: 201, extend_high_i32x4_u: 202 }),
-  ...vtwo({ add: 206, sub: 209 }),
-  ...vshift({ shl: 203, shr_s: 204, shr_u: 205 }),
+  ...splat("18 splat", "i64"),
+  ...vone("199 extend_low_i32x4_s extend_high_i32x4_s"),
+  ...vtwo("206 add 209 sub"),
+  ...vshift("203 shl shr_s shr_u"),
 };
 
 export const f32x4 = {
-  ...splat(19, "f32"),
-  ...vtwo({ eq: 65, ne: 66, lt: 67, gt: 68, le: 69, ge: 70, add: 228, sub: 229, mul: 230, div: 231 }),
+  ...splat("19 splat", "f32"),
+  ...vtwo("65 eq ne lt gt le ge 228 add sub mul div"),
   /** min and max give NaN for NaN; pmin and pmax are b < a ? b : a and a < b ? b : a. */
-  ...vtwo({ min: 232, max: 233, pmin: 234, pmax: 235 }),
-  ...vone({
-    abs: 224,
-    neg: 225,
-    sqrt: 227,
-    ceil: 103,
-    floor: 104,
-    trunc: 105,
-    nearest: 106,
-    demote_f64x2_zero: 94,
-    convert_i32x4_s: 250,
-    convert_i32x4_u: 251,
-  }),
+  ...vtwo("232 min max pmin pmax"),
+  ...vone("224 abs neg 227 sqrt 103 ceil floor trunc nearest 94 demote_f64x2_zero 250 convert_i32x4_s convert_i32x4_u"),
   lane: lane(31, "f32"),
   replace: replace(32, "f32"),
 };
 
 export const f64x2 = {
-  ...splat(20, "f64"),
-  ...vtwo({ eq: 71, ne: 72, lt: 73, gt: 74, le: 75, ge: 76, add: 240, sub: 241, mul: 242, div: 243 }),
-  ...vtwo({ min: 244, max: 245, pmin: 246, pmax: 247 }),
-  ...vone({
-    abs: 236,
-    neg: 237,
-    sqrt: 239,
-    ceil: 116,
-    floor: 117,
-    trunc: 122,
-    nearest: 148,
-    promote_low_f32x4: 95,
-    convert_low_i32x4_s: 254,
-    convert_low_i32x4_u: 255,
-  }),
+  ...splat("20 splat", "f64"),
+  ...vtwo("71 eq ne lt gt le ge 240 add sub mul div"),
+  ...vtwo("244 min max pmin pmax"),
+  ...vone(
+    "236 abs neg 239 sqrt 116 ceil floor 122 trunc 148 nearest 95 promote_low_f32x4 254 convert_low_i32x4_s convert_low_i32x4_u",
+  ),
   lane: lane(33, "f64"),
   replace: replace(34, "f64"),
 };

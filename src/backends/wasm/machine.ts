@@ -7,7 +7,7 @@ import { BackendError } from "../../core/errors.ts";
 import { type CompiledModule, engine } from "./engine.ts";
 import { hostFunctions } from "./host.ts";
 import { Instances } from "./instances.ts";
-import { ERROR, PROGRAM, SCRATCH, SCRATCH_BYTES, SKIP } from "./layout.ts";
+import { ERROR, SCRATCH, SCRATCH_BYTES, SKIP } from "./layout.ts";
 import { Heap } from "./memory.ts";
 import { encodeRuntime } from "./runtime.ts";
 import { Kernels, type KernelTables } from "./target.ts";
@@ -23,7 +23,8 @@ export class Machine implements KernelTables {
   readonly kernels: Kernels;
   readonly #threads: Threads | null;
   readonly #builtins: ReadonlyMap<string, number>;
-  readonly #here: Instances;
+  /** The modules in the calling thread. */
+  readonly here: Instances;
   #scratch = { at: 0, each: 0 };
   #arena = { at: 0, bytes: 0 };
   #waiting = 0;
@@ -39,7 +40,7 @@ export class Machine implements KernelTables {
     this.#builtins = builtins;
     this.#threads = threads;
     this.kernels = new Kernels(heap, builtins.size, this);
-    this.#here = new Instances(heap.memory, hostFunctions, module, [...builtins.values()]);
+    this.here = new Instances(heap.memory, hostFunctions, module, [...builtins.values()]);
   }
 
   /** Threads are as many as asked for; 0 means that all is done in the calling thread, over a memory that is not shared. */
@@ -57,24 +58,24 @@ export class Machine implements KernelTables {
   }
 
   builtin(name: string): number {
-    const slot = this.#builtins.get(name);
-    if (slot === undefined) throw new BackendError(`wasm: the runtime has no kernel "${name}"`);
+    const slot = this.#builtins.get(name) as number;
+    if (!import.meta.forBrowsers && !(slot >= 0)) throw new BackendError(`wasm: the runtime has no kernel "${name}"`);
     return slot;
   }
 
   /** Entries of the table of kernels. */
   get tableLength(): number {
-    return this.#here.tableLength;
+    return this.here.tableLength;
   }
 
   async add(bytes: Uint8Array<ArrayBuffer>, slots: readonly number[]): Promise<void> {
     const module = await engine.compile(bytes);
-    this.#here.add(module, slots);
+    this.here.add(module, slots);
     this.#threads?.add(module, slots);
   }
 
   drop(slots: readonly number[]): void {
-    this.#here.drop(slots);
+    this.here.drop(slots);
     this.#threads?.drop(slots);
   }
 
@@ -112,43 +113,19 @@ export class Machine implements KernelTables {
 
   /** Runs a program, whose kernels use so many bytes of scratch a thread, in the calling thread. */
   runHere(program: number, scratchBytes: number): void {
-    this.#prepare(scratchBytes);
-    this.#here.runtime.run(program, 0, 1);
-  }
-
-  /**
-   * Runs a program's commands one by one in this thread; gives the milliseconds that each took. `commandsAt`: those of the
-   * phase at an address.
-   */
-  profile(
-    program: number,
-    scratchBytes: number,
-    steps: number,
-    commandsAt: (phase: number) => readonly number[],
-  ): Map<number, number> {
-    this.#prepare(scratchBytes);
-    const { command, advance } = this.#here.runtime;
-    const took = new Map<number, number>();
-    const words = new Int32Array(this.heap.memory.buffer);
-    for (let step = 0; step < steps; step++) {
-      for (const cmd of commandsAt(words[(program + PROGRAM.at) >> 2])) {
-        const start = performance.now();
-        command(cmd);
-        took.set(cmd, (took.get(cmd) ?? 0) + performance.now() - start);
-      }
-      advance(program);
-    }
-    return took;
+    this.prepare(scratchBytes);
+    this.here.runtime.run(program, 0, 1);
   }
 
   /** The same in the threads, where there are some. */
   async runThreads(program: number, scratchBytes: number): Promise<void> {
-    this.#prepare(scratchBytes);
+    this.prepare(scratchBytes);
     if (this.#threads) await this.#threads.run(program);
-    else this.#here.runtime.run(program, 0, 1);
+    else this.here.runtime.run(program, 0, 1);
   }
 
-  #prepare(scratchBytes: number): void {
+  /** What every run needs, before it starts: scratch of so many bytes a thread, and no error left of the last. */
+  prepare(scratchBytes: number): void {
     const size = Math.max(1, this.threads);
     const wanted = Math.max(MIN_SCRATCH, scratchBytes + MORE_SCRATCH);
     if (wanted > this.#scratch.each) {

@@ -4,6 +4,15 @@
  * those of the `cpu` backend's lanes.h, without fused multiply-adds; what is rare (sin of 10⁶, all of float64) is the
  * host's Math, lane by lane.
  */
+import {
+  atanPolynomial,
+  cosPolynomial,
+  erfcPolynomial,
+  erfPolynomial,
+  expPolynomial,
+  logPolynomial,
+  sinPolynomial,
+} from "../polynomials.ts";
 import { erfCoefficients } from "../reference/erf.ts";
 import { type Callable, call, type Func, type Local } from "./function.ts";
 import {
@@ -37,16 +46,15 @@ const f32s2 = (bits: number): Expr => vector(new Uint32Array(4).fill(bits));
 const inf = Number.POSITIVE_INFINITY;
 
 /** The polynomial with these coefficients, highest first, at x. */
-function polynomial(f: Func, x: Expr, coefficients: readonly number[]): Local {
-  const p = f.let(f32s(coefficients[0]));
-  for (const c of coefficients.slice(1)) f.set(p, mad(p, x, f32s(c)));
-  return p;
-}
-function polynomial64(f: Func, x: Expr, coefficients: readonly number[]): Local {
-  const p = f.let(f64s(coefficients[0]));
-  for (const c of coefficients.slice(1)) f.set(p, f64x2.add(f64x2.mul(p, x), f64s(c)));
-  return p;
-}
+const horner =
+  ({ add, mul }: Pick<typeof f32x4, "add" | "mul">, splat: (c: number) => Expr) =>
+  (f: Func, x: Expr, [first, ...rest]: readonly number[]): Local => {
+    const p = f.let(splat(first));
+    for (const c of rest) f.set(p, add(mul(p, x), splat(c)));
+    return p;
+  };
+const polynomial = horner(f32x4, f32s);
+const polynomial64 = horner(f64x2, f64s);
 
 /** x = n ln 2 + r, |r| ≤ ln 2 / 2: e^r − 1 (the polynomial of Cephes' expf) and n as integers. x is within 2²⁰ of 0. */
 function expCore(f: Func, x: Expr): { p: Local; n: Local } {
@@ -55,7 +63,7 @@ function expCore(f: Func, x: Expr): { p: Local; n: Local } {
   const whole = f.let(sub(t, f32s(shift)));
   const r = f.let(mad(whole, f32s(-0.693359375), x));
   f.set(r, mad(whole, f32s(2.1219444e-4), r));
-  const p = polynomial(f, r, [1.98756915e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5]);
+  const p = polynomial(f, r, expPolynomial);
   f.set(p, mad(p, mul(r, r), r));
   return { p, n: f.let(i32x4.sub(t, i32s(0x4b400000))) };
 }
@@ -78,14 +86,7 @@ const unary32: Readonly<Record<string, Make>> = {
     const e = f.let(sub(f32x4.convert_i32x4_s(i32x4.shr_s(bits, 23)), v128.and(tiny, f32s(23))));
     const m = f.let(sub(i32x4.add(v128.and(bits, i32s(0x7fffff)), i32s(0x3f3504f3)), f32s(1)));
     const z = f.let(mul(m, m));
-    const p = polynomial(
-      f,
-      m,
-      [
-        7.0376836292e-2, -1.151461031e-1, 1.167699874e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
-        2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
-      ],
-    );
+    const p = polynomial(f, m, logPolynomial);
     const y = f.let(mad(p, mul(m, z), mul(e, f32s(-2.1219444e-4))));
     f.set(y, mad(z, f32s(-0.5), y));
     f.set(y, mad(e, f32s(0.693359375), add(m, y)));
@@ -119,9 +120,9 @@ const unary32: Readonly<Record<string, Make>> = {
     const a = f.let(f32x4.abs(x));
     const s = f.let(mul(a, a));
     const t = f.let(f32x4.pmin(a, f32s(4)));
-    const p = polynomial(f, s, [-5.91584714e-4, 4.97882394e-3, -2.67572775e-2, 0.112815827, -0.376124769, 0.128379151]);
+    const p = polynomial(f, s, erfPolynomial);
     f.set(p, mad(p, a, a));
-    const q = polynomial(f, t, [2.13988358e-4, -3.21497885e-3, 2.2890022e-2, -0.105261907, -0.635718286, -0.128514364]);
+    const q = polynomial(f, t, erfcPolynomial);
     const core = expCore(f, f.let(sub(mul(q, t), t)));
     const e = f.let(exp2i(core.n));
     const far = sub(sub(f32s(1), e), mul(e, core.p));
@@ -133,14 +134,7 @@ const unary32: Readonly<Record<string, Make>> = {
     const over = f.let(f32x4.gt(a, f32s(1)));
     const z = f.let(div(pick(over, f32s(-1), a), pick(over, a, f32s(1))));
     const s = f.let(mul(z, z));
-    const p = polynomial(
-      f,
-      s,
-      [
-        2.92035984e-3, -1.63665209e-2, 4.32094261e-2, -7.55199343e-2, 0.106658928, -0.142110243, 0.199937686,
-        -0.333331525,
-      ],
-    );
+    const p = polynomial(f, s, atanPolynomial);
     f.set(p, mad(mul(p, s), z, z));
     return pick(f32x4.eq(x, x), like(pick(over, add(sub(p, f32s(4.37113883e-8)), f32s(1.57079637)), p), x), x);
   },
@@ -190,9 +184,9 @@ function trigonometric(f: Func, x: Local, quarter: 0 | 1, host: Callable): Expr 
   const k = f.let(i32x4.add(integers(parts[0].n, parts[1].n), i32s(quarter)));
   const r = f.let(fromDoubles(parts[0].r, parts[1].r));
   const s = f.let(mul(r, r));
-  const p = polynomial(f, s, [-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1]);
+  const p = polynomial(f, s, sinPolynomial);
   f.set(p, mad(mul(p, s), r, r));
-  const q = polynomial(f, s, [2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2]);
+  const q = polynomial(f, s, cosPolynomial);
   f.set(q, mad(q, mul(s, s), mad(s, f32s(-0.5), f32s(1))));
   const odd = i32x4.neg(v128.and(k, i32s(1)));
   const y = f.let(v128.xor(pick(odd, q, p), i32x4.shl(v128.and(k, i32s(2)), 30)));
@@ -250,11 +244,7 @@ function powHalf(f: Func, m: Expr, e: Expr, y: Expr): Local {
   const { add, sub, mul, div } = f64x2;
   const g = f.let(div(sub(m, f64s(1)), add(m, f64s(1))));
   const s = f.let(mul(g, g));
-  const p = polynomial64(
-    f,
-    s,
-    [0.3407386502940898, 0.4116721978469274, 0.5770835949243086, 0.9617966732803326, 2.8853900817901503],
-  );
+  const p = polynomial64(f, s, [0.340738650294, 0.411672197847, 0.577083594924, 0.96179667328, 2.88539008179]);
   const z = f.let(mul(y, add(mul(g, p), e)));
   f.set(z, f64x2.pmin(f64x2.pmax(z, f64s(-200)), f64s(200))); // NaN passes
   const shift = f64s(1.5 * 2 ** 52);
@@ -264,8 +254,8 @@ function powHalf(f: Func, m: Expr, e: Expr, y: Expr): Local {
     f,
     r,
     [
-      0.0001547802157245374, 0.0013400431668126288, 0.009617994516824739, 0.05550327215763626, 0.2402265150503015,
-      0.6931472067096478, 0.999999999919072,
+      0.000154780215725, 0.00134004316681, 0.00961799451682, 0.0555032721576, 0.24022651505, 0.69314720671,
+      0.999999999919,
     ],
   );
   const power = i64x2.add(i64x2.shl(t, 52), vector(new BigUint64Array(2).fill(0x3ff0000000000000n)));
@@ -376,26 +366,18 @@ const halves: Readonly<Record<string, Make>> = {
   },
 };
 
-/**
- * fdlibm's erf on two doubles (reference/erf.ts says whose the coefficients are): each of its four stretches is computed
- * for both lanes, and the right one taken.
- */
+/** erf on two doubles (reference/erf.ts says whose the coefficients are): both stretches for both lanes, and the right one taken. */
 const erf64: Make = (f, [x], lib) => {
-  const { add, sub, mul, div, lt, ge, eq } = f64x2;
+  const { mul, div, sub } = f64x2;
   const quotient = (z: Expr, [p, q]: readonly [readonly number[], readonly number[]]): Expr =>
-    div(polynomial64(f, z, p.toReversed()), polynomial64(f, z, q.toReversed()));
-  const a = f.let(f64x2.abs(x));
-  const near = add(x, mul(x, quotient(f.let(mul(x, x)), erfCoefficients.near)));
-  const one = f64s(1);
-  const middle = add(f64s(erfCoefficients.middle), quotient(f.let(sub(a, one)), erfCoefficients.around1));
-  const s = f.let(div(one, mul(a, a)));
-  const ratio = pick(lt(a, f64s(1 / 0.35)), quotient(s, erfCoefficients.below3), quotient(s, erfCoefficients.below6));
-  const exponent = add(sub(mul(f64x2.neg(a), a), f64s(0.5625)), ratio);
-  const far = sub(one, div(call(lib.float64("exp", 1), exponent), a));
-  const y = f.let(pick(lt(a, f64s(1.25)), middle, far));
-  f.set(y, pick(ge(a, f64s(6)), one, y));
-  f.set(y, v128.bitselect(y, x, vector(new BigUint64Array(2).fill(0x7fffffffffffffffn))));
-  return pick(eq(x, x), pick(lt(a, f64s(0.84375)), near, y), x);
+    div(polynomial64(f, z, p), polynomial64(f, z, q));
+  // beyond 6 erf is 1, which the numerator's overflow must not change
+  const a = f.let(f64x2.pmin(f64x2.abs(x), f64s(6)));
+  const s = f.let(mul(a, a));
+  const far = sub(f64s(1), mul(call(lib.float64("exp", 1), f64x2.neg(s)), quotient(a, erfCoefficients.far)));
+  const y = v128.bitselect(far, x, vector(new BigUint64Array(2).fill(0x7fffffffffffffffn)));
+  const near = mul(x, quotient(s, erfCoefficients.near));
+  return pick(f64x2.eq(x, x), pick(f64x2.le(a, f64s(0.46875)), near, y), x);
 };
 
 /** Threefry-2x32 with 20 rounds (Salmon et al. 2011): word position mod 2 of block position / 2, of four positions. */

@@ -5,11 +5,11 @@
 import type { Program, ProgramStats, Run } from "../backend.ts";
 import type { Parts } from "../cpu/assemble.ts";
 import { failureError } from "../cpu/failure.ts";
-import { builtins } from "../cpu/table.ts";
-import { CMD, ERROR, LOOP, PHASE, PROGRAM } from "./layout.ts";
+import { ERROR, LOOP, PHASE, PROGRAM } from "./layout.ts";
 import type { Machine } from "./machine.ts";
 import type { Memory } from "./memory.ts";
-import { decode, placeRecords, type Records, writeRecords } from "./records.ts";
+import { printProfile } from "./profile.ts";
+import { isParallel, placeRecords, type Records, writeRecords } from "./records.ts";
 import type { HeldKernels } from "./target.ts";
 
 /** Runs of less work than this are done in the calling thread: to wake others takes 0.1 ms. */
@@ -33,27 +33,32 @@ export class WasmProgram implements Program {
     this.#kernels = kernels;
     this.parts = parts;
     this.stats = parts.stats;
-    const table = decode(parts.table);
+    const { table } = parts;
     const numValues = parts.numScalars + parts.constants.length;
     this.#records = placeRecords(table, numValues);
     this.#memory = machine.heap.allocate(this.#records.bytes);
     const { buffer } = machine.heap.memory;
     writeRecords(this.#records, buffer, this.#memory.pointer, (fn) =>
-      fn >= 0 ? kernels.slot(parts.sources[fn]) : machine.builtin(builtins[-1 - fn]),
+      typeof fn === "number" ? kernels.slot(parts.sources[fn]) : machine.builtin(fn),
     );
     new Float64Array(buffer, this.#memory.pointer + this.#records.values, numValues).set(
       parts.constants,
       parts.numScalars,
     );
     const { flops, bytes } = parts.stats;
-    this.#profiled = Number(process.env["NABLA_DEBUG"] ?? 0) >= 2;
-    this.#parallel = table.parallel && (flops >= SMALL_FLOPS || bytes >= SMALL_BYTES);
+    this.#profiled = !import.meta.forBrowsers && Number(process.env["NABLA_DEBUG"] ?? 0) >= 2;
+    this.#parallel = isParallel(table) && (flops >= SMALL_FLOPS || bytes >= SMALL_BYTES);
   }
 
   run(run: Run): void | Promise<void> {
     const machine = this.#machine;
     const { scratchBytes } = this.#records.table;
-    if (this.#profiled) return machine.enqueue(async () => this.#profile(run));
+    if (!import.meta.forBrowsers && this.#profiled)
+      return machine.enqueue(async () => {
+        this.#prepare(run);
+        printProfile(machine, this.#memory.pointer, this.#records, this.parts.labels);
+        this.#check();
+      });
     if (!this.#parallel && machine.idle) {
       this.#prepare(run);
       machine.runHere(this.#memory.pointer, scratchBytes);
@@ -67,28 +72,6 @@ export class WasmProgram implements Program {
       this.#check();
       void run; // which keeps its buffers alive until it is done
     });
-  }
-
-  /** Time of the run's commands in one thread, longest first. */
-  #profile(run: Run): void {
-    this.#prepare(run);
-    const { table, firstCommand } = this.#records;
-    const base = this.#memory.pointer;
-    const address = (c: number): number => base + firstCommand + CMD.bytes * c;
-    const phases = table.phases.map((list) => list.map(address));
-    const labels = new Map(table.phases.flat().map((c) => [address(c), this.parts.labels[c]]));
-    const commandsAt = (phase: number): readonly number[] => phases[(phase - base - PROGRAM.bytes) / PHASE.bytes];
-    const rows = [...this.#machine.profile(base, table.scratchBytes, table.steps, commandsAt)].sort(
-      (a, b) => b[1] - a[1],
-    );
-    const total = rows.reduce((n, [, ms]) => n + ms, 0);
-    const lines = rows
-      .slice(0, 40)
-      .map(([cmd, ms]) => `  ${(1e3 * ms).toFixed(1).padStart(10)} µs  ${labels.get(cmd)}`);
-    console.error(
-      `program of ${rows.length} commands, ${(1e3 * total).toFixed(0)} µs in one thread\n${lines.join("\n")}`,
-    );
-    this.#check();
   }
 
   /** Puts in place what differs from run to run, and what a run changes that may have been broken off. */
@@ -123,7 +106,6 @@ export class WasmProgram implements Program {
   }
 
   describe(stage: "graph" | "kernels" | "memory" | "source"): string {
-    if (stage === "source") return this.parts.sources.join("\n\n");
-    return this.parts.texts[stage];
+    return this.parts.texts[stage === "source" ? "kernels" : stage]; // its modules are bytes
   }
 }

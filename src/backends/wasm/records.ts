@@ -3,77 +3,23 @@
  * take, and their words, once it is known where they will lie. Nothing runs here.
  */
 import { BackendError } from "../../core/errors.ts";
+import type { Command, Table } from "../cpu/table.ts";
 import { CMD, LOOP, MOVE, PHASE, PROGRAM } from "./layout.ts";
 
-/** Slot and byte offset of a buffer. */
-export type Ref = readonly [slot: number, offset: number];
-
-interface Command {
-  readonly fn: number;
-  readonly rows: number;
-  readonly grain: number;
-  readonly flags: number;
-  readonly post: number;
-  readonly buffers: readonly Ref[];
-  readonly scalars: readonly number[];
-  readonly params: readonly number[];
-}
-
-interface Loop {
-  readonly first: number;
-  readonly last: number;
-  readonly count: number;
-  /** What moves, by numbers of buffers; `start` −1: none. */
-  readonly moves: readonly { readonly ref: number; readonly stride: number; readonly start: number }[];
-}
-
-export interface Table {
-  readonly commands: readonly Command[];
-  readonly phases: readonly (readonly number[])[];
-  readonly loops: readonly Loop[];
-  /** All buffers by number: those of the commands, then those of no command. */
-  readonly refs: readonly Ref[];
-  readonly scratchBytes: number;
-  /** Phases, each as often as it runs. */
-  readonly steps: number;
-  /** Whether some phase has work for two threads. */
-  readonly parallel: boolean;
-}
-
-/** Reads a table as `ProgramBuilder` writes it. */
-export function decode(table: Int32Array): Table {
-  const [, , numCommands, numPhases, , , scratchBytes] = table;
-  let at = 7;
-  const next = (): number => table[at++];
-  const wide = (): number => {
-    const low = next();
-    at++; // what needs more than 32 bits does not fit into this memory
-    return low;
-  };
-  const list = <T>(read: () => T): T[] => Array.from({ length: next() }, read);
-  const buffers = (): Ref[] => list(() => [next(), wide()] as const);
-  const phases = Array.from({ length: numPhases }, () => list(next));
-  const commands = Array.from({ length: numCommands }, (): Command => {
-    const fn = next();
-    const rows = wide();
-    const [grain, flags, , post] = [next(), next(), next(), next()];
-    return { fn, rows, grain, flags, post, buffers: buffers(), scalars: list(next), params: list(wide) };
-  });
-  const refs = [...commands.flatMap((c) => c.buffers), ...buffers()];
-  const loops = list((): Loop => {
-    const [first, last, count] = [next(), next(), next()];
-    return { first, last, count, moves: list(() => ({ ref: next(), stride: wide(), start: next() })) };
-  });
+/** Phases, each as often as it runs. */
+export function stepsOf({ phases, loops }: Table): number {
   let steps = 0;
-  for (let i = 0; i < numPhases; i++)
+  for (let i = 0; i < phases.length; i++)
     steps += loops.reduce((times, l) => (l.first <= i && i <= l.last ? times * l.count : times), 1);
   if (steps >= 2 ** 31) throw new BackendError(`wasm: a program of ${steps} steps, more than can be counted`);
-  const parallel = phases.some((p) => tilesOf(p, commands) > 1);
-  return { commands, phases, loops, refs, scratchBytes, steps, parallel };
+  return steps;
 }
 
 const tilesOf = (phase: readonly number[], commands: readonly Command[]): number =>
   phase.reduce((n, c) => n + Math.ceil(commands[c].rows / commands[c].grain), 0);
+
+/** Whether some phase has work for two threads. */
+export const isParallel = ({ phases, commands }: Table): boolean => phases.some((p) => tilesOf(p, commands) > 1);
 
 /** Where the records of a program lie, in bytes from its start: phases, loops, commands, then lists of words, then scalars. */
 export interface Records {
@@ -98,8 +44,8 @@ export function placeRecords(table: Table, numValues: number): Records {
   const orders = firstCommand + CMD.bytes * commands.length;
   const pointers = orders + 4 * sum(phases, (p) => p.length);
   const scalarLists = pointers + 4 * refs.length;
-  const params = scalarLists + 4 * sum(commands, (c) => c.scalars.length);
-  const values = Math.ceil((params + 4 * sum(commands, (c) => c.params.length)) / 8) * 8;
+  const params = scalarLists + 4 * sum(commands, (c) => c.scalars?.length ?? 0);
+  const values = Math.ceil((params + 4 * sum(commands, (c) => c.params?.length ?? 0)) / 8) * 8;
   const bytes = values + 8 * numValues;
   return { table, firstLoop, firstCommand, orders, pointers, scalarLists, params, values, bytes };
 }
@@ -109,7 +55,7 @@ export function writeRecords(
   records: Records,
   memory: ArrayBuffer,
   base: number,
-  functionOf: (fn: number) => number,
+  functionOf: (fn: Command["fn"]) => number,
 ): void {
   const { table, firstLoop, firstCommand, orders, pointers, scalarLists, params, values } = records;
   const words = new Int32Array(memory, base, values >> 2);
@@ -119,7 +65,7 @@ export function writeRecords(
   };
   const phaseAt = (i: number): number => base + PROGRAM.bytes + PHASE.bytes * i;
   const pointer = (ref: number): number => base + pointers + 4 * ref;
-  put(PROGRAM.steps, table.steps);
+  put(PROGRAM.steps, stepsOf(table));
   put(PROGRAM.loops, base + firstLoop);
   put(PROGRAM.numLoops, table.loops.length);
   let order = orders;
@@ -153,18 +99,18 @@ export function writeRecords(
     const at = firstCommand + CMD.bytes * i;
     put(at + CMD.fn, functionOf(c.fn));
     put(at + CMD.rows, c.rows);
-    put(at + CMD.grain, c.grain);
-    put(at + CMD.flags, c.flags);
-    put(at + CMD.post, c.post < 0 ? 0 : base + firstCommand + CMD.bytes * c.post);
+    put(at + CMD.grain, Math.min(c.grain, 0x7fffffff));
+    put(at + CMD.flags, c.writesState ? 1 : 0);
+    put(at + CMD.post, c.post === undefined ? 0 : base + firstCommand + CMD.bytes * c.post);
     put(at + CMD.buffers, pointer(ref));
     put(at + CMD.scalars, base + scalar);
     put(at + CMD.params, base + param);
     ref += c.buffers.length;
-    for (const s of c.scalars) {
+    for (const s of c.scalars ?? []) {
       put(scalar, base + values + 8 * s);
       scalar += 4;
     }
-    for (const p of c.params) {
+    for (const p of c.params ?? []) {
       put(param, p);
       param += 4;
     }

@@ -172,7 +172,7 @@ export function encodeRuntime(memory: MemoryImport): Runtime {
   const m = new Module(memory, true);
   const advance = phaseEnd(m);
   m.export("run", interpreter(m, advance));
-  m.export("command", oneCommand(m));
+  if (!import.meta.forBrowsers) m.export("command", oneCommand(m)); // the profile's
   m.export("advance", advance);
   const parts = productParts(m);
   const all = {

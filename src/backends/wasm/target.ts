@@ -1,10 +1,9 @@
 /**
  * The `wasm` backend as the assembler sees it (cpu/target.ts): the operations that the runtime module runs by itself, and
- * kernels emitted as they are asked for. A kernel's "source" is its text; equal ones are emitted once a process.
+ * kernels emitted as they are asked for. A kernel's "source" is its key (compiler/kernel.ts); equal ones are emitted once a process.
  */
 import type { Check } from "../../compiler/emission.ts";
-import type { Index } from "../../compiler/index-expr.ts";
-import { type Kernel, showKernel, sourcesFirst, type Value } from "../../compiler/kernel.ts";
+import { type Kernel, keyOf } from "../../compiler/kernel.ts";
 import type { GNode } from "../../compiler/lower.ts";
 import { type Strided, strided } from "../../compiler/views.ts";
 import { BackendError } from "../../core/errors.ts";
@@ -14,8 +13,16 @@ import { takesView } from "../cpu/loops.ts";
 import type { KernelShape } from "../cpu/native.ts";
 import type { HeadStrides } from "../cpu/plans.ts";
 import { FLAT_ROW } from "../cpu/render.ts";
+import {
+  type Commands,
+  indexedTemplates,
+  type Operand,
+  readings,
+  TEMPORARY,
+  type Template,
+} from "../cpu/shared-templates.ts";
 import type { Target } from "../cpu/target.ts";
-import { type Commands, type Operand, TEMPORARY, templates } from "../cpu/templates.ts";
+
 import { type AttentionShape, planAttention, planAttentionBackward } from "./attention.ts";
 import { convShape, planConv, planConvWeight } from "./conv.ts";
 import { type Form, KernelModule } from "./emit.ts";
@@ -24,22 +31,6 @@ import { type MemoryImport, Module } from "./module.ts";
 
 /** The micro-kernel's shape. */
 const shape: KernelShape = { mr: MR, nr: NR, lanes: 4, skinnyRows: SKINNY_ROWS, skinnyColumns: SKINNY_COLUMNS };
-
-/** Attention by the runtime's own kernels: what `cpu` runs by itself, planned for this runtime. */
-const attention: Readonly<Record<string, (n: GNode, looks: readonly Strided[]) => Commands>> = {
-  attention: (n, looks) => {
-    const shape = attentionShape(n, looks, [headsOut(contiguousStrides(n.shape))]);
-    return attentionCommands(n, looks, "attention_fwd", planAttention(shape), [-1, -2], 2 * shape.D * scores(shape));
-  },
-  attentionBackward: (n, looks) => {
-    const outs = (n.outputs as readonly { shape: readonly number[] }[]).map((s) =>
-      headsOut(contiguousStrides(s.shape)),
-    );
-    const shape = attentionShape(n, looks, [headsOut(looks[3].strides), headsOut(looks[5].strides), ...outs]);
-    const plan = planAttentionBackward(shape);
-    return attentionCommands(n, looks, "attention_bwd", plan, [-1, -2, -3], 5 * shape.D * scores(shape));
-  },
-};
 
 /** (batch, head, time) strides of [B, H, T, D], and of [B, T, H, D]. */
 const heads = ({ strides: s }: Strided): HeadStrides => [s[0], s[1], s[2]];
@@ -116,15 +107,32 @@ function convWeightCommands(n: GNode): Commands {
   };
 }
 
-/** The composites that the runtime runs by itself. */
-const composites: Readonly<Record<string, (n: GNode, looks: readonly Strided[]) => Commands>> = {
-  ...attention,
-  conv: (n, looks) => convCommands(n, looks, false),
-  convInputGradient: (n, looks) => convCommands(n, looks, true),
-  convWeightGradient: convWeightCommands,
+/** The operations that the runtime runs by itself, beside products and loops. */
+const templates: Readonly<Record<string, Template>> = {
+  ...indexedTemplates,
+  attention: {
+    ...readings.attention,
+    plan: (n, looks) => {
+      const shape = attentionShape(n, looks, [headsOut(contiguousStrides(n.shape))]);
+      return attentionCommands(n, looks, "attention_fwd", planAttention(shape), [-1, -2], 2 * shape.D * scores(shape));
+    },
+  },
+  attentionBackward: {
+    ...readings.attentionBackward,
+    plan: (n, looks) => {
+      const outs = (n.outputs as readonly { shape: readonly number[] }[]).map((s) =>
+        headsOut(contiguousStrides(s.shape)),
+      );
+      const shape = attentionShape(n, looks, [headsOut(looks[3].strides), headsOut(looks[5].strides), ...outs]);
+      const plan = planAttentionBackward(shape);
+      return attentionCommands(n, looks, "attention_bwd", plan, [-1, -2, -3], 5 * shape.D * scores(shape));
+    },
+  },
+  conv: { ...readings.conv, plan: (n, looks) => convCommands(n, looks, false) },
+  convInputGradient: { ...readings.conv, plan: (n, looks) => convCommands(n, looks, true) },
+  convWeightGradient: { ...readings.convWeightGradient, plan: convWeightCommands },
 };
-const opaque = new Set(["loop", "scatter", "argsort", "cumsum", "cumprod", "cummax", ...Object.keys(composites)]);
-const isOpaque = (n: GNode): boolean => n.op === "contract" || opaque.has(n.op);
+const isOpaque = (n: GNode): boolean => n.op === "contract" || n.op === "loop" || Object.hasOwn(templates, n.op);
 
 function takesStrided(n: GNode, operand: number, inMemory: (n: GNode) => boolean): boolean {
   if (n.op === "loop") return takesView(n, operand, inMemory);
@@ -179,7 +187,7 @@ export class Kernels {
     const held = new Map<string, Known>();
     const fresh: Known[] = [];
     const render = (kernel: Kernel, form: Form) => {
-      const source = `${form}, ${extents(kernel)}\n${showKernel(kernel)}`;
+      const source = `${form} ${keyOf(kernel)}`;
       let known = held.get(source) ?? this.#known.get(source);
       if (!known) {
         const slot = this.#free.pop() ?? this.#next++;
@@ -234,35 +242,12 @@ export class Kernels {
 const targetWith = (render: Target["render"]): Target => ({
   rule: { isOpaque, takesStrided, ignores: (n, i) => templates[n.op]?.ignores?.(n, i) ?? false },
   hasTemplate: (name, node) =>
-    name === "loop" || (Object.hasOwn(composites, name) && (templates[name].fits?.(node) ?? false)),
+    name === "loop" || (Object.hasOwn(templates, name) && (templates[name].fits?.(node) ?? false)),
   render,
   planContract: (desc) => {
-    if (desc.a.dtype !== desc.out || desc.b.dtype !== desc.out)
+    if (!import.meta.forBrowsers && (desc.a.dtype !== desc.out || desc.b.dtype !== desc.out))
       throw new BackendError(`wasm: no product of ${desc.a.dtype} and ${desc.b.dtype}`);
     return planContract(shape, desc);
   },
-  planOpaque: (n, looks, errorOp) => composites[n.op]?.(n, looks) ?? templates[n.op].plan(n, looks, shape, errorOp),
+  planOpaque: (n, looks, errorOp) => templates[n.op].plan(n, looks, shape, errorOp),
 });
-
-/** The extents that run-time indices are held to, which a kernel's text does not show. */
-function extents(k: Kernel): string {
-  const out: number[] = [];
-  const seen = new Set<Value>();
-  const walk = (i: Index): void => {
-    for (const { atom } of i.terms) {
-      if (atom.kind === "value") out.push(atom.extent);
-      else if (atom.kind !== "axis") walk(atom.of);
-    }
-  };
-  const visit = (root: Value): void => {
-    for (const { index, valid } of sourcesFirst(root, seen)) {
-      if (index) walk(index);
-      for (const c of valid) walk(c.index);
-    }
-  };
-  for (const s of k.stages) {
-    for (const x of [...s.stores, ...s.rowStores]) visit(x.value);
-    for (const x of [...s.reductions, ...s.columns]) visit(x.value);
-  }
-  return out.join(" ");
-}

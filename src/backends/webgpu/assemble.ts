@@ -4,24 +4,23 @@
  * capture is plain data. Sibling of cpu/assemble.ts.
  */
 import { finishKernel } from "../../compiler/finish.ts";
-import { Fuser, type Group, type GroupKernel } from "../../compiler/fuse.ts";
-import { Hosts } from "../../compiler/hosts.ts";
+import type { Group, GroupKernel } from "../../compiler/fuse.ts";
 import { partDType, showKernel } from "../../compiler/kernel.ts";
 import { liveBody } from "../../compiler/loop.ts";
-import { type GNode, type Lowered, lower, showNode } from "../../compiler/lower.ts";
-import { opaqueChecks, orderStates, Placement, type Target, valueKey } from "../../compiler/place.ts";
+import { type GNode, lower } from "../../compiler/lower.ts";
+import { opaqueChecks } from "../../compiler/place.ts";
 import { type Buffer, planMemory, schedule, showPhases, type Unit } from "../../compiler/schedule.ts";
 import type { DType } from "../../core/dtype.ts";
 import { DTypeError } from "../../core/errors.ts";
-import { sizeOf } from "../../core/shape.ts";
-import type { Spec } from "../../graph/node.ts";
+import { type Shape, sizeOf } from "../../core/shape.ts";
+import { Assembly, type Failure, isEmpty, type Texts } from "../assembly.ts";
 import type { Capture, ProgramStats } from "../backend.ts";
 import type { Device } from "./device.ts";
 import { canFollow, renderEpilogue } from "./epilogue.ts";
 import { perWord, storageBytes } from "./layout.ts";
 import { type LoopBody, loopBuffers, loopStep } from "./loops.ts";
 import { ALIGNMENT } from "./memory.ts";
-import { type Check, type RenderedWgsl, renderWgsl } from "./render.ts";
+import { type RenderedWgsl, renderWgsl } from "./render.ts";
 import { type Dispatch, Shader, sameMemory } from "./shader.ts";
 import {
   canBeFollowed,
@@ -30,7 +29,6 @@ import {
   hasTemplate,
   ignores,
   isOpaque,
-  isProduct,
   needsFinish,
   type Place,
   productOf,
@@ -50,12 +48,6 @@ interface LoopWork {
   readonly body: LoopBody;
   readonly operand: (i: number) => Buffer;
   readonly output: (k: number) => Buffer;
-}
-
-/** A failure's meaning: what check failed as number n. */
-export interface Failure {
-  readonly operation: string;
-  readonly check: Check;
 }
 
 /** Where a binding's memory is: segment i of the temporaries, storage i or output i. */
@@ -100,7 +92,7 @@ export interface Parts {
   /** Whether a run can fail at all, so that its failure word has to be read. */
   readonly canFail: boolean;
   readonly stats: ProgramStats;
-  readonly texts: { readonly graph: string; readonly kernels: string; readonly memory: string };
+  readonly texts: Texts;
 }
 
 /** All dispatches, those of loops once. */
@@ -119,46 +111,21 @@ function checkTypes(capture: Capture): void {
     );
 }
 
-export class Assembler {
+export class Assembler extends Assembly<Work> {
   private readonly device: Device;
-  private readonly capture: Capture;
-  private readonly fuse: boolean;
-  private readonly lowered: Lowered;
-  private readonly fuser: Fuser;
-  private readonly buffers = new Map<string, Buffer>();
-  /** The storages, then the outputs. */
-  private readonly slots: Buffer[];
-  private readonly failures: Failure[];
   private readonly bodies = new Map<GNode, LoopBody>();
-  private readonly works: Work[] = [];
-  private readonly workOf = new Map<Group, Work>();
-  /** Groups whose kernels go on with the sums of a product. */
-  private readonly hosts: Hosts;
-  private readonly kernelTexts: string[] = [];
-  private bytes = 0;
+  protected readonly placing = {
+    checksOf: (n: GNode) => (this.bodies.get(n)?.canFail ? [`loop %${n.id}`] : opaqueChecks(n)),
+  };
 
   /** `failures`: those of the program in which this one is the body of a loop. */
   constructor(device: Device, capture: Capture, fuse: boolean, failures: Failure[] = []) {
     checkTypes(capture);
-    this.failures = failures;
-    this.device = device;
-    this.capture = capture;
-    this.fuse = fuse;
     const maxBuffers = device.limits.storageBuffers - 1; // the failure word is one more
-    this.lowered = lower(capture, hasTemplate, { wider, maxParts: maxBuffers - 1 });
-    this.fuser = new Fuser(this.lowered, { isOpaque, takesStrided, ignores, maxBuffers }, fuse);
-    this.hosts = new Hosts(this.fuser, this.lowered);
-    const slot = (dtype: DType, length: number, index: number, label: string): Buffer => ({
-      bytes: storageBytes(dtype, length),
-      slot: index,
-      offset: 0,
-      label,
-    });
-    const { storages, roots } = capture;
-    this.slots = [
-      ...storages.map((s, i) => slot(s.dtype, s.length, i, `state ${i}`)),
-      ...roots.map((r, i) => slot(r.dtype, sizeOf(r.shape), storages.length + i, `output ${i}`)),
-    ];
+    const lowered = lower(capture, hasTemplate, { wider, maxParts: maxBuffers - 1 });
+    const rule = { isOpaque, takesStrided, ignores, maxBuffers };
+    super({ capture, fuse, lowered, rule, failures, firstSlot: 0 });
+    this.device = device;
     for (const n of this.lowered.nodes) if (n.op === "loop") this.bodies.set(n, this.assembleBody(n));
   }
 
@@ -170,70 +137,23 @@ export class Assembler {
   }
 
   run(): Parts {
-    const { fuser } = this;
-    fuser.run();
-    if (this.fuse) for (const g of fuser.groups) if (g.opaque && isProduct(g.opaque.op)) this.attach(g);
-    if (this.fuse) for (const g of fuser.groups) if (!g.opaque && !this.hosts.isGuest(g)) fuser.chooseSplit(g);
-    const stored = fuser.storedMembers();
-    const kernels = new Map<Group, GroupKernel>();
-    for (const g of fuser.groups) if (!g.opaque) kernels.set(g, fuser.kernelOf(g, stored));
-    const { copies, inPlace, targets } = new Placement(fuser, this.lowered, kernels, {
-      hostOf: this.hosts.hostOf,
-      checksOf: (n) => (this.bodies.get(n)?.canFail ? [`loop %${n.id}`] : opaqueChecks(n)),
-    });
-    for (const [key, target] of targets) this.buffers.set(key, this.target(target));
-    for (const g of fuser.groups)
-      if (g.opaque) {
-        const guest = this.hosts.guestOf(g);
-        if (g.opaque.op === "loop") this.loop(g, g.opaque);
-        else if (guest) this.productWith(g, guest, kernels.get(guest) as GroupKernel, inPlace.has(guest));
-        else this.template(g, g.opaque);
-      } else if (!this.hosts.isGuest(g)) this.kernel(g, kernels.get(g) as GroupKernel, inPlace.has(g));
-    const filled = copies.filter((c) => sizeOf(c.from.shape) > 0);
-    orderStates(filled, inPlace, this.lowered, {
-      works: this.works,
-      workOf: this.workOf,
-      buffer: (n) => this.buffer(n),
-      target: (to) => this.target(to),
-      temporary: (bytes, label) => this.temporary(bytes, label),
-      copy: (n, from, to, writesState) => this.copy(n, from, to, writesState),
-    });
+    this.makeWorks();
     return this.assemble();
   }
 
-  // ---- buffers -------------------------------------------------------------------------------------------------------
-
-  private target({ kind, index }: Target): Buffer {
-    if (kind === "output") return this.slots[this.capture.storages.length + index];
-    // the same memory as the old value, but what reads it must come after what writes it
-    return { ...this.slots[index], label: `new state ${index}` };
-  }
-
-  private buffer(n: GNode): Buffer {
-    if (n.op === "buffer") return this.slots[n.storage];
-    return this.outputBuffer(valueKey(n), n);
-  }
-
-  /** Output k of an operation. */
-  private output(n: GNode, k: number): Buffer {
-    return this.outputBuffer(`${n.id}:${k}`, n.outputs ? n.outputs[k] : n);
-  }
-
-  private outputBuffer(key: string, { shape, dtype }: Spec): Buffer {
-    let b = this.buffers.get(key);
-    if (!b) this.buffers.set(key, (b = this.temporary(storageBytes(dtype, sizeOf(shape)), `%${key}`)));
-    return b;
+  protected size(shape: Shape, dtype: DType): number {
+    return storageBytes(dtype, sizeOf(shape));
   }
 
   /** Whole alignments, so that every place in the plan is one where a binding may begin. */
-  private temporary(bytes: number, label: string): Buffer {
-    return { bytes: Math.max(1, Math.ceil(bytes / ALIGNMENT)) * ALIGNMENT, slot: -1, offset: 0, label };
+  protected override temporary(bytes: number, label: string): Buffer {
+    return super.temporary(Math.max(1, Math.ceil(bytes / ALIGNMENT)) * ALIGNMENT, label);
   }
 
   // ---- kernels that follow a product -----------------------------------------------------------------------------------
 
   /** Looks for a group that can go on with the sums of this product while they are in registers. */
-  private attach(product: Group): void {
+  protected attach(product: Group): void {
     const { fuser } = this;
     const n = product.opaque as GNode;
     if (!canBeFollowed(n, this.device.lanes)) return;
@@ -255,10 +175,16 @@ export class Assembler {
     return writes.length > 0 && memory <= this.device.limits.storageBuffers - 1 && canFollow(kernel, this.device);
   }
 
+  protected opaque(group: Group, n: GNode, guest?: Group, made?: GroupKernel): void {
+    if (n.op === "loop") this.loop(group, n);
+    else if (guest && made) this.productWith(group, n, guest, made);
+    else this.template(group, n);
+  }
+
   /** A product and the kernel that follows it, in one dispatch. */
-  private productWith(host: Group, guest: Group, made: GroupKernel, writesState: boolean): void {
-    const n = host.opaque as GNode;
+  private productWith(host: Group, n: GNode, guest: Group, made: GroupKernel): void {
     if (sizeOf(n.shape) === 0) return;
+    const writesState = this.isInPlace(guest);
     const { kernel, reads, writes } = made;
     const s = new Shader();
     const place = this.place(n);
@@ -278,7 +204,7 @@ export class Assembler {
       firstCheck,
       scalars: made.scalars,
     });
-    this.kernelTexts.push(`after the product %${n.id}; ${showKernel(kernel)}`);
+    if (!import.meta.forBrowsers) this.kernelTexts.push(`after the product %${n.id}; ${showKernel(kernel)}`);
     const operands = this.fuser.members.operandSources(n).map((x) => this.buffer(x));
     const work = this.work(
       `${n.op} %${n.id} and kernel ${writes.map((w) => `%${w.node.id}`).join(" ")}`,
@@ -306,12 +232,6 @@ export class Assembler {
     return work;
   }
 
-  private failAs(operation: string, checks: readonly Check[]): number {
-    const first = this.failures.length + 1;
-    for (const check of checks) this.failures.push({ operation, check });
-    return first;
-  }
-
   /** A rendered kernel as a dispatch. */
   private dispatch(
     rendered: RenderedWgsl,
@@ -330,21 +250,16 @@ export class Assembler {
     };
   }
 
-  private kernel(group: Group, made: GroupKernel, writesState: boolean): void {
+  protected kernel(group: Group, made: GroupKernel): void {
     const { kernel, reads, writes } = made;
-    if (kernel.rows === 0 || writes.length === 0) return;
-    if (
-      kernel.columns === 0 &&
-      !kernel.stages.some((s) => s.reductions.length || s.rowStores.length || s.columns.length)
-    )
-      return;
+    if (isEmpty(kernel) || writes.length === 0) return;
     const outer = [...reads, ...writes.map((w) => w.node)].map((n) => this.buffer(n));
     const options = {
       f16: this.device.f16,
       subgroups: this.device.subgroups,
       lanes: this.device.lanes,
       maxStorageBuffers: this.device.limits.storageBuffers,
-      writesState,
+      writesState: this.isInPlace(group),
       sharedWith: outer.map((b, i) => outer.findIndex((x, j) => j <= i && sameMemory(x, b))),
     };
     const rendered = renderWgsl(kernel, options);
@@ -362,7 +277,7 @@ export class Assembler {
       });
       return part;
     });
-    this.kernelTexts.push(`${rendered.form}; ${showKernel(kernel)}`);
+    if (!import.meta.forBrowsers) this.kernelTexts.push(`${rendered.form}; ${showKernel(kernel)}`);
     const scalars = made.scalars.map((s) => s.slot);
     const work = this.work(
       `kernel ${writes.map((w) => `%${w.node.id}`).join(" ")}`,
@@ -416,10 +331,11 @@ export class Assembler {
     const work = this.work(`loop %${n.id}`, reads, writes, { body, operand, output }, flops * body.attrs.count);
     this.workOf.set(group, work);
     this.bytes += bytes * body.attrs.count;
-    this.kernelTexts.push(`loop %${n.id}, ${body.attrs.count} times:\n${body.parts.texts.kernels}`);
+    if (!import.meta.forBrowsers)
+      this.kernelTexts.push(`loop %${n.id}, ${body.attrs.count} times:\n${body.parts.texts.kernels}`);
   }
 
-  private copy(n: GNode, source: Buffer, target: Buffer, writesState: boolean): Work {
+  protected copy(n: GNode, source: Buffer, target: Buffer, writesState: boolean): Work {
     const s = new Shader();
     const [a, b] = [s.bind(source, "u32"), s.bind(target, "u32")];
     const guard = writesState ? "    if (atomicLoad(&failure.operation) != 0u) { return; }\n" : "";
@@ -454,19 +370,14 @@ export class Assembler {
       const { x, y, z } = dispatch.groups;
       return x * y * z > 0 ? [{ label, dispatch, memory: dispatch.buffers.map(locate) }] : [];
     });
-    const flops = this.works.reduce((n, w) => n + w.flops, 0);
     const arenaBytes = sizes.reduce((n, s) => n + s, 0);
     return {
       steps,
       segments: sizes,
       failures: this.failures,
       canFail: this.failures.length > 0,
-      stats: { kernels: dispatchesOf(steps).length, flops, bytes: this.bytes, arenaBytes },
-      texts: {
-        graph: this.lowered.nodes.map(showNode).join("\n"),
-        kernels: this.kernelTexts.join("\n\n"),
-        memory: `${plural(sizes.length, "segment")} of ${sizes.join(", ")} bytes\n${showPhases(phases)}`,
-      },
+      stats: this.stats(dispatchesOf(steps).length, arenaBytes),
+      texts: this.texts(() => `${plural(sizes.length, "segment")} of ${sizes.join(", ")} bytes\n${showPhases(phases)}`),
     };
   }
 }

@@ -42,7 +42,7 @@ const kept: GPU[] = [];
 async function gpu(): Promise<GPU> {
   const here = (globalThis as { navigator?: { gpu?: GPU } }).navigator?.gpu;
   if (here) return here;
-  if (typeof process !== "object" || !process.versions?.node)
+  if (import.meta.forBrowsers || typeof process !== "object" || !process.versions?.node)
     throw new BackendError("webgpu: this browser has no WebGPU (navigator.gpu), or the page is not served over https");
   const name = "webgpu"; // not a literal: bundlers for browsers must not look for it
   let loaded: WebGpuPackage;
@@ -85,7 +85,7 @@ export class Device {
   readonly subgroups: boolean;
   /**
    * The lanes of a subgroup that are one vector of a processor, on a software adapter whose subgroups are all of one
-   * size; 0 on any other.
+   * size; 0 on any other, and in browsers, which give pages no software adapter unless they are told to.
    */
   readonly lanes: number;
   /** The adapter's name, as it gives it. */
@@ -110,11 +110,11 @@ export class Device {
       ...options.limits,
     };
     const { vendor, architecture, device: chip, description } = adapter.info;
-    this.lanes = this.subgroups ? vectorLanes(adapter.info) : 0;
+    this.lanes = !import.meta.forGpus && this.subgroups ? vectorLanes(adapter.info) : 0;
     this.description = description || [vendor, architecture, chip].filter(Boolean).join(" ") || "an unnamed adapter";
     void device.lost.then(({ reason, message }) => {
       this.lost = new BackendError(
-        `webgpu: the device was lost (${reason === "destroyed" ? "it was destroyed" : message || "no reason was given"}); what was in its memory is gone. Open it anew (start the program again) and go on from the last checkpoint`,
+        `webgpu: the device was lost (${reason === "destroyed" ? "it was destroyed" : message || "no reason was given"}); what was in its memory is gone. Start the program again and go on from the last checkpoint`,
       );
     });
     device.addEventListener("uncapturederror", (event) => {
@@ -127,7 +127,9 @@ export class Device {
     const adapter = await (await gpu()).requestAdapter({ powerPreference: "high-performance" });
     if (!adapter)
       throw new BackendError(
-        "webgpu: no WebGPU adapter here; a driver is missing (VK_DRIVER_FILES may name a software one for Vulkan)",
+        import.meta.forBrowsers
+          ? "webgpu: no WebGPU adapter here"
+          : "webgpu: no WebGPU adapter here; a driver is missing (VK_DRIVER_FILES may name a software one for Vulkan)",
       );
     const { limits } = adapter;
     const device = await adapter.requestDevice({
@@ -199,12 +201,10 @@ export class Device {
             this.pipelines.delete(source);
             const why = await this.reason(error);
             if (why instanceof BackendError) throw why;
-            throw new BackendError(
-              `webgpu: a kernel does not compile: ${(error as Error).message}\n${numbered(source)}`,
-              {
-                cause: error,
-              },
-            );
+            const text = import.meta.forBrowsers ? "" : `\n${numbered(source)}`;
+            throw new BackendError(`webgpu: a kernel does not compile: ${(error as Error).message}${text}`, {
+              cause: error,
+            });
           },
         );
       this.pipelines.set(source, made);

@@ -97,7 +97,7 @@ export function planKernel(
     const granule = granuleOf(k, isNarrow, (index) => offsetAlong(index, k, inner));
     return { form: "flat", outer, inner, lanes: WORKGROUP, slots: 1, granule, ...whole };
   }
-  if (vector > 0) return planVectors(k, isNarrow, vector);
+  if (!import.meta.forGpus && vector > 0) return planVectors(k, isNarrow, vector);
   if (!reduces) {
     const slots = within(powerAbove(columns), 1, WORKGROUP);
     const lanes = within(powerAbove(rows / 8), 1, LARGEST_WORKGROUP / slots);

@@ -32,11 +32,11 @@ export const typeOf: Readonly<Record<Lane, string>> = { f: "f32", i: "i32", u: "
 
 export function laneOf(dtype: DType): Lane {
   const lane = anyLaneOf[dtype];
-  if (lane === "d")
+  if (!import.meta.forBrowsers && lane === "d")
     throw new BackendError(
       `webgpu: WGSL has no ${dtype}; cast to float32 first, or compute this on the cpu or reference device`,
     );
-  return lane;
+  return lane as Lane;
 }
 
 /** Elements of a dtype in a word. */

@@ -6,8 +6,22 @@
  * table: operations.ts.
  */
 
+import {
+  atanPolynomial,
+  cosPolynomial,
+  erfcPolynomial,
+  erfPolynomial,
+  expPolynomial,
+  logPolynomial,
+  sinPolynomial,
+} from "../polynomials.ts";
+
 /** Infinity's bits come from the uniform buffer: a constant infinity is an error in WGSL, and could be folded away. */
 export const INFINITY_WORD = "p[0].z";
+
+/** Declares the polynomial with these coefficients at x. */
+const polynomial = (name: string, x: string, [first, ...rest]: readonly number[]): string =>
+  [`  var ${name} = ${first}f;`, ...rest.map((c) => `  ${name} = fma(${name}, ${x}, ${c}f);`)].join("\n");
 
 /** One function each, and nothing else; what a text calls is found by name. */
 const functions: Readonly<Record<string, string>> = {
@@ -28,25 +42,20 @@ const functions: Readonly<Record<string, string>> = {
   scale: "fn scale(p: f32, n: i32) -> f32 { let h = n >> 1u; return p * exp2i(h) * exp2i(n - h); }",
   /** e^r − 1 of |r| ≤ ln 2 / 2: the polynomial of Cephes' expf. */
   exp_core: `fn exp_core(r: f32) -> f32 {
-  var p = 1.9875691500e-4f;
-  p = fma(p, r, 1.3981999507e-3f);
-  p = fma(p, r, 8.3334519073e-3f);
-  p = fma(p, r, 4.1665795894e-2f);
-  p = fma(p, r, 1.6666665459e-1f);
-  p = fma(p, r, 0.5f);
+${polynomial("p", "r", expPolynomial)}
   return fma(p, r * r, r);
 }`,
   /** What is left of x after n ln 2, the first part of ln 2 short enough for n times it to be exact. */
   exp_rest: "fn exp_rest(x: f32, n: f32) -> f32 { return (x - n * 0.693359375f) + n * 2.12194440e-4f; }",
   f_exp: `fn f_exp(x: f32) -> f32 {
   let a = clamp(x, -104f, 89f);
-  let n = round(a * 1.44269504f);
+  let n = round(a * 1.442695f);
   return select(scale(1f + exp_core(exp_rest(a, n)), i32(n)), x, is_nan(x));
 }`,
   /** 2^n (e^r − 1) + (2^n − 1), with 2^(n−1) twice, which does not overflow. */
   f_expm1: `fn f_expm1(x: f32) -> f32 {
   let a = clamp(x, -30f, 89f);
-  let n = round(a * 1.44269504f);
+  let n = round(a * 1.442695f);
   let h = exp2i(i32(n) - 1);
   let y = fma(h, exp_core(exp_rest(a, n)), h - 0.5f) * 2f;
   return select(y, x, is_nan(x) | (abs(x) < 5e-8f));
@@ -54,7 +63,7 @@ const functions: Readonly<Record<string, string>> = {
   /** tanh|x| = t / (t + 2) with t = e^(2|x|) − 1. */
   f_tanh: `fn f_tanh(x: f32) -> f32 {
   let a = min(20f, abs(x) * 2f);
-  let n = round(a * 1.44269504f);
+  let n = round(a * 1.442695f);
   let s = exp2i(i32(n));
   let t = fma(s, exp_core(exp_rest(a, n)), s - 1f);
   return select(like(t / (t + 2f), x), x, is_nan(x));
@@ -63,20 +72,12 @@ const functions: Readonly<Record<string, string>> = {
   /** log(1 + f)·, plus e ln 2, of 1 + f in √½ … √2: the polynomial of Cephes' logf. */
   log_core: `fn log_core(f: f32, e: f32) -> f32 {
   let z = f * f;
-  var p = 7.0376836292e-2f;
-  p = fma(p, f, -1.1514610310e-1f);
-  p = fma(p, f, 1.1676998740e-1f);
-  p = fma(p, f, -1.2420140846e-1f);
-  p = fma(p, f, 1.4249322787e-1f);
-  p = fma(p, f, -1.6668057665e-1f);
-  p = fma(p, f, 2.0000714765e-1f);
-  p = fma(p, f, -2.4999993993e-1f);
-  p = fma(p, f, 3.3333331174e-1f);
+${polynomial("p", "f", logPolynomial)}
   let y = fma(p, f * z, e * -2.12194440e-4f);
   return fma(e, 0.693359375f, f + fma(z, -0.5f, y));
 }`,
   f_log: `fn f_log(x: f32) -> f32 {
-  let small = x < 1.17549435e-38f;
+  let small = x < 1.1754943e-38f;
   let bits = bitcast<i32>(select(x, x * 33554432f, small)) - 0x3f3504f3;
   let e = f32(bits >> 23u) - select(0f, 25f, small);
   let y = log_core(bitcast<f32>((bits & 0x7fffff) + 0x3f3504f3) - 1f, e);
@@ -96,21 +97,11 @@ const functions: Readonly<Record<string, string>> = {
   let a = abs(x);
   let s = a * a;
   let t = min(4f, a);
-  var p = -5.91584714e-4f;
-  p = fma(p, s, 4.97882394e-3f);
-  p = fma(p, s, -2.67572775e-2f);
-  p = fma(p, s, 0.112815827f);
-  p = fma(p, s, -0.376124769f);
-  p = fma(p, s, 0.128379151f);
+${polynomial("p", "s", erfPolynomial)}
   p = fma(p, a, a);
-  var q = 2.13988358e-4f;
-  q = fma(q, t, -3.21497885e-3f);
-  q = fma(q, t, 2.2890022e-2f);
-  q = fma(q, t, -0.105261907f);
-  q = fma(q, t, -0.635718286f);
-  q = fma(q, t, -0.128514364f);
+${polynomial("q", "t", erfcPolynomial)}
   q = fma(q, t, -t);
-  let n = round(q * 1.44269504f);
+  let n = round(q * 1.442695f);
   let e = exp2i(i32(n));
   let far = (1f - e) - e * exp_core(exp_rest(q, n));
   return select(like(select(p, far, a > 0.93f), x), x, is_nan(x));
@@ -121,16 +112,9 @@ const functions: Readonly<Record<string, string>> = {
   let over = a > 1f;
   let z = select(a, -1f / a, over);
   let s = z * z;
-  var p = 2.92035984e-3f;
-  p = fma(p, s, -1.63665209e-2f);
-  p = fma(p, s, 4.32094261e-2f);
-  p = fma(p, s, -7.55199343e-2f);
-  p = fma(p, s, 0.106658928f);
-  p = fma(p, s, -0.142110243f);
-  p = fma(p, s, 0.199937686f);
-  p = fma(p, s, -0.333331525f);
+${polynomial("p", "s", atanPolynomial)}
   p = fma(p * s, z, z);
-  return select(like(select(p, (p - 4.37113883e-8f) + 1.57079637f, over), x), x, is_nan(x));
+  return select(like(select(p, (p - 4.371139e-8f) + 1.5707964f, over), x), x, is_nan(x));
 }`,
 
   mul_wide: `fn mul_wide(a: u32, b: u32) -> vec2<u32> {
@@ -165,13 +149,13 @@ const functions: Readonly<Record<string, string>> = {
     f = ~f + select(0u, 1u, rest == 0u);
     sign = -1f;
   }
-  let r = sign * fma(f32(f), 2.3283064365386963e-10f, f32(rest) * 5.421010862427522e-20f) * 1.57079637f;
+  let r = sign * fma(f32(f), 2.3283064e-10f, f32(rest) * 5.421011e-20f) * 1.5707964f;
   return select(vec2<f32>(f32(q), r), vec2<f32>(-f32(q), -r), x < 0f);
 }`,
   /** sin(x + quarter·π/2): x less a multiple of π/2 in four parts (Cody and Waite), Cephes' polynomials. */
   trig: `fn trig(x: f32, quarter: i32) -> f32 {
-  var n = round(x * 0.636619772f);
-  var r = (((x - n * 1.5703125f) - n * 4.837512969970703125e-4f) - n * 7.549533620476723e-8f) - n * 2.5633440682570896e-12f;
+  var n = round(x * 0.63661977f);
+  var r = (((x - n * 1.5703125f) - n * 0.0004837513f) - n * 7.5495336e-8f) - n * 2.563344e-12f;
   if (abs(x) > 8192f) {
     if (is_nan(x) || is_inf(x)) { return nan(); }
     let far = trig_far(x);
@@ -180,13 +164,9 @@ const functions: Readonly<Record<string, string>> = {
   }
   let k = i32(n) + quarter;
   let s = r * r;
-  var p = -1.9515295891e-4f;
-  p = fma(p, s, 8.3321608736e-3f);
-  p = fma(p, s, -1.6666654611e-1f);
+${polynomial("p", "s", sinPolynomial)}
   p = fma(p * s, r, r);
-  var q = 2.443315711809948e-5f;
-  q = fma(q, s, -1.388731625493765e-3f);
-  q = fma(q, s, 4.166664568298827e-2f);
+${polynomial("q", "s", cosPolynomial)}
   q = fma(q, s * s, fma(s, -0.5f, 1f));
   let y = select(p, q, (k & 1) != 0);
   return select(select(y, -y, (k & 2) != 0), x, is_nan(x));
@@ -201,7 +181,7 @@ const functions: Readonly<Record<string, string>> = {
    * scheme and coefficients of fdlibm's e_powf.c (Sun Microsystems, 1993).
    */
   pow_core: `fn pow_core(a_: f32, y_: f32) -> f32 {
-  let small = a_ < 1.17549435e-38f;
+  let small = a_ < 1.1754943e-38f;
   let bits = bitcast<u32>(select(a_, a_ * 33554432f, small));
   var n = i32(bits >> 23u) - 127 - select(0, 25, small);
   let j = bits & 0x7fffffu;
@@ -218,12 +198,12 @@ const functions: Readonly<Record<string, string>> = {
   let d_l = a - (d_h - b);
   let s_l = v * ((u - s_h * d_h) - s_h * d_l);
   let s2 = s * s;
-  var w = 2.0697501302e-1f;
-  w = fma(w, s2, 2.3066075146e-1f);
-  w = fma(w, s2, 2.7272811532e-1f);
-  w = fma(w, s2, 3.3333334327e-1f);
-  w = fma(w, s2, 4.2857143283e-1f);
-  w = fma(w, s2, 6.0000002384e-1f);
+  var w = 0.20697501f;
+  w = fma(w, s2, 0.23066075f);
+  w = fma(w, s2, 0.27272812f);
+  w = fma(w, s2, 0.33333334f);
+  w = fma(w, s2, 0.42857143f);
+  w = fma(w, s2, 0.6f);
   let r = s2 * s2 * w + s_l * (s_h + s);
   let q = s_h * s_h;
   let c_h = upper(3f + q + r);
@@ -232,9 +212,9 @@ const functions: Readonly<Record<string, string>> = {
   let g = s_l * c_h + c_l * s;
   let p_h = upper(e + g);
   let p_l = g - (p_h - e);
-  let z_h = 9.6191406250e-1f * p_h;
-  let z_l = -1.1736857402e-4f * p_h + p_l * 9.6179670095e-1f + select(0f, 1.56322085e-6f, half);
-  let k_h = select(0f, 5.84960938e-1f, half);
+  let z_h = 0.96191406f * p_h;
+  let z_l = -0.000117368574f * p_h + p_l * 0.9617967f + select(0f, 1.5632208e-6f, half);
+  let k_h = select(0f, 0.58496094f, half);
   let t_h = upper(((z_h + z_l) + k_h) + f32(n));
   let t_l = z_l - (((t_h - f32(n)) - k_h) - z_h);
   let y = clamp(y_, -2147483648f, 2147483648f);
@@ -247,8 +227,8 @@ const functions: Readonly<Record<string, string>> = {
   let m = round(z);
   let x_h = h - m;
   let x = bitcast<f32>(bitcast<u32>(x_h + l) & 0xffff8000u);
-  let o = x * 6.93145752e-1f;
-  let i = (l - (x - x_h)) * 6.9314718246e-1f + x * 1.42860654e-6f;
+  let o = x * 0.69314575f;
+  let i = (l - (x - x_h)) * 0.6931472f + x * 1.4286065e-6f;
   let t = o + i;
   let t_rest = i - (t - o);
   return scale(1f + (exp_core(t) + (t_rest + t_rest * t)), i32(m));
@@ -272,7 +252,7 @@ const functions: Readonly<Record<string, string>> = {
 }`,
   /** The remainder with the divisor's sign, exactly: long division of the significands, eight bits a step. */
   f_mod: `fn f_mod(x: f32, y: f32) -> f32 {
-  if (is_nan(x) || is_nan(y) || is_inf(x) || abs(y) < 1.17549435e-38f) { return nan(); }
+  if (is_nan(x) || is_nan(y) || is_inf(x) || abs(y) < 1.1754943e-38f) { return nan(); }
   let a = bitcast<u32>(x) & 0x7fffffffu;
   let b = bitcast<u32>(y) & 0x7fffffffu;
   var r = abs(x);
@@ -285,7 +265,7 @@ const functions: Readonly<Record<string, string>> = {
       m = (m << u32(s)) % d;
       n -= s;
     }
-    r = f32(m) * 1.1920928955078125e-7f * exp2i(i32(b >> 23u) - 127);
+    r = f32(m) * 1.1920929e-7f * exp2i(i32(b >> 23u) - 127);
   }
   r = like(r, x);
   return select(r, r + y, r != 0f && (r < 0f) != (y < 0f));
@@ -353,7 +333,7 @@ const functions: Readonly<Record<string, string>> = {
   let sign = (h & 0x8000u) << 16u;
   let a = h & 0x7fffu;
   if (a >= 0x7c00u) { return bitcast<f32>(sign | ${INFINITY_WORD} | ((a & 0x3ffu) << 13u)); }
-  let small = f32(a) * 5.9604644775390625e-8f;
+  let small = f32(a) * 5.9604645e-8f;
   return bitcast<f32>(sign | select(a * 8192u + 0x38000000u, bitcast<u32>(small), a < 0x400u));
 }`,
   brain_bits: `fn brain_bits(x: f32) -> u32 {

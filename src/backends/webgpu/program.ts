@@ -3,8 +3,9 @@
  * go into one uniform buffer; where something can fail, the failure word comes back with the results. What is
  * dispatched, and on what memory, is decided in assemble.ts.
  */
-import { BackendError, IndexError } from "../../core/errors.ts";
+import { BackendError } from "../../core/errors.ts";
 import type { Program, ProgramStats, Run } from "../backend.ts";
+import { failureError } from "../cpu/failure.ts";
 import { dispatchesOf, type Location, type LoopStep, type Move, type Parts, type Step } from "./assemble.ts";
 import { type Device, type Pipeline, usage } from "./device.ts";
 import { FAILURE_BYTES } from "./layout.ts";
@@ -82,7 +83,7 @@ class WebGpuProgram implements Program {
       end > 0 ? shared.device.gpu.createBuffer({ size: end, usage: usage.uniform | usage.copyTarget }) : null;
     this.hasFailure = steps.some((s) => s.dispatch.kinds.includes("failure"));
     const labels = steps.map((s) => s.label);
-    this.profile = Profile.of(shared.device, shared.allocator, labels);
+    this.profile = import.meta.forBrowsers ? null : Profile.of(shared.device, shared.allocator, labels);
     this.fill(none, () => true);
     this.send();
   }
@@ -177,7 +178,7 @@ class WebGpuProgram implements Program {
     const [operation, index] = new Int32Array(await look());
     this.shared.ahead = 0;
     this.shared.device.check();
-    if (operation !== 0) throw this.failure(operation, index);
+    if (operation !== 0) throw failureError(this.parts.failures, operation, index, true);
   }
 
   private setScalars(scalars: Float64Array): void {
@@ -216,16 +217,6 @@ class WebGpuProgram implements Program {
     this.segments = segments;
     this.storages = run.buffers;
     this.outputs = run.outputs;
-  }
-
-  private failure(operation: number, index: number): Error {
-    const failure = this.parts.failures[operation - 1];
-    if (!failure) return new BackendError(`webgpu: a kernel failed with the unknown number ${operation}`);
-    const { check } = failure;
-    if (check.kind === "division") return new IndexError(`${failure.operation}: integer division by zero`);
-    return new IndexError(
-      `${failure.operation}: index ${index} is out of range for an axis of ${check.extent}; expected 0 … ${check.extent - 1} (a label or token outside its range?). No state was changed`,
-    );
   }
 
   dispose(): void {

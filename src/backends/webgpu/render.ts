@@ -82,7 +82,7 @@ class Renderer extends Emitter {
 
   run(): RenderedWgsl {
     const { k, plan, options } = this;
-    if (!k.buffers.some((b) => b.written))
+    if (!import.meta.forBrowsers && !k.buffers.some((b) => b.written))
       throw new BackendError("webgpu: a kernel that writes nothing has no text; leave it out");
     const bindings = this.bindings();
     if (plan.form === "flat") this.flat();
@@ -137,7 +137,7 @@ class Renderer extends Emitter {
     for (const buffers of groups.values()) out.push({ binding: out.length, kind: "buffer", buffers });
     if (this.hasFailure) out.push({ binding: out.length, kind: "failure", buffers: [] });
     const limit = this.options.maxStorageBuffers ?? MAX_STORAGE_BUFFERS;
-    if (out.length - 1 > limit) throw new TooManyBindings(out.length - 1, limit);
+    if (!import.meta.forBrowsers && out.length - 1 > limit) throw new TooManyBindings(out.length - 1, limit);
     return out;
   }
 
@@ -405,7 +405,7 @@ class Renderer extends Emitter {
       return;
     }
     const near = form === "columns";
-    if (this.options.subgroups && near && lanes === this.options.lanes) {
+    if (!import.meta.forGpus && this.options.subgroups && near && lanes === this.options.lanes) {
       this.shuffle(trees);
       return;
     }

@@ -60,7 +60,8 @@ const never = (): boolean => false;
 /** How a text holds elements of a 32-bit dtype. */
 export function elementOf(dtype: DType): Element {
   const lane = laneOf(dtype);
-  if (lane === "m") throw new BackendError("webgpu: bool has no arithmetic of its own; it should have been widened");
+  if (!import.meta.forBrowsers && lane === "m")
+    throw new BackendError("webgpu: bool has no arithmetic of its own; it should have been widened");
   return typeOf[lane] as Element;
 }
 
@@ -97,7 +98,7 @@ export const isProduct = (op: string): boolean => op === "contract" || isConv(op
 const productSizes = (n: GNode): Sizes => (isConv(n.op) ? convSizes(geometryOf(n)) : sizesOf(n));
 
 function partsFor(n: GNode, lanes: number): number {
-  if (lanes === 0) return partsOf(productSizes(n));
+  if (import.meta.forGpus || lanes === 0) return partsOf(productSizes(n));
   if (!isConv(n.op)) return lanePartsOf(sizesOf(n), lanes);
   return n.op === "convWeightGradient" ? laneConvParts(geometryOf(n), lanes) : 1;
 }
@@ -138,9 +139,10 @@ export function dispatchProduct(
 ): Dispatch {
   const parts = partsFor(n, lanes);
   const text = (): ProductText => {
-    if (!isConv(n.op)) return lanes > 0 ? laneProductText(p, parts, lanes) : productText(p, parts);
+    if (!isConv(n.op))
+      return !import.meta.forGpus && lanes > 0 ? laneProductText(p, parts, lanes) : productText(p, parts);
     const g = geometryOf(n);
-    if (lanes > 0)
+    if (!import.meta.forGpus && lanes > 0)
       return n.op === "convWeightGradient" ? laneConvWeight(g, p, parts, lanes) : laneConv(g, p, looks[1], lanes);
     for (const f of convReads(g, p.a.name, p.b.name, looks[1])) s.define(f);
     return productText(p, parts);
@@ -228,7 +230,9 @@ export const templates: Readonly<Record<string, Template>> = {
     plan: (n, place) => {
       const a = attentionOf(n, place);
       const [o, lse] = [outputHeads(n, place, 0), place.output(1)];
-      return fitsLanes(a, place.lanes) ? laneAttention(a, place.lanes, o, lse) : attention(a, o, lse);
+      return !import.meta.forGpus && fitsLanes(a, place.lanes)
+        ? laneAttention(a, place.lanes, o, lse)
+        : attention(a, o, lse);
     },
     flops: (n) => attentionFlops(n, 2),
   },
@@ -248,7 +252,9 @@ export const templates: Readonly<Record<string, Template>> = {
         inner: temporary(a.B * a.H * a.Tq),
       };
       const { lanes } = place;
-      return fitsLanes(a, lanes) ? laneAttentionBackward(a, lanes, gradient) : attentionBackward(a, gradient);
+      return !import.meta.forGpus && fitsLanes(a, lanes)
+        ? laneAttentionBackward(a, lanes, gradient)
+        : attentionBackward(a, gradient);
     },
     flops: (n) => attentionFlops(n, 5),
   },

@@ -35,8 +35,8 @@ export function addedToken(fields: Fields): Added {
 /** A piece of a text: an added token's id, or text that the model has to do with. */
 export type Section = { readonly id: number } | { readonly text: string; readonly isFirst: boolean };
 
-const endsInWord = new RegExp(`[${rustWordCharacters}]$`, "v");
-const beginsWithWord = new RegExp(`^[${rustWordCharacters}]`, "v");
+const endsInWord = /* @__PURE__ */ new RegExp(`[${rustWordCharacters}]$`, "v");
+const beginsWithWord = /* @__PURE__ */ new RegExp(`^[${rustWordCharacters}]`, "v");
 
 /** Finds tokens from the left, of those at one place the longest. */
 export class AddedFinder {

@@ -257,7 +257,7 @@ const kinds: Readonly<Record<string, (fields: Fields) => Decoder>> = {
 };
 
 /** The decoder of a file that names none: tokens with spaces between them. */
-export const spaced: Decoder = each((token, isFirst) => (isFirst ? token : ` ${token}`));
+export const spaced: Decoder = /* @__PURE__ */ each((token, isFirst) => (isFirst ? token : ` ${token}`));
 
 /** The stages of a decoder. Throws TokenizerError for one that is not known or damaged. */
 export const decoderOf = (fields: Fields): Decoder => fields.kind(kinds)(fields);

@@ -9,15 +9,13 @@ import { ideograph, inByteCharacters, lowercase, pattern, trimEnd, trimStart, wh
 /** `most`: how long the result may be. Throws TokenizerError where it would be longer. */
 export type Normalizer = (text: string, most: number) => string;
 
-const unicode = (form: "NFC" | "NFD" | "NFKC" | "NFKD") => (): Normalizer => (text) => text.normalize(form);
-
 /** Characters that are neither text nor space: control, format, private use. Tab and line ends are spaces. */
-const control = pattern("[[\\p{Cc}\\p{Cf}\\p{Co}\\ufffd]--[\\t\\n\\r]]");
-const anySpace = pattern(`[${whiteSpace}]`);
+const control = /* @__PURE__ */ pattern("[[\\p{Cc}\\p{Cf}\\p{Co}\\ufffd]--[\\t\\n\\r]]");
+const anySpace = /* @__PURE__ */ pattern(`[${whiteSpace}]`);
 
 /** What NMT's rules take out, and what they make a space (SentencePiece's nmt_nfkc). */
-const nmtRemoved = pattern("[\\x01-\\x08\\x0b\\x0e-\\x1f\\x7f\\x8f\\x9f]");
-const nmtSpaces = pattern("[\\t\\n\\f\\r\\u1680\\u200b-\\u200f\\u2028\\u2029\\u2581\\ufeff\\ufffd]");
+const nmtRemoved = /* @__PURE__ */ pattern("[\\x01-\\x08\\x0b\\x0e-\\x1f\\x7f\\x8f\\x9f]");
+const nmtSpaces = /* @__PURE__ */ pattern("[\\t\\n\\f\\r\\u1680\\u200b-\\u200f\\u2028\\u2029\\u2581\\ufeff\\ufffd]");
 
 function bert(fields: Fields): Normalizer {
   const lower = fields.flag("lowercase", true);
@@ -67,10 +65,10 @@ const kinds: Readonly<Record<string, (fields: Fields) => Normalizer>> = {
   },
   BertNormalizer: bert,
   Precompiled: precompiled,
-  NFC: unicode("NFC"),
-  NFD: unicode("NFD"),
-  NFKC: unicode("NFKC"),
-  NFKD: unicode("NFKD"),
+  NFC: () => (text) => text.normalize("NFC"),
+  NFD: () => (text) => text.normalize("NFD"),
+  NFKC: () => (text) => text.normalize("NFKC"),
+  NFKD: () => (text) => text.normalize("NFKD"),
   Nmt: () => (text) => text.replace(nmtRemoved, "").replace(nmtSpaces, " "),
   Lowercase: () => lowercase,
   StripAccents: () => (text) => text.replace(/\p{M}/gu, ""),

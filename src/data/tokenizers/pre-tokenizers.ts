@@ -66,7 +66,7 @@ const splitting = (found: RegExp, behaviour: Behaviour, invert = false): PreToke
   return (text) => join(stretches(text, found).map(({ text, isMatch }) => ({ text, isMatch: !isMatch })));
 };
 
-const gpt2 = pattern(
+const gpt2 = /* @__PURE__ */ pattern(
   `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^${whiteSpace}\\p{L}\\p{N}]+|[${whiteSpace}]+(?![^${whiteSpace}])|[${whiteSpace}]+`,
 );
 

@@ -1,18 +1,19 @@
 /**
  * Classes of characters as Rust's and Oniguruma's regular expressions have them, for the flag "v", and changes of single
- * characters: JavaScript's \s, \w and toLowerCase mean other things.
+ * characters: JavaScript's \s, \w and toLowerCase mean other things. What is computed here is marked as pure, so that pages which
+ * tokenize nothing load none of it.
  */
 export const whiteSpace = "\\p{White_Space}";
 /** \w of Oniguruma; Rust's has the two joiners too. */
 export const wordCharacters = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
-export const rustWordCharacters = `${wordCharacters}\\p{Join_Control}`;
+export const rustWordCharacters = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}";
 /** What BERT takes for punctuation: Unicode's, and all of ASCII that is neither letter, digit nor control. */
 export const punctuation = "\\p{P}!-\\/:-@\\[-`\\{-~";
 
 export const pattern = (source: string): RegExp => new RegExp(source, "gv");
 
-const leading = new RegExp(`^[${whiteSpace}]+`, "v");
-const trailing = new RegExp(`[${whiteSpace}]+$`, "v");
+const leading = /* @__PURE__ */ new RegExp(`^[${whiteSpace}]+`, "v");
+const trailing = /* @__PURE__ */ new RegExp(`[${whiteSpace}]+$`, "v");
 export const trimStart = (text: string): string => text.replace(leading, "");
 
 /** Without the white space at its end. From the end on, because a search for it would try every run of spaces. */
@@ -34,12 +35,12 @@ export function lowercase(text: string): string {
 }
 
 /** Ideographs, around which BERT puts spaces; the ranges are its authors'. */
-export const ideograph = pattern(
+export const ideograph = /* @__PURE__ */ pattern(
   "[\\u4e00-\\u9fff\\u3400-\\u4dbf\\u{20000}-\\u{2a6df}\\u{2a700}-\\u{2b73f}\\u{2b740}-\\u{2b81f}\\u{2b920}-\\u{2ceaf}\\uf900-\\ufaff\\u{2f800}-\\u{2fa1f}]",
 );
 
 /** GPT-2's printable stand-in of each byte: itself where it is visible, else the next character from U+0100 on. */
-export const byteCharacters: readonly string[] = (() => {
+export const byteCharacters: readonly string[] = /* @__PURE__ */ (() => {
   let next = 256;
   return Array.from({ length: 256 }, (_, b) =>
     (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174 ? String.fromCharCode(b) : String.fromCharCode(next++),
@@ -47,7 +48,7 @@ export const byteCharacters: readonly string[] = (() => {
 })();
 
 /** The byte of each such character, by its code; −1 for the codes in between. */
-export const characterBytes: Int16Array = (() => {
+export const characterBytes: Int16Array = /* @__PURE__ */ (() => {
   const out = new Int16Array(0x200).fill(-1);
   byteCharacters.forEach((c, b) => {
     out[c.charCodeAt(0)] = b;
@@ -55,7 +56,7 @@ export const characterBytes: Int16Array = (() => {
   return out;
 })();
 
-const utf8 = new TextEncoder();
+const utf8 = /* @__PURE__ */ new TextEncoder();
 
 /** The bytes of a text in their printable stand-ins. */
 export function inByteCharacters(text: string): string {

@@ -12,6 +12,7 @@ import { Assembler, type Parts } from "../../../src/backends/cpu/assemble.ts";
 import { type ContractDesc, planContract } from "../../../src/backends/cpu/contract.ts";
 import type { Memory } from "../../../src/backends/cpu/memory.ts";
 import { type BuiltinName, builtins, type KernelShape, type NativeRuntime } from "../../../src/backends/cpu/native.ts";
+import { encodeTable } from "../../../src/backends/cpu/table.ts";
 import { nativeTarget, SYMBOL } from "../../../src/backends/cpu/target.ts";
 import { commonFlags, runtimeFolder, targetFlags } from "../../../src/backends/cpu/toolchain.ts";
 import { type DType, dtypes } from "../../../src/core/dtype.ts";
@@ -130,8 +131,9 @@ export class Target {
     i64(recordings.length);
     recordings.forEach(({ inputs, scalars, outputs }, i) => {
       const { table, sources, arenaBytes, constants } = parts[i];
-      i64(table.length);
-      bytes(table);
+      const words = encodeTable(table);
+      i64(words.length);
+      bytes(words);
       i64(sources.length, ...sources.map((s) => this.#kernel(s)));
       i64(scalars.length + constants.length);
       bytes(Float64Array.of(...scalars, ...constants));

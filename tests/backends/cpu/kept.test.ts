@@ -70,7 +70,7 @@ const programs = (): string[] => readdirSync(kernels).filter((f) => f.startsWith
 test("a kept program is what was made, and is not made again", { skip }, () => {
   const { key, make } = example();
   const made = keptProgram(key, make, 0);
-  assert.ok(made.failures.length > 0 && made.sources.length > 0 && made.table.length > 100);
+  assert.ok(made.failures.length > 0 && made.sources.length > 0 && made.table.commands.length > 1);
   assert.deepEqual(keptProgram(key, never, 0), made);
   assert.deepEqual(keptProgram(example().key, never, 0), made, "an equal graph recorded again");
 });
