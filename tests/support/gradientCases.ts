@@ -202,6 +202,12 @@ check("blockLinear", "8 bits", [sample([2, 32])], ([x]) =>
 check("blockLinear", "4 bits", [sample([1, 64])], ([x]) =>
   curved(c.blockLinear(x, bytes([2, 32]), scaled([2, 2]), { bits: 4 })),
 );
+check("dequantize", "nf4", [sample([2]), sample([256, 2])], ([scales, values]) =>
+  curved(c.dequantize(bytes([1, 50]), scales, values, { format: "nf4", rows: 4, columns: 25 })),
+);
+check("dequantize", "int8", [sample([3])], ([scales]) =>
+  curved(c.dequantize(bytes([3, 5]), scales, null, { format: "int8", rows: 3, columns: 5 })),
+);
 
 const pool = { kernel: [2, 3], stride: [2, 2], low: [1, 0], high: [0, 1], dilation: [1, 1], ceilMode: false };
 check("maxPool2d", "padded", [distinct([2, 4, 5, 1], 0.05)], ([x]) => curved(c.maxPool2d(o.exp(x), pool)));

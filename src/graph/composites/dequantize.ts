@@ -69,7 +69,7 @@ const row = registerOperation({
 
 /**
  * The weight [rows, columns] that codes and scales stand for, in the scales' dtype. `values`, for "nf4": the two values of each possible byte,
- * [256, 2]. No gradient flows to any of them.
+ * [256, 2].
  */
 export const dequantize = (codes: Node, scales: Node, values: Node | null, attrs: DequantizeAttrs): Node =>
   make(row, values === null ? [codes, scales] : [codes, scales, values], attrs);
