@@ -52,9 +52,9 @@ const formatSample = ({ prompt, before, after }: Sample): string =>
 export function formatResult(result: FinetuneResult): string {
   const { before, after, difference, overlap, truncated, dropped, samples } = result;
   const notes = [
-    overlap > 0 && `${overlap} of the evaluation's examples are in the training data too: they prove nothing`,
-    truncated > 0 && `${truncated} training examples were longer than a row and were cut off`,
-    dropped > 0 && `${dropped} training examples had nothing to learn in them and were left out`,
+    overlap > 0 && `of the evaluation's examples, in the training data too: ${overlap}; this proves nothing of them`,
+    truncated > 0 && `of the training's examples, longer than a row and cut off: ${truncated}`,
+    dropped > 0 && `of the training's examples, left out because nothing in them is to be learnt: ${dropped}`,
     result.training.reason !== null && `training ended early: ${result.training.reason}`,
   ].filter((note) => typeof note === "string");
   return [formatComparison(before, after, difference), ...notes, ...samples.map(formatSample)].join("\n\n");
