@@ -46,7 +46,7 @@ const forBrowsers = {
 const namedClasses = {
   name: "names of classes",
   setup({ onLoad }) {
-    onLoad({ filter: /src[\\/](nn|optim|models|finetune)[\\/].*\.ts$/ }, ({ path }) => ({
+    onLoad({ filter: /src[\\/](nn|optim|models|finetune|hub)[\\/].*\.ts$/ }, ({ path }) => ({
       loader: "ts",
       contents: readFileSync(path, "utf8").replace(
         /^((?:export )?(?:abstract )?class (\w+)[^{]*\{)$/gm,

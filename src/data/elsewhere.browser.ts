@@ -7,7 +7,7 @@ import * as core from "../core/errors.ts";
 import { isPage, type ModuleWorker, revive, startModule, type WorkerClass } from "../core/module-worker.ts";
 import type { Answer, Request } from "./decoder.ts";
 import type { Elsewhere } from "./elsewhere.ts";
-import { FileError, IdxError, TextError, TokenizerError } from "./errors.ts";
+import { FileError, IdxError, ImageError, TextError, TokenizerError } from "./errors.ts";
 import type { ReadOptions } from "./source.ts";
 
 declare const Worker: WorkerClass<Request, Answer>;
@@ -30,7 +30,7 @@ let count = 0;
 const revived = ({ code, path, ...error }: NonNullable<Answer["error"]>): Error =>
   code !== undefined && path !== undefined
     ? new FileError(error.message, code, path)
-    : revive(error, { ...core, IdxError, TextError, TokenizerError });
+    : revive(error, { ...core, IdxError, ImageError, TextError, TokenizerError });
 
 function start(): Decoder {
   const tasks = new Map<number, Task>();
