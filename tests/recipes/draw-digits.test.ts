@@ -374,6 +374,7 @@ async function isLeft(page: Page): Promise<void> {
   const left = await number(page, "steps");
   await page.evaluate(`dispatchEvent(new Event("pagehide"))`);
   await reaches(page, `read("steps") > ${left + 10}`);
+  await page.waitForTimeout(1000); // a step may take a millisecond, and a checkpoint many
   await page.reload();
   await isReady(page);
   assert.ok((await number(page, "steps")) >= left, `left at step ${left}: ${await text(page, "train")}`);
