@@ -55,6 +55,7 @@ async function embedTexts(name: string, flags: Flags): Outcome {
   const settings = await readEmbeddingSettings(place.path);
   const model = await openModel(place, {
     task: "features",
+    tokenizer: tokenizer.tokenizer,
     ...(flags.dtype === undefined ? {} : { dtype: flags.dtype }),
   });
   const vectors = await embed(model, texts, {

@@ -109,6 +109,7 @@ async function measureClasses(
 ): Promise<Measured> {
   const model = await openModel(place, {
     task: "classification",
+    tokenizer: tokenizer.tokenizer,
     ...(adapter === undefined ? {} : { adapter }),
     ...(dtype === undefined ? {} : { dtype }),
   });
@@ -129,6 +130,7 @@ async function measureLanguage(
 ): Promise<Measured> {
   const model = await openModel(place, {
     task: "generation",
+    tokenizer: tokenizer.tokenizer,
     ...(adapter === undefined ? {} : { adapter }),
     ...(dtype === undefined ? {} : { dtype }),
   });
@@ -158,6 +160,7 @@ const written: readonly string[] = ["exact match"];
 async function measureChoices({ place, adapter, tokenizer }: Opened, { data, batch, dtype }: Flags): Promise<Columns> {
   const model = await openModel(place, {
     task: "generation",
+    tokenizer: tokenizer.tokenizer,
     ...(adapter === undefined ? {} : { adapter }),
     ...(dtype === undefined ? {} : { dtype }),
   });

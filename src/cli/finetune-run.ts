@@ -122,7 +122,12 @@ async function languageSubject(
   settings: FinetuneSettings,
 ): Promise<Prepared> {
   const { seed, text, turns, packing, maxLength: asked } = settings;
-  const model = await openModel(place, { task: "generation", quantize: settings.quantize, ...dtypeFlag(settings) });
+  const model = await openModel(place, {
+    task: "generation",
+    tokenizer: tokenizer.tokenizer,
+    quantize: settings.quantize,
+    ...dtypeFlag(settings),
+  });
   const maxLength = asked ?? Math.min(model.contextLength, usualLength);
   const reading = { text, turns, maxLength };
   const data = await readLanguage(settings.data, tokenizer, reading);
@@ -182,6 +187,7 @@ async function textSubject(
   manualSeed(seed); // a new head is drawn
   const model = await openModel(place, {
     task: "classification",
+    tokenizer: tokenizer.tokenizer,
     quantize: settings.quantize,
     numLabels: regress ? 1 : labels.length,
     ...dtypeFlag(settings),

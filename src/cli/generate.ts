@@ -72,7 +72,9 @@ async function generateText(name: string, flags: Flags): Outcome {
   if (!flags.chat && ids.length === 0) throw new UsageError("--prompt is empty: give the text something to begin with");
   const { openDevice } = await import("./device.ts");
   await openDevice(flags.device);
-  const model = own ? await (await import("./load.ts")).loadGpt(name) : await openGenerator(place, adapter, flags);
+  const model = own
+    ? await (await import("./load.ts")).loadGpt(name)
+    : await openGenerator(place, adapter, tokenizer.tokenizer, flags);
   const { generate } = await import("../generate/index.ts");
   const { printable } = await import("./gpt-run.ts");
   const { temperature, topK, topP, minP, repetitionPenalty, stop } = flags;
@@ -120,11 +122,13 @@ function goesOnWithSpace(
 async function openGenerator(
   place: import("./model-argument.ts").ModelPlace,
   adapter: import("./pretrained-model.ts").AdapterPlace | undefined,
+  tokenizer: import("../data/index.ts").Tokenizer,
   { dtype }: Flags,
 ) {
   const { openModel } = await import("./pretrained-model.ts");
   return openModel(place, {
     task: "generation",
+    tokenizer,
     ...(adapter === undefined ? {} : { adapter }),
     ...(dtype === undefined ? {} : { dtype }),
     keepQuantized: adapter === undefined && dtype === undefined,

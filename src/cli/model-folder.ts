@@ -6,21 +6,14 @@ import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, renameSy
 import { basename, dirname, join, resolve } from "node:path";
 import { fileError, writeFileAtomic } from "../formats/atomic.ts";
 import { architectures, type RawConfig, type Task } from "../models/index.ts";
+import { labelMaps, tokenizerFileNames } from "../models/save-pretrained.ts";
 import type { ModelPlace } from "./model-argument.ts";
 import { tokenizerFiles } from "./model-tokenizer.ts";
 import { RunError, writeJson } from "./run-folder.ts";
 
 /** What lies beside weights and belongs to them. */
 const companions = [
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "special_tokens_map.json",
-  "added_tokens.json",
-  "vocab.txt",
-  "vocab.json",
-  "merges.txt",
-  "tokenizer.model",
-  "chat_template.jinja",
+  ...tokenizerFileNames,
   "generation_config.json",
   "preprocessor_config.json",
   "modules.json",
@@ -79,12 +72,7 @@ export function writtenConfig(config: RawConfig, { task, dtype, labels }: Writte
     ...rest,
     architectures: [rows[String(config["model_type"])].transformers],
     ...((dtype ?? kept) === undefined ? {} : { dtype: dtype ?? kept }),
-    ...(labels
-      ? {
-          id2label: Object.fromEntries(labels.map((label, i) => [i, label])),
-          label2id: Object.fromEntries(labels.map((label, i) => [label, i])),
-        }
-      : {}),
+    ...(labels ? labelMaps(labels) : {}),
   };
 }
 

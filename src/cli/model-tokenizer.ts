@@ -9,6 +9,7 @@ import { TokenizerError } from "../data/errors.ts";
 import { type Tokenizer, tokenizerFromJSON } from "../data/tokenizer.ts";
 import { readGguf } from "../formats/index.ts";
 import { readGgufText, type TokenizerFiles } from "../models/index.ts";
+import { templateIn, tokenText } from "../models/pretrained-text.ts";
 import type { ModelPlace } from "./model-argument.ts";
 import { readJson } from "./run-folder.ts";
 
@@ -68,38 +69,20 @@ async function filesOfGguf(path: string): Promise<TokenizerFiles> {
 export const openTokenizer = async (place: ModelPlace): Promise<ModelTokenizer> =>
   makeTokenizer(await tokenizerFiles(place));
 
-/** What tokenizer_config.json calls a token: a text, or an object with it. */
-function tokenText(config: TokenizerFiles["config"], name: string): string | undefined {
-  const value = config[name];
-  if (typeof value === "string") return value;
-  const { content } = (typeof value === "object" && value !== null ? value : {}) as { content?: unknown };
-  return typeof content === "string" ? content : undefined;
-}
-
-/** The default template of tokenizer_config.json, which may be a list of several by name. */
-function templateOf(config: TokenizerFiles["config"]): string | null {
-  const value = config["chat_template"];
-  if (typeof value === "string") return value;
-  if (!Array.isArray(value)) return null;
-  const list = value as { readonly name?: unknown; readonly template?: unknown }[];
-  const chosen = list.find(({ name }) => name === "default") ?? list[0];
-  return typeof chosen?.template === "string" ? chosen.template : null;
-}
-
 function makeTokenizer(files: TokenizerFiles): ModelTokenizer {
   const { config, eosTokenId } = files;
   // Padding and truncation are the caller's affair: a file may ask for rows of 128
   const coder = tokenizerFromJSON({ ...files.tokenizer, padding: null, truncation: null }, files.source);
   const named = (name: string): number | undefined => {
-    const text = tokenText(config, name);
-    return text === undefined ? undefined : coder.tokenId(text);
+    const text = tokenText(config[name]);
+    return text === "" ? undefined : coder.tokenId(text);
   };
   const listed = (Array.isArray(eosTokenId) ? eosTokenId : [eosTokenId]).filter((id) => Number.isInteger(id));
   const eosId = named("eos_token") ?? (listed[0] as number | undefined);
   const endIds = [...new Set([...(eosId === undefined ? [] : [eosId]), ...(listed as number[])])];
   const [first] = coder.encode("");
   const bosId = first === undefined || endIds.includes(first) ? undefined : first;
-  const templateText = templateOf(config);
+  const templateText = templateIn(config);
   return {
     tokenizer: coder,
     decode: (ids) => coder.decode(ids, { skipSpecialTokens: true }),
@@ -114,10 +97,9 @@ function makeTokenizer(files: TokenizerFiles): ModelTokenizer {
         throw new FinetuneError(
           "this model has no chat template (chat_template in tokenizer_config.json), so that it can't be spoken with; use --prompt, or data of prompt and completion",
         );
-      const [bosToken, eosToken] = [tokenText(config, "bos_token"), tokenText(config, "eos_token")];
       return ChatTemplate.create(templateText, {
-        ...(bosToken === undefined ? {} : { bosToken }),
-        ...(eosToken === undefined ? {} : { eosToken }),
+        bosToken: tokenText(config["bos_token"]),
+        eosToken: tokenText(config["eos_token"]),
       });
     },
   };

@@ -5,6 +5,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { DType } from "../core/dtype.ts";
+import type { Tokenizer } from "../data/index.ts";
 import { type Adapted, loadAdapter, parseAdapterConfig, type Quantization, quantizer } from "../finetune/index.ts";
 import {
   architectures,
@@ -93,18 +94,21 @@ export interface OpenOptions<T extends Task> {
   readonly numLabels?: number;
   /** Linear layers are quantised as they are read: the base of QLoRA. */
   readonly quantize?: Quantization | null;
+  /** The one that the command has read already; a folder's is not read again. */
+  readonly tokenizer?: Tokenizer;
   /** Of a GGUF file: q8_0 and q4_0 stay as they are stored. */
   readonly keepQuantized?: boolean;
 }
 
 /** Loads a model, and puts the adapter on it. */
 export async function openModel<T extends Task>(place: ModelPlace, options: OpenOptions<T>): Promise<Tasks[T]> {
-  const { task, dtype, adapter, quantize = null, keepQuantized = false } = options;
+  const { task, dtype, adapter, tokenizer, quantize = null, keepQuantized = false } = options;
   const numLabels = options.numLabels ?? adapter?.labels?.length;
   const model = await fromPretrained<T>(place.path, {
     task,
     ...(dtype === undefined ? {} : { dtype: weightDTypes[dtype] }),
     ...(numLabels === undefined ? {} : { numLabels }),
+    ...(tokenizer === undefined ? {} : { tokenizer }),
     ...(quantize === null ? {} : { replace: quantizer({ quantization: quantize }) }),
     keepQuantized,
   });

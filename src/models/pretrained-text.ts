@@ -106,7 +106,7 @@ async function optionalJson(folder: string, name: string): Promise<Json> {
 }
 
 /** A special token as tokenizer_config.json writes it: its text, or an object with it. */
-const tokenText = (x: unknown): string => {
+export const tokenText = (x: unknown): string => {
   const text = isObject(x) ? x["content"] : x;
   return typeof text === "string" ? text : "";
 };
@@ -132,7 +132,7 @@ function samplingOf(json: Json): GenerationConfig {
 }
 
 /** The template in tokenizer_config.json: a text, or several with names, of which "default" is taken. */
-function templateIn(config: Json): string | null {
+export function templateIn(config: Json): string | null {
   const found = config["chat_template"];
   if (typeof found === "string") return found;
   const named = Array.isArray(found) ? found.filter(isObject) : [];

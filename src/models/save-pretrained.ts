@@ -27,8 +27,8 @@ export interface SavePretrainedOptions {
   readonly from?: string;
 }
 
-/** What belongs to a checkpoint beside configuration and weights, where it is there. */
-const companions = [
+/** The files of a checkpoint's tokenizer, of which each has some. */
+export const tokenizerFileNames: readonly string[] = [
   "tokenizer.json",
   "tokenizer_config.json",
   "special_tokens_map.json",
@@ -61,19 +61,22 @@ function configOf(model: Module, options: SavePretrainedOptions): RawConfig {
     ...raw,
     architectures: [row.transformers],
     dtype,
-    ...(own && {
-      id2label: Object.fromEntries(own.map((label, i) => [i, label])),
-      label2id: Object.fromEntries(own.map((label, i) => [label, i])),
-    }),
+    ...(own && labelMaps(own)),
     ...(problemType && { problem_type: problemType }),
     ...(padTokenId !== undefined && reader.padTokenId() === null && { pad_token_id: padTokenId }),
   };
 }
 
+/** The names of classes as config.json has them. */
+export const labelMaps = (labels: readonly string[]) => ({
+  id2label: Object.fromEntries(labels.map((label, i) => [i, label])),
+  label2id: Object.fromEntries(labels.map((label, i) => [label, i])),
+});
+
 const numbered = (count: number, prefix: string): string[] => Array.from({ length: count }, (_, i) => `${prefix}${i}`);
 
 async function copyCompanions(from: string, to: string): Promise<void> {
-  for (const name of companions) {
+  for (const name of tokenizerFileNames) {
     let bytes: Uint8Array;
     try {
       bytes = await readBytes(join(from, name));
