@@ -14,6 +14,7 @@ import {
   readConfig,
   readGgufModel,
   readGgufText,
+  readWholeConfig,
   type TokenizerFiles,
 } from "../models/index.ts";
 import type { StateDict } from "../nn/index.ts";
@@ -35,7 +36,7 @@ export async function toSafetensors(
     place.kind === "gguf"
       ? await readGgufModel(place.path, { device: "reference" })
       : {
-          config: (await readConfig(place.path)).raw,
+          config: (await readWholeConfig(place.path)).raw,
           tensors: await readCheckpoint(place.path, { device: "reference" }),
         };
   const wanted = dtype === undefined ? undefined : weightDTypes[dtype];
@@ -44,11 +45,10 @@ export async function toSafetensors(
   const largest = floats.reduce((a, b) => (b.size > a.size ? b : a));
   await writeWholeFolder(out, async (folder) => {
     await save(cast, join(folder, "model.safetensors"));
-    const task = taskOf(config, place.name);
     // what is not changed is not touched, so that a configuration keeps what this version does not know
     const written =
       place.kind === "gguf"
-        ? writtenConfig(config, { task, dtype: largest.dtype })
+        ? writtenConfig(config, { task: taskOf(config, place.name), dtype: largest.dtype })
         : { ...config, dtype: largest.dtype };
     await writeCompanions(folder, place, written);
   });

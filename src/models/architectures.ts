@@ -11,6 +11,7 @@ import { decoders } from "./decoder-config.ts";
 import { DistilBert, DistilBertForSequenceClassification, distilBertConfigOf } from "./distilbert.ts";
 import { adaptGPT2StateDict, GPT2, gpt2ConfigOf } from "./gpt2.ts";
 import { ResNetForImageClassification, resNetConfigOf } from "./resnet.ts";
+import { textPartKeys } from "./text-part.ts";
 import { ViTForImageClassification, vitConfigOf } from "./vit.ts";
 
 /** What a model is loaded for, and what comes out of it. */
@@ -83,7 +84,12 @@ const decoder = (type: string): Architecture<CausalLM> => ({
   adapt: (tensors, config) => {
     // frequencies that old checkpoints hold; a head that is the embedding again
     const drop = [/\.rotary_emb\.inv_freq$/, ...(decoders[type](config).tieEmbeddings ? [/^lm_head\.weight$/] : [])];
-    return renamed(tensors, { prefix: "model.", head: /^lm_head\./, drop });
+    return renamed(tensors, {
+      prefix: "model.",
+      head: /^lm_head\./,
+      drop: [...drop, ...textPartKeys.drop],
+      rename: textPartKeys.rename,
+    });
   },
   transformers: `${nameOf(type)}ForCausalLM`,
 });
@@ -96,7 +102,12 @@ const decoderClassifier = (type: string): Architecture<CausalLMForSequenceClassi
       padTokenId: config.padTokenId(),
     }),
   adapt: (tensors) =>
-    renamed(tensors, { prefix: "model.", head: /^score\./, drop: [/\.rotary_emb\.inv_freq$/, /^lm_head\./] }),
+    renamed(tensors, {
+      prefix: "model.",
+      head: /^score\./,
+      drop: [/\.rotary_emb\.inv_freq$/, /^lm_head\./, ...textPartKeys.drop],
+      rename: textPartKeys.rename,
+    }),
   head: /^score\./,
   transformers: `${type === "gemma3_text" ? "Gemma3Text" : nameOf(type)}ForSequenceClassification`,
 });

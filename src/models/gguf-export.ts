@@ -5,6 +5,7 @@
 import type { GgufTensorInput, GgufType, GgufValue } from "../formats/index.ts";
 import type { StateDict } from "../nn/index.ts";
 import { realize, type Tensor } from "../tensor/index.ts";
+import { architectures } from "./architectures.ts";
 import { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
 import type { DecoderConfig } from "./decoder.ts";
 import { decoders } from "./decoder-config.ts";
@@ -141,9 +142,9 @@ export async function ggufModelOf(
   const names = { ...blockNames, ...row.names };
   const out = new Map<string, GgufTensorInput>();
   if (factors !== null) out.set("rope_freqs.weight", { type: "f32", shape: [factors.length], data: factors });
-  for (const [key, stored] of Object.entries(tensors)) {
-    if (/\.rotary_emb\.inv_freq$/.test(key) || (decoder.tieEmbeddings && key === "lm_head.weight")) continue;
-    const name = nameOf(key.startsWith("model.") || key.startsWith("lm_head.") ? key : `model.${key}`, names);
+  const own = architectures().generation[config.text("model_type") as "llama"].adapt(tensors, config);
+  for (const [key, stored] of Object.entries(own)) {
+    const name = nameOf(key, names);
     if (name === null) throw new PretrainedError(`${config.source}: the tensor "${key}" has no place in a GGUF file`);
     const heads = name.includes(".attn_q.")
       ? decoder.numHeads

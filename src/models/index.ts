@@ -39,6 +39,7 @@ export {
   type PretrainedOptions,
   readCheckpoint,
   readConfig,
+  readWholeConfig,
 } from "./pretrained.ts";
 export type { GenerationConfig, Pretrained, TextSide } from "./pretrained-text.ts";
 export { ResNet, type ResNetConfig, ResNetForImageClassification } from "./resnet.ts";

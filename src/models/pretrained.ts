@@ -21,6 +21,7 @@ import { type LayerReplacer, modelFromParts, replaceLayers } from "./from-parts.
 import { readGgufModel } from "./gguf.ts";
 import { readGgufText } from "./gguf-tokenizer.ts";
 import { attempt, type LoadedText, type Pretrained, readText, withText } from "./pretrained-text.ts";
+import { textPart } from "./text-part.ts";
 
 export interface PretrainedOptions<T extends Task = "generation"> extends Omit<HubOptions, "files"> {
   /** Default: "generation". */
@@ -67,8 +68,14 @@ async function readJson(path: string): Promise<unknown> {
 
 const isObject = (x: unknown): x is Record<string, unknown> => typeof x === "object" && x !== null && !Array.isArray(x);
 
-/** A folder's `config.json`. Throws FileError, or PretrainedError where it is not a JSON object. */
-export async function readConfig(folder: string): Promise<ConfigReader> {
+/**
+ * A folder's `config.json`; of a model that also sees pictures the part about its language model. Throws FileError, or PretrainedError where
+ * it is not a JSON object.
+ */
+export const readConfig = async (folder: string): Promise<ConfigReader> => textPart(await readWholeConfig(folder));
+
+/** A folder's `config.json` as it stands. Throws as readConfig. */
+export async function readWholeConfig(folder: string): Promise<ConfigReader> {
   const path = join(folder, "config.json");
   const raw = await readJson(path);
   if (!isObject(raw)) throw new PretrainedError(`${path}: must be a JSON object`);

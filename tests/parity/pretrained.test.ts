@@ -42,7 +42,19 @@ interface Encoded {
 
 const floats = (stored: Stored): Tensor => tensor(Float32Array.from(valuesOf(stored)), { shape: stored.shape });
 const dtype = "float32";
-const decoders = ["gpt2", "llama", "llama3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "smollm3"];
+const decoders = [
+  "gpt2",
+  "llama",
+  "llama3",
+  "mistral",
+  "qwen2",
+  "qwen3",
+  "gemma2",
+  "gemma3",
+  "gemma3-seeing",
+  "phi3",
+  "smollm3",
+];
 
 /** What an ordinary run takes where compiling is slow: each kind of norm, mask and projection once. */
 const briefly = new Set(["gpt2", "llama3", "gemma2", "bert", "vit"]);

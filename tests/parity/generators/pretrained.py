@@ -10,7 +10,7 @@ import shutil
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageClassification, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageClassification, AutoModelForImageTextToText, AutoModelForSequenceClassification
 
 from .encoding import record, save
 
@@ -137,6 +137,37 @@ def decoder(root, name):
     if name == "llama":
         expected["ropes"] = [variant(folder, *each) for each in ROPES.items()]
     save(folder / "expected.json", expected)
+    size_of(folder)
+
+
+def seeing(root, name):
+    """Gemma 3 as it is stored from 4 billion parameters on: a language model and one that sees, of which text needs the first only."""
+    text = dict(vocab_size=VOCABULARY, hidden_size=16, intermediate_size=24, num_hidden_layers=6, head_dim=4, query_pre_attn_scalar=12, sliding_window=4)
+    vision = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4)
+    config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, eos_token_id=[2])
+    for seed in range(200):
+        torch.manual_seed(seed)
+        model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager", dtype=torch.float32)
+        randomise(model, seed, torch.bfloat16)
+        g = torch.Generator().manual_seed(seed)
+        prompt = torch.randint(3, VOCABULARY, (1, PROMPT), generator=g)
+        tokens = greedy(model, prompt)
+        if tokens is not None and len(set(tokens)) >= 8:
+            break
+    else:
+        raise RuntimeError(f"{name}: no seed of 200 keeps the two likeliest tokens apart")
+    ids = torch.randint(0, VOCABULARY, (2, 20), generator=g)
+    with torch.no_grad():
+        logits = model(ids, use_cache=False).logits
+    folder = root / name
+    checkpoint(folder, model, torch.bfloat16)
+    path = folder / "config.json"
+    written = json.loads(path.read_text())
+    # as on the hub, the parts leave out what has its default
+    default = transformers.Gemma3TextConfig().to_dict()
+    written["text_config"] = {k: v for k, v in written["text_config"].items() if k == "model_type" or (k != "layer_types" and v != default.get(k))}
+    path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
+    save(folder / "expected.json", {"seed": seed, "ids": record(ids), "logits": record(logits), "prompt": prompt[0].tolist(), "greedy": tokens})
     size_of(folder)
 
 
@@ -298,6 +329,7 @@ def write(folder):
     root = folder / "pretrained"
     for name in DECODERS:
         decoder(root, name)
+    seeing(root, "gemma3-seeing")
     for name in GGUFS:
         gguf_file(root, name)
     for name in ENCODERS:
