@@ -56,10 +56,8 @@ export class ProgramCache {
     if (list !== undefined)
       for (let i = 0; i < list.length; i++)
         if (sameKey(list[i].key, key)) {
-          const entry = list[i];
-          entry.used = ++this.clock;
-          this.hits++;
-          return entry;
+          this.hit(list[i]);
+          return list[i];
         }
     const entry: Entry = {
       id: this.nextId++,
@@ -79,6 +77,12 @@ export class ProgramCache {
     this.made++;
     this.countVariant(capture);
     return entry;
+  }
+
+  /** Counts that an entry is used again. */
+  hit(entry: Entry): void {
+    entry.used = ++this.clock;
+    this.hits++;
   }
 
   /** Takes out a program that could not be compiled. */

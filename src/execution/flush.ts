@@ -22,7 +22,7 @@ import { turn } from "./turn.ts";
 const none: readonly Node[] = [];
 
 /** One captured flush on its way: what to run, and how to undo what was promised for it. */
-interface Job {
+export interface Job {
   readonly entry: Entry;
   /** A copy of its own, where there is no program yet and under anomaly detection. */
   capture: Capture | null;
@@ -38,7 +38,7 @@ interface Job {
 }
 
 /** What is in flight on a device. */
-interface Line {
+export interface Line {
   readonly device: string;
   readonly cache: ProgramCache;
   readonly pending: Pending;
@@ -57,6 +57,8 @@ interface Line {
   step: Promise<void> | null;
 }
 
+type See = (captured: Capture, job: Job) => void;
+
 const lines = new Map<string, Line>();
 
 /** Where the process ends with a failure that nobody has been told of, it ends with that failure. */
@@ -67,7 +69,7 @@ function tellAtExit(): void {
   }
 }
 
-function lineOf(device: string): Line {
+export function lineOf(device: string): Line {
   let line = lines.get(device);
   if (!line) {
     if (lines.size === 0 && typeof process === "object") process.on?.("beforeExit", tellAtExit);
@@ -127,8 +129,8 @@ export function flush(device: string, roots: readonly Node[] = none): void | Pro
   return flushLine(lineOf(device), roots, false);
 }
 
-/** As `flush`; where `early`, the work may also have been begun only, on other threads. */
-function flushLine(line: Line, roots: readonly Node[], early: boolean): void | Promise<void> {
+/** As `flush`; where `early`, the work may also have been begun only, on other threads. `see` is shown what was captured. */
+export function flushLine(line: Line, roots: readonly Node[], early: boolean, see?: See): void | Promise<void> {
   throwFailure(line);
   const { pending } = line;
   if (pending.inits.length > 0) {
@@ -151,7 +153,7 @@ function flushLine(line: Line, roots: readonly Node[], early: boolean): void | P
   }
   // never the empty lists themselves: they fill up while the job runs
   const owed = assigns.length > 0 ? assigns : none;
-  return submit(line, wanted, kept.length > 0 ? prepareRoots(line, kept) : none, owed, false, early);
+  return submit(line, wanted, kept.length > 0 ? prepareRoots(line, kept) : none, owed, false, early, see);
 }
 
 /** Roots as a capture wants them: superseded assigns stand for their value, leaves that need no program get it here. */
@@ -192,6 +194,7 @@ function submit(
   assigns: readonly Node[],
   init: boolean,
   early: boolean,
+  see?: See,
 ): void | Promise<void> {
   let captured: Capture;
   try {
@@ -205,6 +208,12 @@ function submit(
     return line.tail?.then(() => throwFailure(line));
   }
   const job = promise(line, captured, assigns, init);
+  see?.(captured, job);
+  return dispatch(line, job, early);
+}
+
+/** Runs a job once those before it are done. */
+export function dispatch(line: Line, job: Job, early: boolean): void | Promise<void> {
   settle(line, job);
   if (line.tail === null) {
     let backend: Backend | null;
@@ -462,14 +471,18 @@ export function enqueue(device: string, roots: readonly Node[] = none): void | P
   const line = lineOf(device);
   const done = flushLine(line, roots, true);
   if (!done) return;
-  const told = done.catch((error: unknown) => {
+  const before = line.step;
+  leave(line, done);
+  if (before && line.jobs.length > 1) return before.then(() => throwFailure(line));
+}
+
+/** Nobody waits for `done`: its failure is told by whatever comes next on the line. */
+export function leave(line: Line, done: Promise<void>): void {
+  line.step = done.catch((error: unknown) => {
     // Jobs cancelled by one failure share its error; it is told once.
     if (error !== line.told) line.failure = { error };
     line.told = error;
   });
-  const before = line.step;
-  line.step = told;
-  if (before && line.jobs.length > 1) return before.then(() => throwFailure(line));
 }
 
 /** Waits until everything recorded as owed on `device` (or on every device used) is done. */

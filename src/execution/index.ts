@@ -14,4 +14,5 @@ export {
 export { enqueue, flush, programCounts, read, stepsOf, synchronize } from "./flush.ts";
 export { leafFrom, transfer } from "./leaves.ts";
 export { assign, cut, deviceOf, isState, keep, maxDepth, resolve, toState } from "./pending.ts";
+export { beginStep, canRepeat, repeatStep, type Step } from "./repeat.ts";
 export { turn } from "./turn.ts";

@@ -81,6 +81,7 @@ const describe = ({ r, scaling, dropout }: LoraSettings): string =>
 
 /** A linear layer (nn.Linear, GPT-2's Conv1D, a quantised one) with a LoRA update: [rows…, in] → [rows…, out]. */
 export class LoraLinear extends Module {
+  static override readonly isPure = true;
   base_layer: Module;
   /** [r, in]: uniform within ±1 / √in at the start. */
   lora_A: Linear;
@@ -131,6 +132,7 @@ export class LoraLinear extends Module {
 
 /** A table of vectors with a LoRA update, [ids…] → [ids…, width]: row i is increased by scaling · B A[:, i]. */
 export class LoraEmbedding extends Module {
+  static override readonly isPure = true;
   base_layer: Embedding;
   /** [r, rows]: zeros at the start. */
   lora_embedding_A: Parameter;

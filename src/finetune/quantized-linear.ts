@@ -19,6 +19,7 @@ const pairs = (): Float32Array =>
 
 /** x · weightᵀ + bias with a quantised weight: [rows…, inFeatures] → [rows…, outFeatures]. Made by `quantizeLinear`. */
 export class QuantizedLinear extends Module {
+  static override readonly isPure = true;
   readonly inFeatures: number;
   readonly outFeatures: number;
   readonly quantization: Quantization;

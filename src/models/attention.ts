@@ -8,7 +8,7 @@ import type { Node } from "../graph/node.ts";
 import * as ops from "../graph/ops.ts";
 import { dropout } from "../nn/functional.ts";
 import { Tensor } from "../tensor/index.ts";
-import type { KeyValueCache } from "./cache.ts";
+import type { CachePlace, KeyValueCache } from "./cache.ts";
 import { type Packing, sameSegment } from "./packing.ts";
 import type { Rotary, Rotation } from "./rotary.ts";
 
@@ -17,6 +17,8 @@ export class DecoderContext {
   readonly cache: KeyValueCache | null;
   /** Position of the first token, an int32 scalar of the graph where it is known at run time only; 0 without a cache. */
   readonly start: Node | number;
+  /** How many tokens there are with these, a number of its own, which need not be computed; null without a cache. */
+  readonly length: Node | null;
   /** One a layer. */
   readonly rotations: readonly (Rotation | null)[];
   /** The tokens' positions in their texts, int32 [time, 1, 1] or [batch, time, 1, 1]. */
@@ -25,11 +27,13 @@ export class DecoderContext {
   readonly #packing: Packing | null;
 
   /** For states x [batch, time, width] of tokens behind those in the cache, or of packed examples. */
-  constructor(x: Tensor, rotaries: readonly (Rotary | null)[], cache: KeyValueCache | null, packing?: Packing | null) {
+  constructor(x: Tensor, rotaries: readonly (Rotary | null)[], place: CachePlace | null, packing?: Packing | null) {
     const time = x.shape[1];
+    const cache = place?.cache ?? null;
     this.cache = cache;
     this.#packing = packing ?? null;
-    this.start = cache ? ops.scalar(cache.length, "int32") : 0;
+    this.start = place?.start ?? 0;
+    this.length = place?.end ?? null;
     const end = (cache?.length ?? 0) + time;
     this.positions = this.#positionsOf(time);
     const made = new Map<Rotary, Rotation>();
@@ -101,14 +105,12 @@ export interface AttendOptions {
  * and v are appended to it, and the queries see what it holds.
  */
 export function attend(q: Tensor, k: Tensor, v: Tensor, context: DecoderContext, options: AttendOptions): Tensor {
-  const { cache, start } = context;
+  const { cache, start, length } = context;
   const time = q.shape[1];
   let [keys, values] = [new Tensor(swapHeads(k.node)), new Tensor(swapHeads(v.node))];
   if (cache) ({ keys, values } = cache.append(options.layer, keys, values, start as Node));
   const { scale, window, softcap, dropoutP } = options;
   const size = keys.shape[2];
-  // a number of its own, not start + time, which would have to be computed first
-  const length = cache ? ops.scalar(cache.length + time, "int32") : null;
   const mask = context.mask(window, time, size);
   const queries = swapHeads(q.node);
   if (softcap === null && dropoutP === 0)

@@ -69,6 +69,7 @@ abstract class Blocks extends Module {
 
 /** x · weightᵀ + bias: [rows…, inFeatures] → [rows…, outFeatures], as nn.Linear. */
 export class BlockLinear extends Blocks {
+  static override readonly isPure = true;
   bias: Parameter | null;
   constructor(weight: BlockWeight, dtype: DType, bias: Parameter | null) {
     super(weight, dtype);
@@ -91,6 +92,7 @@ export class BlockLinear extends Blocks {
 
 /** Rows by integers, as nn.Embedding: [ids…] → [ids…, width]; and the product with the table, for a head that is the embedding again. */
 export class BlockEmbedding extends Blocks {
+  static override readonly isPure = true;
   forward(ids: Tensor): Tensor {
     const flat = ops.reshape(ids.node, [ids.size]);
     const [codes, scales] = [this.codes, this.scales].map((table) => ops.take(table.node, 0, flat));

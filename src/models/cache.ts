@@ -32,6 +32,14 @@ interface Layer {
   readonly values: Tensor;
 }
 
+/** Where tokens go in a cache: as numbers of the graph, so that one program serves every length. */
+export interface CachePlace {
+  readonly cache: KeyValueCache;
+  /** int32 scalars: how many tokens stand before these, and with them. */
+  readonly start: Node;
+  readonly end: Node;
+}
+
 export class KeyValueCache {
   readonly capacity: number;
   readonly batchSize: number;
@@ -84,6 +92,11 @@ export class KeyValueCache {
   /** Counts `count` tokens that have been appended. */
   advance(count: number): void {
     this.#length += count;
+  }
+
+  /** The place of `time` tokens behind those in it. */
+  place(time: number): CachePlace {
+    return { cache: this, start: ops.scalar(this.#length, "int32"), end: ops.scalar(this.#length + time, "int32") };
   }
 
   /** Throws where `time` positions more do not fit. */

@@ -14,9 +14,10 @@ import { checkpoint, randn, Tensor } from "../tensor/index.ts";
 import { type ActivationName, activations } from "./activations.ts";
 import { attend, DecoderContext } from "./attention.ts";
 import { BlockEmbedding } from "./blocks.ts";
-import { type CreateCacheOptions, KeyValueCache } from "./cache.ts";
+import { type CachePlace, type CreateCacheOptions, KeyValueCache } from "./cache.ts";
 import { GemmaRMSNorm } from "./gemma-norm.ts";
 import type { Packing } from "./packing.ts";
+import { replayed } from "./replay.ts";
 import { Rotary, type RotaryConfig, rotate } from "./rotary.ts";
 
 /** What distinguishes one layer from another. */
@@ -92,6 +93,7 @@ interface Norm {
 }
 
 class Attention extends Module {
+  static override readonly isPure = true;
   readonly config: DecoderConfig;
   readonly index: number;
   q_proj?: Linear;
@@ -160,6 +162,7 @@ class Attention extends Module {
 
 /** down(activation(gate(x)) · up(x)) (Shazeer 2020, GLU Variants Improve Transformer). */
 class FeedForward extends Module {
+  static override readonly isPure = true;
   readonly activation: ActivationName;
   gate_proj?: Linear;
   up_proj?: Linear;
@@ -186,6 +189,7 @@ class FeedForward extends Module {
 }
 
 class Block extends Module {
+  static override readonly isPure = true;
   self_attn: Attention;
   mlp: FeedForward;
   input_layernorm: Module & Norm;
@@ -217,6 +221,7 @@ class Block extends Module {
 }
 
 export class Decoder extends Module {
+  static override readonly isPure = true;
   readonly config: DecoderConfig;
   /** [vocabSize, hiddenSize]; the head's weight too where they are tied. */
   embed_tokens: Embedding | BlockEmbedding;
@@ -224,6 +229,8 @@ export class Decoder extends Module {
   norm: Module & Norm;
   /** One a layer; layers with the same parameters share it. */
   readonly rotaries: readonly (Rotary | null)[];
+  /** Each of them once. */
+  readonly #kinds: readonly Rotary[];
   recompute = false;
   constructor(config: DecoderConfig, where: FactoryOptions) {
     super();
@@ -240,14 +247,19 @@ export class Decoder extends Module {
       if (!shared.has(rotary)) shared.set(rotary, new Rotary(rotary));
       return shared.get(rotary) as Rotary;
     });
+    this.#kinds = [...shared.values()];
+  }
+  /** The angles' tables that a step to `length` tokens reads. */
+  tables(length: number, device: string): Tensor[] {
+    return this.#kinds.map((rotary) => rotary.at(length, device).values);
   }
   /** ids [batch, time] → the last block's normalised states [batch, time, hiddenSize]. */
-  forward(ids: Tensor, cache: KeyValueCache | null = null, packing: Packing | null = null): Tensor {
+  forward(ids: Tensor, place: CachePlace | null = null, packing: Packing | null = null): Tensor {
     const { embeddingScale } = this.config;
     let x = this.embed_tokens.forward(ids);
     // the scale is rounded to the weights' dtype, as it was in training
     if (embeddingScale !== 1) x = x.mul(new Tensor(scalar(embeddingScale, x.dtype)));
-    const context = new DecoderContext(x, this.rotaries, cache, packing);
+    const context = new DecoderContext(x, this.rotaries, place, packing);
     const again = this.recompute && this.training;
     for (const block of this.layers)
       x = again ? checkpoint((h) => block.forward(h, context), x) : block.forward(x, context);
@@ -257,6 +269,7 @@ export class Decoder extends Module {
 
 /** The language model: token ids in, logits or a loss out. */
 export class CausalLM extends Module {
+  static override readonly isPure = true;
   readonly config: DecoderConfig;
   model: Decoder;
   /** null where the head is the token embedding. */
@@ -356,7 +369,10 @@ export class CausalLM extends Module {
         `CausalLM.decode: ids must be [${cache.batchSize}, time], as the cache is, got ${showShape(ids.shape)}`,
       );
     cache.checkRoom(ids.shape[1]);
-    const logits = this.#logits(rowAt(this.model.forward(ids, cache), count - 1));
+    const place = cache.place(ids.shape[1]);
+    const record = (): Tensor => this.#logits(rowAt(this.model.forward(ids, place), count - 1));
+    const tables = this.model.tables(cache.length + 1, ids.device);
+    const logits = count === 1 ? replayed({ model: this, ids, place, tables }, record) : record();
     cache.advance(count);
     return logits;
   }

@@ -5,6 +5,7 @@ import { type Tensor, zeros } from "../tensor/index.ts";
 
 /** x / √(mean x² + eps) · (1 + weight) over the last axis; the factor is computed in float32 at least. */
 export class GemmaRMSNorm extends Module {
+  static override readonly isPure = true;
   readonly width: number;
   readonly eps: number;
   /** [width], 0 at the start. */

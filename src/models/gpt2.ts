@@ -17,9 +17,10 @@ import {
 } from "../nn/index.ts";
 import { arange, checkpoint, randn, Tensor, zeros } from "../tensor/index.ts";
 import { attend, DecoderContext } from "./attention.ts";
-import { type CreateCacheOptions, KeyValueCache } from "./cache.ts";
+import { type CachePlace, type CreateCacheOptions, KeyValueCache } from "./cache.ts";
 import type { ConfigReader } from "./config.ts";
 import type { Packing } from "./packing.ts";
+import { replayed } from "./replay.ts";
 
 export interface GPT2Config extends FactoryOptions {
   readonly vocabSize: number;
@@ -76,6 +77,7 @@ const where = ({ dtype, device }: GPT2Config): FactoryOptions => ({
 
 /** A projection stored as [in, out], as transformers' Conv1D. */
 export class Projection extends Module {
+  static override readonly isPure = true;
   weight: Parameter;
   bias: Parameter | null;
   constructor(inputs: number, outputs: number, std: number, config: GPT2Config) {
@@ -92,6 +94,7 @@ const norm = (config: GPT2Config): LayerNorm =>
   new LayerNorm(config.hiddenSize, { eps: config.layerNormEps ?? 1e-5, bias: config.bias ?? true, ...where(config) });
 
 class Attention extends Module {
+  static override readonly isPure = true;
   readonly numHeads: number;
   readonly dropout: number;
   c_attn: Projection;
@@ -122,6 +125,7 @@ class Attention extends Module {
 }
 
 class FeedForward extends Module {
+  static override readonly isPure = true;
   readonly dropout: number;
   c_fc: Projection;
   c_proj: Projection;
@@ -139,6 +143,7 @@ class FeedForward extends Module {
 }
 
 class Block extends Module {
+  static override readonly isPure = true;
   ln_1: LayerNorm;
   attn: Attention;
   ln_2: LayerNorm;
@@ -160,6 +165,7 @@ class Block extends Module {
 }
 
 export class GPT2Transformer extends Module {
+  static override readonly isPure = true;
   readonly dropout: number;
   readonly contextLength: number;
   recompute = false;
@@ -182,9 +188,9 @@ export class GPT2Transformer extends Module {
     this.ln_f = norm(config);
   }
   /** ids [batch, time] → hidden states [batch, time, hiddenSize]; with a cache, of tokens behind those in it. */
-  forward(ids: Tensor, cache: KeyValueCache | null = null, packing: Packing | null = null): Tensor {
+  forward(ids: Tensor, place: CachePlace | null = null, packing: Packing | null = null): Tensor {
     const tokens = this.wte.forward(ids);
-    const context = cache || packing ? new DecoderContext(tokens, [], cache, packing) : null;
+    const context = place || packing ? new DecoderContext(tokens, [], place, packing) : null;
     const x = tokens.add(this.#places(ids.shape[1], context));
     let hidden = F.dropout(x, { p: this.dropout, training: this.training });
     for (let i = 0; i < this.h.length; i++) {
@@ -205,6 +211,7 @@ export class GPT2Transformer extends Module {
 
 /** The language model: token ids in, logits or a loss out. */
 export class GPT2 extends Module {
+  static override readonly isPure = true;
   readonly config: GPT2Config;
   transformer: GPT2Transformer;
   constructor(config: GPT2Config) {
@@ -278,9 +285,12 @@ export class GPT2 extends Module {
   /** The logits [batch, vocabSize] after the first `count` of ids [batch, time], which follow the cache's tokens; see CausalLM. */
   decode(ids: Tensor, cache: KeyValueCache, count = ids.shape[1]): Tensor {
     cache.checkRoom(ids.shape[1]);
-    const row = this.#row(this.transformer.forward(ids, cache), count - 1);
+    const place = cache.place(ids.shape[1]);
+    const record = (): Tensor =>
+      F.linear(this.#row(this.transformer.forward(ids, place), count - 1), this.transformer.wte.weight);
+    const logits = count === 1 ? replayed({ model: this, ids, place, tables: [] }, record) : record();
     cache.advance(count);
-    return F.linear(row, this.transformer.wte.weight);
+    return logits;
   }
 }
 

@@ -188,7 +188,8 @@ export class Rotary {
     this.config = config;
   }
 
-  #at(length: number, device: string): { readonly values: Tensor; readonly attentionFactor: number } {
+  /** The frequencies for a sequence of `length` tokens. */
+  at(length: number, device: string): { readonly values: Tensor; readonly attentionFactor: number } {
     const { width, theta, scaling } = this.config;
     const key = `${device} ${scaling.key(length)}`;
     let found = this.#frequencies.get(key);
@@ -207,7 +208,7 @@ export class Rotary {
    * sequence so far.
    */
   rotation(positions: Node, end: number, x: Tensor): Rotation {
-    const { values, attentionFactor } = this.#at(end, x.device);
+    const { values, attentionFactor } = this.at(end, x.device);
     const angles = new Tensor(ops.cast(positions, "float32")).mul(values);
     const scaled = (y: Tensor): Tensor => (attentionFactor === 1 ? y : y.mul(attentionFactor)).to(x.dtype);
     return { cos: scaled(angles.cos()), sin: scaled(angles.sin()) };

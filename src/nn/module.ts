@@ -73,6 +73,12 @@ export abstract class Module {
   /** Whether layers that behave differently in training (dropout, batch norm) do so; `train()` and `eval()` set it. */
   training = true;
 
+  /**
+   * Whether `forward` follows from its inputs and from what the module holds: tensors, modules, numbers, texts, plain objects. A step through a
+   * model all of whose classes say so may be repeated without being recorded (watch.ts). Each class says it for itself: it is not inherited.
+   */
+  static readonly isPure: boolean = false;
+
   /** Names under which properties appear in the state dict, where PyTorch's differ from ours. */
   static readonly stateNames: Readonly<Record<string, string>> = {};
 

@@ -10,46 +10,9 @@ import { manualSeed, noGrad, type Tensor, tensor, zeros } from "../../src/tensor
 import { backendsUnderTest, isBrief } from "../support/backends.ts";
 import { nativeDevice } from "../support/cpu.ts";
 import { assertClose } from "../support/fixtures.ts";
+import { tinyDecoder } from "../support/tinyDecoder.ts";
 
-const rotary = {
-  width: 4,
-  theta: 100,
-  scaling: {
-    frequencies: (width: number, theta: number) => ({
-      values: Float32Array.from({ length: width / 2 }, (_, i) => theta ** ((-2 * i) / width)),
-      attentionFactor: 1,
-    }),
-    key: () => "",
-  },
-};
-
-const configOf = (window: number | null = null): DecoderConfig => ({
-  vocabSize: 23,
-  hiddenSize: 16,
-  intermediateSize: 24,
-  numHeads: 4,
-  numKeyValueHeads: 2,
-  headDim: 4,
-  contextLength: 300,
-  layers: [
-    { window, rotary },
-    { window: null, rotary },
-  ],
-  activation: "silu",
-  normEps: 1e-6,
-  zeroCentredNorms: false,
-  sandwichNorms: false,
-  queryKeyNorms: false,
-  bias: { qkv: false, out: false, mlp: false },
-  fusedProjections: false,
-  embeddingScale: 1,
-  attentionScale: 0.5,
-  attentionSoftcap: null,
-  logitSoftcap: null,
-  attentionDropout: 0,
-  tieEmbeddings: true,
-  initializerRange: 0.3,
-});
+const configOf = tinyDecoder;
 
 /** A model with random weights. */
 function tinyModel(change: Partial<DecoderConfig> = {}): CausalLM {
@@ -120,6 +83,28 @@ for (const backend of (await backendsUnderTest()).filter((b) => !isBrief(b)))
       }
     });
   });
+
+test("decoding compiles as many programs for 16 tokens as for 2,048", {
+  skip: process.env["NABLA_LONG"] !== "1" && "2,048 tokens under NABLA_LONG=1",
+}, async () => {
+  const device = nativeDevice();
+  setDevice(device);
+  const sizes = { vocabSize: 23, numLayers: 2, numHeads: 2, hiddenSize: 16, contextLength: 2200 };
+  for (const model of [tinyModel({ contextLength: 2200, layers: configOf(7).layers }), new GPT2(sizes)]) {
+    const counts: number[] = [];
+    const onToken = (): unknown => counts.push(programCounts(device).made);
+    await generate(model, [1, 2, 3], { maxNewTokens: 2048, temperature: 0, onToken });
+    assert.equal(counts.length, 2048);
+    assert.equal(counts.at(-1), counts[15]);
+    // several rows, and lengths that begin elsewhere
+    const many: number[] = [];
+    const prompts = [[4, 5], Array.from({ length: 100 }, (_, i) => i % 23)];
+    const onRow = (_: number, row: number): unknown => row === 0 && many.push(programCounts(device).made);
+    await generateBatch(model, prompts, { maxNewTokens: 2048, temperature: 0, onToken: onRow });
+    assert.equal(many.length, 2048);
+    assert.equal(many.at(-1), many[15]);
+  }
+});
 
 test("beyond the context, tokens through a cache are those of the whole window", async () => {
   setDevice(nativeDevice());

@@ -57,6 +57,7 @@ export class Sequential extends Module {
 
 /** A list of modules that are found as parts of the model; how they are called is the model's affair (torch.nn.ModuleList). */
 export class ModuleList<M extends Module = Module> extends Module implements Iterable<M> {
+  static override readonly isPure = true;
   [index: number]: M;
   #length = 0;
   constructor(modules: Iterable<M> = []) {

@@ -42,6 +42,7 @@ function checkStart(layer: string, weight: Tensor | undefined, shape: readonly n
  * ±1 / √inFeatures.
  */
 export class Linear extends Module {
+  static override readonly isPure = true;
   readonly inFeatures: number;
   readonly outFeatures: number;
   /** [outFeatures, inFeatures] */
@@ -79,6 +80,7 @@ export interface EmbeddingOptions extends FactoryOptions {
 
 /** A table of vectors, looked up by integers: [ids…] → [ids…, embeddingDim] (torch.nn.Embedding). */
 export class Embedding extends Module {
+  static override readonly isPure = true;
   readonly numEmbeddings: number;
   readonly embeddingDim: number;
   readonly paddingIdx: number | null;

@@ -93,6 +93,7 @@ export interface LayerNormOptions extends FactoryOptions {
 
 /** Normalises over the last axes, those of `normalizedShape` (Ba et al. 2016; torch.nn.LayerNorm). */
 export class LayerNorm extends Module {
+  static override readonly isPure = true;
   readonly normalizedShape: readonly number[];
   readonly eps: number;
   weight: Parameter | null;
@@ -117,6 +118,7 @@ export class LayerNorm extends Module {
 
 /** x / √(mean x² + eps) · weight over the last axes (Zhang & Sennrich 2019; torch.nn.RMSNorm). */
 export class RMSNorm extends Module {
+  static override readonly isPure = true;
   readonly normalizedShape: readonly number[];
   /** null: the machine epsilon of the input's dtype. */
   readonly eps: number | null;

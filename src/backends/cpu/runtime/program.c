@@ -1,6 +1,8 @@
 /*
  * Programs: decoding of the command table, and its interpreter. The phases run in order; within a phase the workers take
- * tiles of all its commands from one counter; one barrier ends a phase. A loop is a range of phases that is run again:
+ * tiles of all its commands from one counter; one barrier ends a phase. Where a phase reads a weight once, as a stream, each worker has a range
+ * of the tiles with a counter of its own, so that it goes on where it was, and helps with the others' when it is done: memory is read up to an
+ * eighth faster than with tiles of half a megabyte in turn (Zen 4). A loop is a range of phases that is run again:
  * whoever ends its last phase moves the pointers that go along a sequence, and goes back to its first.
  *
  * The table is int32 words (native.ts, ProgramBuilder, writes it):
@@ -18,9 +20,9 @@
  */
 #include "runtime.h"
 
-enum { MAGIC = 0x4e42504c, HEADER = 7, WRITES_STATE = 1 };
+enum { MAGIC = 0x4e42504c, HEADER = 7, WRITES_STATE = 1, RANGES = 8 };
 
-typedef struct { _Alignas(64) atomic_llong next; int64_t tiles; int32_t first, count; } Phase;
+typedef struct { _Alignas(64) atomic_llong next[RANGES]; int64_t tiles; int32_t first, count, streams; } Phase;
 typedef struct { int32_t slot; int64_t offset; } BufferRef;
 /* A pointer that goes `stride` bytes further each iteration; the second begins at pointer `start`, if that is not -1. */
 typedef struct { int64_t ref, stride, start; char *origin; } Move;
@@ -44,6 +46,7 @@ typedef struct {
   double *scalars; /* this run's */
   int32_t *scalar_index;
   atomic_llong error;
+  int team;
   int skip; /* the error word as it stood when this phase began: all tiles of a command are skipped, or none */
   int profiling;
   int deferred; /* started, but not begun: nobody but the caller would run it */
@@ -216,10 +219,19 @@ EXPORT Program *nabla_program(const int32_t *table, int64_t words, const double 
     for (int32_t k = 0; k < phase->count; k++) {
       const Cmd *c = &p->commands[p->order[phase->first + k]];
       phase->tiles += ceil_div(c->rows, c->grain);
+      phase->streams |= c->fn == k_gemm_skinny || c->fn == k_block_linear;
     }
     if (phase->tiles > 1) p->parallel = 1;
   }
   return p;
+}
+
+/* How many ranges a phase's tiles are in, and where each ends. */
+INLINE int ranges(const Program *p, const Phase *phase) { return phase->streams ? (int)min64(p->team, RANGES) : 1; }
+INLINE int64_t range_end(const Phase *phase, int range, int ranges) { return phase->tiles * (range + 1) / ranges; }
+static void open_phase(const Program *p, Phase *phase) {
+  const int n = ranges(p, phase);
+  for (int r = 0; r < n; r++) atomic_store_explicit(&phase->next[r], r ? range_end(phase, r - 1, n) : 0, memory_order_relaxed);
 }
 
 /* Takes a loop to its next iteration, or, behind its last, back to where it began; whether there is a next. */
@@ -235,7 +247,7 @@ static int iterate(Program *p, Loop *l) {
     } else *at += m->stride;
   }
   if (!again) l->iteration = 0;
-  else for (int32_t i = l->first; i <= l->last; i++) atomic_store_explicit(&p->phases[i].next, 0, memory_order_relaxed);
+  else for (int32_t i = l->first; i <= l->last; i++) open_phase(p, &p->phases[i]);
   return again;
 }
 
@@ -259,19 +271,24 @@ static void interpret(void *x, int tid, int32_t step) {
   for (const int32_t steps = p->steps; step < steps; step++) {
     Phase *phase = &p->phases[p->at];
     const int32_t *order = p->order + phase->first;
-    int64_t base = 0, tiles = 0, t;
-    int32_t k = -1;
-    while ((t = atomic_fetch_add_explicit(&phase->next, 1, memory_order_relaxed)) < phase->tiles) {
-      while (t >= base + tiles) { /* tiles come in rising order, so the search goes on from the last command */
-        base += tiles;
-        k++;
-        tiles = ceil_div(p->commands[order[k]].rows, p->commands[order[k]].grain);
+    const int n = ranges(p, phase);
+    for (int i = 0; i < n; i++) { /* its own range first */
+      const int range = (tid * n / p->team + i) % n;
+      const int64_t end = range_end(phase, range, n);
+      int64_t base = 0, tiles = 0, t;
+      int32_t k = -1;
+      while ((t = atomic_fetch_add_explicit(&phase->next[range], 1, memory_order_relaxed)) < end) {
+        while (t >= base + tiles) { /* tiles come in rising order, so the search goes on from the last command */
+          base += tiles;
+          k++;
+          tiles = ceil_div(p->commands[order[k]].rows, p->commands[order[k]].grain);
+        }
+        const Cmd *c = &p->commands[order[k]];
+        if (p->skip && (p->flags[order[k]] & WRITES_STATE)) continue;
+        const int64_t r0 = (t - base) * c->grain, r1 = min64(r0 + c->grain, c->rows), t0 = profiling ? now_ns() : 0;
+        c->fn(c, r0, r1, tid);
+        if (profiling) p->ns[(int64_t)tid * p->num_commands + order[k]] += now_ns() - t0;
       }
-      const Cmd *c = &p->commands[order[k]];
-      if (p->skip && (p->flags[order[k]] & WRITES_STATE)) continue;
-      const int64_t r0 = (t - base) * c->grain, r1 = min64(r0 + c->grain, c->rows), t0 = profiling ? now_ns() : 0;
-      c->fn(c, r0, r1, tid);
-      if (profiling) p->ns[(int64_t)tid * p->num_commands + order[k]] += now_ns() - t0;
     }
     pool_phase_end(step + 1 == steps, phase_done, p);
   }
@@ -280,7 +297,8 @@ static void interpret(void *x, int tid, int32_t step) {
 /* Begins the run on a pool that the caller holds, with a team of `team`. Returns 0 without scratch. */
 static int begin(Program *p, int team) {
   if (!(p->run.scratch = pool_scratch(team, p->run.scratchBytes))) return 0;
-  for (int32_t i = 0; i < p->num_phases; i++) atomic_store_explicit(&p->phases[i].next, 0, memory_order_relaxed);
+  p->team = team;
+  for (int32_t i = 0; i < p->num_phases; i++) open_phase(p, &p->phases[i]);
   atomic_store(&p->error, 0);
   p->skip = 0;
   p->at = 0;
