@@ -183,13 +183,14 @@ export class LoraAdapter {
     const out: StateDict = {};
     const tables = new Map<Tensor, Tensor | null>();
     for (const module of this.#model.modules())
-      if (module instanceof BlockLinear || module instanceof BlockEmbedding)
-        tables
-          .set(
-            module.codes,
-            noGrad(() => module.weight),
-          )
-          .set(module.scales, null);
+      if (module instanceof BlockLinear || module instanceof BlockEmbedding) {
+        const { codes, scales } = module;
+        tables.set(
+          codes,
+          noGrad(() => module.weight),
+        );
+        if (scales) tables.set(scales, null);
+      }
     for (const [key, stored] of Object.entries(this.#model.stateDict())) {
       const tensor = tables.get(stored) ?? stored;
       const [, path, part, name] = /^(.*)\.(base_layer|lora_\w+)\.?(.*)$/.exec(key) ?? [];

@@ -10,7 +10,7 @@ import { fromBfloat16Bits, toBfloat16Bits } from "../core/dtype.ts";
 import { DTypeError } from "../core/errors.ts";
 
 /** The types that are read; `encode` is there for those that are written. */
-export type GgufType = "f32" | "f16" | "bf16" | "q4_0" | "q4_1" | "q5_0" | "q8_0" | "q4_k" | "q5_k" | "q6_k";
+export type GgufType = "f32" | "f16" | "bf16" | "q4_0" | "q4_1" | "q5_0" | "q5_1" | "q8_0" | "q4_k" | "q5_k" | "q6_k";
 
 /** Decodes one block, of which it is told the first byte and the first element; `half` is halfTable(). */
 type BlockDecoder = (bytes: Uint8Array, at: number, out: Float32Array, o: number, half: Float32Array) => void;
@@ -155,6 +155,15 @@ const decodeQ5_0: BlockDecoder = (bytes, at, out, o, half) => {
   }
 };
 
+const decodeQ5_1: BlockDecoder = (bytes, at, out, o, half) => {
+  const d = half[u16At(bytes, at)];
+  const m = half[u16At(bytes, at + 2)];
+  for (let j = 0; j < 32; j++) {
+    const fifth = (bytes[at + 4 + (j >> 3)] >>> (j & 7)) & 1;
+    out[o + j] = fround(d * (((bytes[at + 8 + (j & 15)] >>> (j & 16 ? 4 : 0)) & 15) | (fifth << 4))) + m;
+  }
+};
+
 /** The scale (part < 8) or minimum (part + 8) of 6 bits, of the 12 bytes in which the 8 of each of a K block lie. */
 function sixBits(bytes: Uint8Array, at: number, part: number, minimum: boolean): number {
   const low = minimum ? 4 : 0;
@@ -231,6 +240,7 @@ export const blockTypes: Readonly<Record<GgufType, BlockType>> = {
   q4_0: { code: 2, elements: 32, bytes: 18, decodeBlock: decodeQ4_0, encode: encodeQ4_0 },
   q4_1: { code: 3, elements: 32, bytes: 20, decodeBlock: decodeQ4_1 },
   q5_0: { code: 6, elements: 32, bytes: 22, decodeBlock: decodeQ5_0 },
+  q5_1: { code: 7, elements: 32, bytes: 24, decodeBlock: decodeQ5_1 },
   q8_0: { code: 8, elements: 32, bytes: 34, decodeBlock: decodeQ8_0, encode: encodeQ8_0 },
   q4_k: { code: 12, elements: 256, bytes: 144, decodeBlock: decodeQ4K },
   q5_k: { code: 13, elements: 256, bytes: 176, decodeBlock: decodeQ5K },
@@ -240,7 +250,6 @@ export const blockTypes: Readonly<Record<GgufType, BlockType>> = {
 
 /** Types that files may hold and that are not read here, for messages (ggml.h). */
 export const otherTypes: Readonly<Record<number, string>> = {
-  7: "q5_1",
   9: "q8_1",
   10: "q2_k",
   11: "q3_k",

@@ -12,9 +12,10 @@ import {
   readGguf,
   splitBlocks,
 } from "../formats/index.ts";
+import { storedFormats } from "../graph/composites/index.ts";
 import type { StateDict } from "../nn/index.ts";
 import { fromRaw, type Tensor } from "../tensor/index.ts";
-import type { BlockWeight } from "./blocks.ts";
+import type { BlockFormat, BlockWeight } from "./blocks.ts";
 import { PretrainedError, type RawConfig } from "./config.ts";
 
 /** The parts of a block, by GGUF's names. */
@@ -178,27 +179,33 @@ function keyOf(name: string, names: Readonly<Record<string, string>>): string {
   return block && Object.hasOwn(names, block[2]) ? `model.layers.${block[1]}.${names[block[2]]}.${block[3]}` : name;
 }
 
-/** Types whose blocks products read as they are; matrices only. */
-const keptTypes = { q8_0: 8, q4_0: 4 } as const;
-const isKept = ({ type, shape }: GgufTensor): boolean => type in keptTypes && shape.length === 2;
+/** Matrices whose blocks products read as they are. */
+const isKept = ({ type, shape }: GgufTensor): boolean =>
+  shape.length === 2 && (type === "q8_0" || type === "q4_0" || Object.hasOwn(storedFormats, type));
 
-/** A stored matrix as codes and scales. */
-async function readBlocks(tensor: GgufTensor, options: { readonly device?: string }): Promise<BlockWeight> {
-  const type = tensor.type as keyof typeof keptTypes;
-  const { codes, scales } = splitBlocks(type, await tensor.read());
-  const [rows] = tensor.shape;
-  const given = { owned: true, ...options };
-  return {
-    bits: keptTypes[type],
-    codes: fromRaw(codes, "uint8", [rows, codes.length / rows], given),
-    scales: fromRaw(scales, "float16", [rows, scales.length / rows], given),
-  };
+/** A stored matrix as it is; codes and scales of q8_0 and q4_0 apart. */
+async function readBlocks(
+  { type, shape: [rows], read }: GgufTensor,
+  options: { readonly device?: string },
+): Promise<BlockWeight> {
+  if (type === "q8_0" || type === "q4_0") {
+    const { codes, scales } = splitBlocks(type, await read());
+    const given = { owned: true, ...options };
+    return {
+      format: type,
+      codes: fromRaw(codes, "uint8", [rows, codes.length / rows], given),
+      scales: fromRaw(scales, "float16", [rows, scales.length / rows], given),
+    };
+  }
+  const blocks = await read();
+  const codes = fromRaw(blocks, "uint8", [rows, blocks.length / rows], options);
+  return { format: type as BlockFormat, codes, scales: null };
 }
 
 export interface GgufModelOptions {
   /** Default: the default device. */
   readonly device?: string;
-  /** Matrices in q8_0 and q4_0 come as `blocks`, as they are stored. Default: false, and `blocks` is empty. */
+  /** Matrices in quantised types come as `blocks`, as they are stored. Default: false, and `blocks` is empty. */
   readonly keepQuantized?: boolean;
 }
 
@@ -234,11 +241,11 @@ export async function readGgufModel(source: FormatSource, options: GgufModelOpti
   const kept = new Set(keepQuantized ? [...file.tensors.values()].filter(isKept) : []);
   const blocks: Record<string, BlockWeight> = {};
   for (const tensor of kept) {
-    const { bits, codes, scales } = await readBlocks(tensor, where);
+    const { format, codes, scales } = await readBlocks(tensor, where);
     blocks[keyOf(tensor.name, names)] = {
-      bits,
+      format,
       codes: ordered(tensor.name, codes),
-      scales: ordered(tensor.name, scales),
+      scales: scales && ordered(tensor.name, scales),
     };
   }
   const select = (stored: string): boolean => !kept.has(file.tensors.get(stored) as GgufTensor);

@@ -5,7 +5,7 @@
 export { HubError, type HubErrorCode, type HubOptions, modelFolder } from "../hub/index.ts";
 export { type Architecture, architectures, type Task, type Tasks } from "./architectures.ts";
 export { Bert, type BertConfig, BertForSequenceClassification, RobertaForSequenceClassification } from "./bert.ts";
-export { BlockEmbedding, BlockLinear, type BlockWeight } from "./blocks.ts";
+export { BlockEmbedding, type BlockFormat, BlockLinear, type BlockWeight } from "./blocks.ts";
 export { type CacheOptions, type CreateCacheOptions, KeyValueCache } from "./cache.ts";
 export { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
 export { ConvNet, type ConvNetConfig } from "./convnet.ts";

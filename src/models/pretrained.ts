@@ -257,7 +257,7 @@ function keepBlocks(
       throw new PretrainedError(
         `${source}: the tensors do not fit the configuration. "${key}" has shape [${found}], the model's is [${expected}]`,
       );
-    out[`${key}.scales`] = block.scales;
+    if (block.scales) out[`${key}.scales`] = block.scales;
     const replacement =
       layer instanceof Linear ? new BlockLinear(block, dtype, layer.bias) : new BlockEmbedding(block, dtype);
     (modules.get(parent ?? "") as Module).replaceChild(name, replacement);

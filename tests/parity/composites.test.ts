@@ -130,6 +130,7 @@ const builders: Readonly<Record<string, Build>> = {
  */
 const withoutCases = [
   "blockLinear",
+  "storedLinear",
   ...["attentionBackward", "convWeightGradient", "linearCrossEntropyBackward", "maxPool2dGradient"],
   ...["crossEntropyGradient", "checkpoint", "dequantize", "rnnBackward", "lstmBackward", "gruBackward"],
 ];

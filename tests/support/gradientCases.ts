@@ -202,6 +202,19 @@ check("blockLinear", "8 bits", [sample([2, 32])], ([x]) =>
 check("blockLinear", "4 bits", [sample([1, 64])], ([x]) =>
   curved(c.blockLinear(x, bytes([2, 32]), scaled([2, 2]), { bits: 4 })),
 );
+for (const [format, width] of [
+  ["q4_1", 64],
+  ["q5_0", 32],
+  ["q5_1", 32],
+  ["q4_k", 256],
+  ["q5_k", 256],
+  ["q6_k", 512],
+] as const)
+  check("storedLinear", format, [sample([2, width])], ([x]) => {
+    const { elements, bytes: each } = c.storedFormats[format];
+    const some = o.and(o.cast(bytes([3, (width / elements) * each]), "int32"), 0x2f); // whatever of it is a half is below 0.13
+    return curved(c.storedLinear(x, o.cast(some, "uint8"), { format }));
+  });
 check("dequantize", "nf4", [sample([2]), sample([256, 2])], ([scales, values]) =>
   curved(c.dequantize(bytes([1, 50]), scales, values, { format: "nf4", rows: 4, columns: 25 })),
 );

@@ -44,6 +44,7 @@ import {
 import { maxPool2dGradient, type PoolAttrs } from "../../graph/composites/pool.ts";
 import { type CellName, carriesOf, recurrentBackward } from "../../graph/composites/recurrent.ts";
 import type { AxisAttrs } from "../../graph/composites/softmax.ts";
+import { dequantizeStored, type StoredLinearAttrs } from "../../graph/composites/stored-linear.ts";
 import type { Node } from "../../graph/node.ts";
 import {
   add,
@@ -261,6 +262,13 @@ const blockLinearRule: Rule = (y, grads) => {
   return [needs(y, 0) ? contract(g, cast(weight, x.dtype)) : null, null, null];
 };
 
+const storedLinearRule: Rule = (y, [g]) => {
+  const [x, blocks] = y.inputs;
+  if (!g || !needs(y, 0)) return [null, null];
+  const weight = dequantizeStored(blocks, attrsOf<StoredLinearAttrs>(y.attrs).format);
+  return [contract(g, cast(weight, x.dtype)), null];
+};
+
 // ---- recurrent ----------------------------------------------------------------------------------------------------------------
 
 /** From what the steps saved; gradients of that itself (second derivatives) go the long way. */
@@ -313,6 +321,7 @@ setGradients({
   mseLoss: mseRule,
   binaryCrossEntropyWithLogits: bceRule,
   blockLinear: blockLinearRule,
+  storedLinear: storedLinearRule,
   linearCrossEntropy: linearCrossEntropyRule,
   linearCrossEntropyBackward: byDecomposition,
 

@@ -331,11 +331,13 @@ export class Assembler extends Assembly<Work> {
       return [this.buffer(source), offset * dtypes[x.inputs[i].dtype].bytes];
     };
     const out = this.buffer(n);
+    // what a format does not have is filled with what it has
+    const last = b.source.inputs.length - 1;
     const draft = draftOf(plan.main, {
       a: place(n, 0),
       codes: place(b.source, 0),
-      scales: place(b.source, 1),
-      values: place(b.source, b.source.inputs.length - 1),
+      scales: place(b.source, Math.min(1, last)),
+      values: place(b.source, last),
       out: [out, 0],
     });
     draft.writesState = this.isInPlace(group);

@@ -6,11 +6,12 @@ import type { GNode } from "../../compiler/lower.ts";
 import { type Strided, strided } from "../../compiler/views.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
 import { attention, attentionExtras } from "../../graph/composites/attention.ts";
+import type { StoredFormat } from "../../graph/composites/stored-blocks.ts";
 import type { Node } from "../../graph/node.ts";
 import * as ops from "../../graph/ops.ts";
 import type { KernelShape } from "./native.ts";
 import { planAttention, planBlockLinear, planCopy, planUpdate } from "./plans.ts";
-import { planDequantize } from "./quantized.ts";
+import { planDequantize, planProduct, planStoredLinear } from "./quantized.ts";
 import {
   type Commands,
   type Guest,
@@ -36,6 +37,9 @@ function grown(shape: readonly number[], strides: readonly number[]): number[] {
   const missing = 4 - shape.length;
   return Array.from({ length: 4 }, (_, i) => (i < missing || shape[i - missing] === 1 ? 0 : strides[i - missing]));
 }
+
+/** Up to so many rows of x the products with stored blocks are of integers; more are worth the floats of the weight. */
+const FEW_ROWS = 16;
 
 const templates: Readonly<Record<string, Template>> = {
   ...shared,
@@ -94,6 +98,31 @@ const templates: Readonly<Record<string, Template>> = {
       };
     },
   },
+  storedLinear: {
+    fits: ({ inputs: [x] }) => x.dtype === "float32",
+    strided: (_n, i, look) => i === 0 && look.strides[1] === 1,
+    plan: (n, looks, shape) => {
+      const [M, K] = n.inputs[0].shape;
+      const sizes = { M, N: n.shape[1], K, format: n.attrs["format"] as StoredFormat };
+      const common = { scalars: [], canFail: false, flops: 2 * sizeOf(n.shape) * K };
+      const x: Operand = { of: 0, offset: looks[0].offset };
+      const whole = (of: number): Operand => ({ of, offset: 0 });
+      if (M > FEW_ROWS) {
+        const { main, scratchBytes } = planProduct(shape, { ...sizes, strides: looks[0].strides, transposed: true });
+        return { ...common, command: main, buffers: [x, whole(1), whole(1), whole(1), whole(-1)], scratchBytes };
+      }
+      const { main, quantize, temporaries } = planStoredLinear({ ...sizes, rowStride: looks[0].strides[0] });
+      const integers = temporaries.map((_, i) => whole(TEMPORARY + i));
+      return {
+        ...common,
+        command: main,
+        buffers: [...integers, whole(1), whole(-1)],
+        lead: { command: quantize, buffers: [x, ...integers] },
+        temporaries,
+        scratchBytes: 0,
+      };
+    },
+  },
   dynamicUpdate: {
     // another tensor's update joins the kernels that read it
     fits: ({ inputs: [x, update, ...offsets] }) =>
@@ -123,8 +152,9 @@ const templates: Readonly<Record<string, Template>> = {
     strided: (n, i, look) => look.strides.join() === contiguousStrides(n.inputs[i].shape).join(),
     plan: (n, looks) => {
       const command = planDequantize(n);
-      // 8 bits have no table of values; its place is filled
-      const of = { codes: 0, scales: 1, values: looks.length - 1, out: -1 };
+      // what a format does not have is filled with what it has
+      const last = looks.length - 1;
+      const of = { codes: 0, scales: Math.min(1, last), values: last, out: -1 };
       const buffers = command.buffers.map((b) => ({ of: of[b], offset: of[b] < 0 ? 0 : looks[of[b]].offset }));
       return { command, buffers, scalars: [], scratchBytes: 0, canFail: false, flops: sizeOf(n.shape) };
     },

@@ -36,7 +36,7 @@ export interface KernelShape {
   readonly skinnyColumns: number;
 }
 
-const headers = ["abi.h", "simd.h", "runtime.h", "microkernel.h", "microkernel.inc"];
+const headers = ["abi.h", "simd.h", "runtime.h", "microkernel.h", "microkernel.inc", "stored.h"];
 /** The runtime's units; those that take longest to compile come first, so that the others fill the rest of the time. */
 const sources = [
   "gemm",
@@ -44,6 +44,7 @@ const sources = [
   "attention",
   "conv",
   "quantized",
+  "stored",
   "indexed",
   "pool",
   "program",

@@ -5,12 +5,23 @@
 import type { GNode } from "../../compiler/lower.ts";
 import type { Strided } from "../../compiler/views.ts";
 import { sizeOf } from "../../core/shape.ts";
-import type { DequantizeAttrs, QuantizedFormat } from "../../graph/composites/dequantize.ts";
+import { type DequantizeAttrs, isStored, type QuantizedFormat } from "../../graph/composites/dequantize.ts";
+import { type StoredFormat, storedFormats } from "../../graph/composites/stored-blocks.ts";
 import { type CommandDesc, kBlock } from "./contract.ts";
 import type { KernelShape } from "./native.ts";
+import { streamGrain } from "./plans.ts";
 
-/** The numbers of the formats in runtime/quantized.c. */
-const formats: Readonly<Record<QuantizedFormat, number>> = { nf4: 0, int8: 1 };
+/** The numbers of the formats in runtime/stored.h. */
+const formats: Readonly<Record<QuantizedFormat, number>> = {
+  nf4: 0,
+  int8: 1,
+  q4_1: 2,
+  q5_0: 3,
+  q5_1: 4,
+  q4_k: 5,
+  q5_k: 6,
+  q6_k: 7,
+};
 
 /** Floats of a panel of the weight, which stays near the core. */
 const PANEL_FLOATS = 2 ** 17;
@@ -49,21 +60,43 @@ export type QuantizedBuffer = "a" | "codes" | "scales" | "values" | "out";
 
 const roundUp = (a: number, b: number): number => Math.ceil(a / b) * b;
 
-/** The command of the product, and the scratch that a worker needs. */
-export function planQuantized(
-  shape: KernelShape,
-  n: GNode,
-  a: Strided,
-  b: Strided,
-): { readonly main: CommandDesc<QuantizedBuffer>; readonly scratchBytes: number } {
+export interface QuantizedProduct {
+  readonly M: number;
+  readonly N: number;
+  readonly K: number;
+  readonly format: QuantizedFormat;
+  /** Elements from a row of the left side to the next, and from one of its columns to the next. */
+  readonly strides: readonly number[];
+  /** Whether rows of the weight [N, K] are columns of the right side. */
+  readonly transposed: boolean;
+}
+
+export interface QuantizedPlan {
+  readonly main: CommandDesc<QuantizedBuffer>;
+  /** What a worker needs. */
+  readonly scratchBytes: number;
+}
+
+/** The command of a contraction with codes. */
+export function planQuantized(shape: KernelShape, n: GNode, a: Strided, b: Strided): QuantizedPlan {
   const [M, N] = n.shape;
-  const K = n.inputs[0].shape[1];
-  const { format, columns } = attrsOf(b.source);
+  const { format } = attrsOf(b.source);
   const transposed = layout(n, b) === "transposed";
+  return planProduct(shape, { M, N, K: n.inputs[0].shape[1], format, strides: a.strides, transposed });
+}
+
+/** Elements that lie in a block together, so that parts of a weight should begin and end with whole ones. */
+const blockOf = (format: QuantizedFormat): number => (isStored(format) ? storedFormats[format].elements : 1);
+
+/** The command of a product with codes; the weight's parts are made floating on the way. */
+export function planProduct(shape: KernelShape, desc: QuantizedProduct): QuantizedPlan {
+  const { M, N, K, format, transposed } = desc;
+  const columns = transposed ? K : N;
   // a stride of an axis of length 1 means nothing
-  const [am, ak] = [M === 1 ? K : a.strides[0], K === 1 ? 1 : a.strides[1]];
-  const kb = kBlock(shape, K);
-  const { nr } = shape;
+  const [am, ak] = [M === 1 ? K : desc.strides[0], K === 1 ? 1 : desc.strides[1]];
+  const block = blockOf(format);
+  const kb = transposed ? roundUp(kBlock(shape, K), block) : kBlock(shape, K);
+  const nr = transposed ? shape.nr : Math.max(shape.nr, block);
   const buffers = ["a", "codes", "scales", "values", "out"] as const;
   const params = (mc: number, nc: number): number[] => [
     ...[M, N, K, am, ak, columns, transposed ? 1 : 0, formats[format]],
@@ -93,7 +126,7 @@ export function planQuantized(
       buffers,
       params: params(mc, even),
     },
-    scratchBytes: 4 * (even * kb + Math.max(nr * kb, 8 * even) + ROWS_AT_ONCE * (kb + 16)),
+    scratchBytes: 4 * (even * kb + Math.max(shape.nr * kb, 8 * even) + ROWS_AT_ONCE * (kb + 16)),
   };
 }
 
@@ -107,4 +140,40 @@ export function planDequantize(n: GNode): CommandDesc<Exclude<QuantizedBuffer, "
     buffers: ["codes", "scales", "values", "out"],
     params: [rows * columns, columns, formats[format]],
   };
+}
+
+/** As in stored.c: rows of the weight that are a row of the command. */
+const STORED_TILE = 64;
+
+/** y [M, N] = x [M, K] · weightᵀ for a few rows of x, which become integers one phase before. */
+export function planStoredLinear(desc: {
+  readonly M: number;
+  readonly N: number;
+  readonly K: number;
+  readonly format: StoredFormat;
+  /** Elements from a row of x to the next. */
+  readonly rowStride: number;
+}) {
+  const { M, N, K, format, rowStride } = desc;
+  const { elements, bytes } = storedFormats[format];
+  const blocks = (M * K) / elements;
+  const isK = elements === 256;
+  return {
+    quantize: {
+      fn: "stored_quantize",
+      rows: blocks,
+      grain: Math.ceil(2048 / elements),
+      buffers: ["x", "xCodes", "xScales", "xSums"],
+      params: [K, M === 1 ? K : rowStride, elements],
+    },
+    main: {
+      fn: "stored_linear",
+      rows: Math.ceil(N / STORED_TILE),
+      grain: streamGrain((STORED_TILE * K * bytes) / elements),
+      buffers: ["xCodes", "xScales", "xSums", "blocks", "y"],
+      params: [M, N, K, formats[format]],
+    },
+    /** Bytes of x's codes, scales and sums (stored.c tells what they are). */
+    temporaries: [2 * M * K, (isK ? 4 : 8) * blocks, isK ? 64 * blocks : 64],
+  } as const;
 }

@@ -32,6 +32,8 @@ export const builtins = [
   "update",
   "block_quantize",
   "block_linear",
+  "stored_quantize",
+  "stored_linear",
 ] as const;
 export type BuiltinName = (typeof builtins)[number];
 

@@ -24,7 +24,7 @@ import {
 } from "./native-templates.ts";
 import { hasOwnKernel, isOwn, planOwn } from "./own.ts";
 import { planTranspose } from "./plans.ts";
-import { planQuantized, type QuantizedBuffer, takesCodes } from "./quantized.ts";
+import { planQuantized, type QuantizedPlan, takesCodes } from "./quantized.ts";
 import { type Check, type Form, renderKernel } from "./render.ts";
 import type { Commands, Guest } from "./shared-templates.ts";
 
@@ -36,11 +36,7 @@ export interface Target {
   readonly render: (kernel: Kernel, form: Form) => { source: string; checks: readonly Check[] };
   readonly planContract: (desc: ContractDesc) => ContractPlan;
   /** The command of a product that reads the codes of its right side (`rule.absorbs`). */
-  readonly planQuantized?: (
-    n: GNode,
-    a: Strided,
-    b: Strided,
-  ) => { readonly main: CommandDesc<QuantizedBuffer>; readonly scratchBytes: number };
+  readonly planQuantized?: (n: GNode, a: Strided, b: Strided) => QuantizedPlan;
   /** The commands of an opaque node that is no product; `errorOp` is what it fails as. */
   readonly planOpaque: (n: GNode, looks: readonly Strided[], errorOp: number, guest?: Guest) => Commands;
   /** Into how many equal parts an opaque node's result may be cut for a kernel behind its command's tiles, most first. */

@@ -23,3 +23,5 @@ export { type BatchNormAttrs, batchNorm, batchNormEval, layerNorm, type NormAttr
 export { type AvgPoolAttrs, avgPool2d, maxPool2d, maxPool2dGradient, type PoolAttrs } from "./pool.ts";
 export { type CellName, carriesOf, gatesOf, type RecurrentAttrs, recurrent, recurrentBackward } from "./recurrent.ts";
 export { logSoftmax, softmax } from "./softmax.ts";
+export { type StoredFormat, storedFormats } from "./stored-blocks.ts";
+export { dequantizeStored, type StoredLinearAttrs, storedLinear, storedWidth } from "./stored-linear.ts";

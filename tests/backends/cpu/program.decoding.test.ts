@@ -22,6 +22,16 @@ const numbers = (shape: Shape, scale = 1, phase = 0): Float64Array =>
 const leaf = (b: Backend, shape: Shape, dtype: DType = "float32", scale = 1, phase = 0): Node =>
   nodeFrom(b, numbers(shape, scale, phase), shape, dtype);
 
+/** Blocks with codes and small scales of all kinds; their halves are such that no number is much above 1, and some are subnormal. */
+function blocksOf(format: composites.StoredFormat, count: number): Uint8Array {
+  const { elements, bytes } = composites.storedFormats[format];
+  const out = Uint8Array.from({ length: count * bytes }, (_, i) => (i * 97 + (i >> 3) * 31) % 256);
+  const halves = format === "q6_k" ? [208] : format === "q5_0" ? [0] : [0, 2];
+  const upper = elements === 32 ? [0x02, 0x21, 0x9c, 0x2b] : [0x02, 0x0c, 0x8f, 0x10];
+  for (let b = 0; b < count; b++) for (const at of halves) out[b * bytes + at + 1] = upper[b % 4];
+  return out;
+}
+
 type Build = (b: Backend) => readonly Node[];
 
 /** The same roots on both backends, close to one another. */
@@ -193,6 +203,29 @@ describe("products of few rows", () => {
         };
         // x has 15 bits and a sign a block
         await agree(`${M} × ${N} × ${K}`, build, { rtol: 1e-4, atol: 4e-5 * bits * Math.sqrt(K) });
+      }
+    });
+
+  for (const format of Object.keys(composites.storedFormats) as composites.StoredFormat[])
+    test(`weights in blocks of ${format}, from one row to many, and the gradient to x`, async () => {
+      const { elements, bytes } = composites.storedFormats[format];
+      for (const [M, N, blocks] of [
+        [1, 1, 1],
+        [1, 130, 3],
+        [3, 65, 2],
+        [4, 7, 5],
+        [9, 70, 2],
+        [17, 64, 2],
+        [70, 33, 3],
+      ] as const) {
+        const K = elements * blocks;
+        const build: Build = (b) => {
+          const weight = nodeFrom(b, blocksOf(format, N * blocks), [N, blocks * bytes], "uint8");
+          const x = composites.storedLinear(leaf(b, [M, K], "float32", 3), weight, { format });
+          const rows = composites.dequantizeStored(o.take(weight, 0, nodeFrom(b, [0, N - 1, 0], [3], "int32")), format);
+          return [x, o.contract(leaf(b, [M, N], "float32", 2), composites.dequantizeStored(weight, format)), rows];
+        };
+        await agree(`${M} × ${N} × ${K}`, build, { rtol: 1e-4, atol: 1e-4 * Math.sqrt(K) });
       }
     });
 

@@ -26,5 +26,7 @@ const Builtin nabla_builtins[] = {
     {"update", k_update},
     {"block_quantize", k_block_quantize},
     {"block_linear", k_block_linear},
+    {"stored_quantize", k_stored_quantize},
+    {"stored_linear", k_stored_linear},
 };
 const int nabla_builtin_count = sizeof nabla_builtins / sizeof *nabla_builtins;

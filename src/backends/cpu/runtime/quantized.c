@@ -1,13 +1,13 @@
 /*
  * Products with a weight in 4 or 8 bits, and the weight alone as floats: gemm_quantized, gemm_quantized_skinny, dequantize. A weight
  * [R, C] is elements in row-major order: NF4 (two elements a byte, the first in the upper half; a scale for each block of 64 elements; a table
- * of the two values of every byte), or 8 bits with 128 for zero and a scale a row. A product makes floats of the part of the weight that it
+ * of the two values of every byte), 8 bits with 128 for zero and a scale a row, or blocks as a GGUF file holds them (stored.h). A product makes floats of the part of the weight that it
  * reads, on the way into a panel of its own scratch: the weight never exists as floats. Parameters are planQuantized's (quantized.ts).
  */
 #include "microkernel.h"
+#include "stored.h"
 
 enum { Q_M, Q_N, Q_K, Q_AM, Q_AK, Q_COLUMNS, Q_TRANSPOSED, Q_FORMAT, Q_MC, Q_NC, Q_KB };
-enum { FORMAT_NF4 = 0, FORMAT_INT8 = 1 };
 enum { BLOCK = 64, ROWS_AT_ONCE = 96, DOT_COLUMNS = 64 };
 
 typedef struct { const uint8_t *codes; const float *scales, *values; int64_t columns; int format; } Weight;
@@ -21,8 +21,26 @@ static void scale_by(float *d, int64_t n, float s) {
   for (; i + W <= n; i += W) STORE(d + i, LOAD(d + i) * splat(s));
   for (; i < n; i++) d[i] *= s;
 }
+/* Elements [start, start + n) of blocks as a GGUF file holds them. */
+INLINE void blocks_to_floats(int format, const uint8_t *codes, int64_t start, int64_t n, float *d) {
+  const int64_t size = block_elements(format);
+  float whole[256] __attribute__((aligned(64)));
+  for (int64_t at = start; at < start + n;) {
+    const int64_t skipped = at % size, count = min64(size - skipped, start + n - at);
+    float *to = count == size ? d : whole;
+    block_to_floats(format, codes + at / size * block_bytes(format), to);
+    if (to == whole) memcpy(d, whole + skipped, count * 4);
+    d += count;
+    at += count;
+  }
+}
 /* Elements [start, start + n) as floats; of 8 bits they must lie in one row. */
 static void to_floats(const Weight *w, int64_t start, int64_t n, float *d) {
+#define STORED(format) case format: blocks_to_floats(format, w->codes, start, n, d); return;
+  switch (w->format) {
+    STORED(FORMAT_Q4_1) STORED(FORMAT_Q5_0) STORED(FORMAT_Q5_1) STORED(FORMAT_Q4_K) STORED(FORMAT_Q5_K) STORED(FORMAT_Q6_K)
+  }
+#undef STORED
   if (w->format == FORMAT_INT8) {
     typedef uint8_t vb __attribute__((vector_size(W), aligned(1), may_alias));
     const uint8_t *s = w->codes + start;

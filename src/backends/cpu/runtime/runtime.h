@@ -59,7 +59,7 @@ extern const int nabla_builtin_count;
 KERNEL(k_pack_b); KERNEL(k_gemm); KERNEL(k_gemm_skinny); KERNEL(k_gemm_small); KERNEL(k_gemm_f64); KERNEL(k_gemm_i32);
 KERNEL(k_attention_fwd); KERNEL(k_attention_bwd);
 KERNEL(k_scatter); KERNEL(k_argsort); KERNEL(k_cumulative); KERNEL(k_fill); KERNEL(k_copy); KERNEL(k_transpose); KERNEL(k_update);
-KERNEL(k_block_quantize); KERNEL(k_block_linear);
+KERNEL(k_block_quantize); KERNEL(k_block_linear); KERNEL(k_stored_quantize); KERNEL(k_stored_linear);
 KERNEL(k_conv_pack); KERNEL(k_conv2d_fwd); KERNEL(k_conv2d_dx); KERNEL(k_conv2d_dw); KERNEL(k_conv2d_dw_finish);
 KERNEL(k_gemm_quantized); KERNEL(k_gemm_quantized_skinny); KERNEL(k_dequantize);
 #endif
