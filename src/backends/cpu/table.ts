@@ -32,6 +32,8 @@ export const builtins = [
   "update",
   "block_quantize",
   "block_linear",
+  "pack_bf16",
+  "gemm_bf16",
 ] as const;
 export type BuiltinName = (typeof builtins)[number];
 
