@@ -286,6 +286,8 @@ export function lower(capture: Capture, hasTemplate: HasTemplate, rule: LowerRul
   }
 }
 
+/** Types all of whose values float32 has. */
+const wideInFloat32: ReadonlySet<DType> = new Set(["bfloat16", "float16"]);
 const plainViews = new Set(["reshape", "permute", "expand", "slice"]);
 
 /** Whether a node is a view of what is in memory whatever is fused: a state, or a state that is written in place. */
@@ -413,7 +415,13 @@ class Lowering {
     if (readsHalf) inputs = inputs.map((x, i) => (readsHalf(name, i) ? this.unwidened(x) : x));
     if (name === "detach") return inputs[0];
     if (name === "assign") return inputs[1];
-    if (name === "cast" && inputs[0].dtype === node.dtype) return inputs[0];
+    if (name === "cast") {
+      const [x] = inputs;
+      if (x.dtype === node.dtype) return x;
+      // widened and narrowed again
+      if (x.op === "cast" && x.dtype === "float32" && x.inputs[0].dtype === node.dtype && wideInFloat32.has(node.dtype))
+        return x.inputs[0];
+    }
     if (name === "reshape" || name === "expand") {
       if (showShape(inputs[0].shape) === showShape(node.shape)) return inputs[0];
       if (name === "reshape" && inputs[0].op === "reshape")
@@ -430,11 +438,7 @@ class Lowering {
    * twice as large, is never there. Anything else as it is.
    */
   private unwidened(x: GNode): GNode {
-    return this.beforeCast(
-      x,
-      "float32",
-      (n) => (n.dtype === "bfloat16" || n.dtype === "float16") && liesInMemory(n),
-    );
+    return this.beforeCast(x, "float32", (n) => (n.dtype === "bfloat16" || n.dtype === "float16") && liesInMemory(n));
   }
 
   /** A view of a cast to `dtype` as the same view of what is cast, where that `fits`; else as it is. */

@@ -5,6 +5,7 @@
 import type { DType } from "../core/dtype.ts";
 import { ShapeError } from "../core/errors.ts";
 import { showShape, sizeOf } from "../core/shape.ts";
+import { raised } from "../graph/autocast.ts";
 import { blockLinear, dequantizeBlocks } from "../graph/composites/index.ts";
 import * as ops from "../graph/ops.ts";
 import { Buffer, Module, type Parameter } from "../nn/index.ts";
@@ -61,7 +62,7 @@ abstract class Blocks extends Module {
         `${this.constructor.name}: the input ${showShape(x.shape)} must have ${inputs} features in its last axis`,
       );
     const outer = x.shape.slice(0, -1);
-    const flat = ops.reshape(x.node, [sizeOf(outer), inputs]);
+    const flat = ops.reshape(raised(x.node), [sizeOf(outer), inputs]);
     const y = blockLinear(flat, this.codes.node, this.scales.node, { bits: this.bits });
     return new Tensor(ops.reshape(y, [...outer, outputs]));
   }
