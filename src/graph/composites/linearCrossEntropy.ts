@@ -59,9 +59,12 @@ interface Chunk {
 function chunksOf(hidden: Node, weight: Node, t: Targets, chunk: number): Chunk[] {
   const rows = hidden.shape[0];
   const turned = permute(weight, [1, 0]);
-  return Array.from({ length: Math.ceil(rows / chunk) }, (_, i) => {
-    const start = i * chunk;
-    const size = Math.min(chunk, rows - start);
+  const count = Math.ceil(rows / chunk);
+  // as equal as whole rows allow: a last chunk of few rows would cost another pass over the weight
+  const each = Math.ceil(rows / count);
+  return Array.from({ length: Math.ceil(rows / each) }, (_, i) => {
+    const start = i * each;
+    const size = Math.min(each, rows - start);
     const part = narrow(hidden, 0, start, size);
     const targets = { valid: narrow(t.valid, 0, start, size), index: narrow(t.index, 0, start, size) };
     return { hidden: part, logits: contract(part, turned), targets, start, size };
