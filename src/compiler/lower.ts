@@ -47,6 +47,8 @@ export interface LowerRule {
   readonly replace?: (node: Node) => readonly Node[] | null;
   /** Whether operand i of an operation that runs by itself may be of a 16-bit float type in place of float32. */
   readonly readsHalf?: (op: string, operand: number) => boolean;
+  /** Whether a product [rows, columns] of two operands in bfloat16 may get its right one in float32, and rounds it as it reads. */
+  readonly rounds?: (shape: Shape) => boolean;
 }
 
 /** Rows rewritten in terms of others, or null to leave the node as it is. */
@@ -284,6 +286,8 @@ export function lower(capture: Capture, hasTemplate: HasTemplate, rule: LowerRul
   }
 }
 
+/** Types all of whose values float32 has. */
+const wideInFloat32: ReadonlySet<DType> = new Set(["bfloat16", "float16"]);
 const plainViews = new Set(["reshape", "permute", "expand", "slice"]);
 
 /** Whether a node is a view of what is in memory whatever is fused: a state, or a state that is written in place. */
@@ -403,11 +407,21 @@ class Lowering {
       return this.intern("output", [source as GNode], node.attrs, node.shape, node.dtype);
     }
     let inputs = node.inputs.map((i) => this.single(i));
+    if (name === "contract" && this.rule.rounds) {
+      const half = this.halfProduct(node, inputs);
+      if (half) return half;
+    }
     const { readsHalf } = this.rule;
     if (readsHalf) inputs = inputs.map((x, i) => (readsHalf(name, i) ? this.unwidened(x) : x));
     if (name === "detach") return inputs[0];
     if (name === "assign") return inputs[1];
-    if (name === "cast" && inputs[0].dtype === node.dtype) return inputs[0];
+    if (name === "cast") {
+      const [x] = inputs;
+      if (x.dtype === node.dtype) return x;
+      // widened and narrowed again
+      if (x.op === "cast" && x.dtype === "float32" && x.inputs[0].dtype === node.dtype && wideInFloat32.has(node.dtype))
+        return x.inputs[0];
+    }
     if (name === "reshape" || name === "expand") {
       if (showShape(inputs[0].shape) === showShape(node.shape)) return inputs[0];
       if (name === "reshape" && inputs[0].op === "reshape")
@@ -424,14 +438,28 @@ class Lowering {
    * twice as large, is never there. Anything else as it is.
    */
   private unwidened(x: GNode): GNode {
-    if (x.op === "cast") {
-      const [narrow] = x.inputs;
-      const isHalf = narrow.dtype === "bfloat16" || narrow.dtype === "float16";
-      return x.dtype === "float32" && isHalf && liesInMemory(narrow) ? narrow : x;
-    }
+    return this.beforeCast(x, "float32", (n) => (n.dtype === "bfloat16" || n.dtype === "float16") && liesInMemory(n));
+  }
+
+  /** A view of a cast to `dtype` as the same view of what is cast, where that `fits`; else as it is. */
+  private beforeCast(x: GNode, dtype: DType, fits: (n: GNode) => boolean): GNode {
+    if (x.op === "cast") return x.dtype === dtype && fits(x.inputs[0]) ? x.inputs[0] : x;
     if (!plainViews.has(x.op)) return x;
-    const inner = this.unwidened(x.inputs[0]);
+    const inner = this.beforeCast(x.inputs[0], dtype, fits);
     return inner === x.inputs[0] ? x : this.intern(x.op, [inner], x.attrs, x.shape, inner.dtype);
+  }
+
+  /**
+   * The product of two widened bfloat16 operands, from them as they are; the right one, where it is rounded from float32 that lies in
+   * memory (a weight), from that, so that there is no copy of it. Null for other products.
+   */
+  private halfProduct({ shape, dtype }: Node, inputs: readonly GNode[]): GNode | null {
+    const [a, b] = inputs.map((x) => this.beforeCast(x, "float32", (n) => n.dtype === "bfloat16"));
+    if (a.dtype !== "bfloat16" || b.dtype !== "bfloat16") return null;
+    const whole = this.rule.rounds?.(shape)
+      ? this.beforeCast(b, "bfloat16", (n) => n.dtype === "float32" && liesInMemory(n))
+      : b;
+    return this.intern("contract", [a, whole], whole === b ? {} : { rounds: true }, shape, dtype);
   }
 
   private intern(

@@ -3,6 +3,7 @@
  * elementwise value that several readers would otherwise compute again at more cost than reading it. And what follows from
  * it: where a node's computation ends and memory begins, and how an opaque operation looks at it.
  */
+import { dtypes } from "../core/dtype.ts";
 import { contiguousStrides, sizeOf } from "../core/shape.ts";
 import { reductions } from "./domain.ts";
 import { costOf } from "./kernel.ts";
@@ -28,6 +29,9 @@ const WHOLE = 256;
 
 const ownCost = (n: GNode): number =>
   n.op === "random" ? 100 : isView(n) ? (n.op === "pad" || n.op === "concat" ? 1 : 0) : costOf(n.op);
+
+const isWidening = (n: GNode): boolean =>
+  n.op === "cast" && dtypes[n.inputs[0].dtype].bytes === 2 && dtypes[n.dtype].bytes > 2;
 
 export class Members {
   private readonly lowered: Lowered;
@@ -110,10 +114,30 @@ export class Members {
         if (part !== n && this.isBoundary(part)) reads += weight;
         else cost += weight * ownCost(part);
       }
-      const again = (uses.get(n) ?? 0) > 1 && reads > 0 && (cost > EXPENSIVE || reads > 2.5);
-      if ((again || cost > WHOLE) && !isView(n)) this.members.add(n);
+      const again = reads > 0 && (cost > EXPENSIVE || reads > 2.5 || this.replacesProducts(n, cone));
+      const stored = ((uses.get(n) ?? 0) > 1 && again) || cost > WHOLE;
+      const [narrow] = n.inputs;
+      if (stored && isWidening(n) && !isView(narrow) && !this.isBoundary(narrow)) {
+        // as it is before it is widened, in half the memory
+        this.members.add(narrow);
+        cones.set(narrow, new Map([[narrow, 1]]));
+        cones.set(n, coneOf(n));
+        continue;
+      }
+      if (stored && !isView(n)) this.members.add(n);
       cones.set(n, this.members.has(n) ? new Map([[n, 1]]) : cone);
     }
+  }
+
+  /**
+   * Whether the results of products that `n` is made of take clearly more memory than `n`: a sum of two, or one rounded to 16 bits. Whoever
+   * reads `n` later would keep them there, which else are gone when `n` is made.
+   */
+  private replacesProducts(n: GNode, cone: ReadonlyMap<GNode, number>): boolean {
+    let bytes = 0;
+    for (const [part, weight] of cone)
+      if (part.op === "contract" && weight === 1) bytes += sizeOf(part.shape) * dtypes[part.dtype].bytes;
+    return bytes > 1.5 * sizeOf(n.shape) * dtypes[isWidening(n) ? n.inputs[0].dtype : n.dtype].bytes;
   }
 
   /**

@@ -2,11 +2,12 @@
  * A linear layer whose weight stays in 4 or 8 bits: the base of QLoRA (Dettmers et al. 2023). The weight is never learnt; gradients pass through
  * it to the inputs. It is brought back to floating numbers by ordinary operations in front of the product.
  */
+import { autocastDType } from "../graph/autocast.ts";
 import { nf4Block as block, dequantize } from "../graph/composites/index.ts";
 import { Projection } from "../models/gpt2.ts";
 import * as F from "../nn/functional.ts";
 import { Buffer, type Linear, Module, type Parameter } from "../nn/index.ts";
-import { checkpoint, noGrad, Tensor, tensor } from "../tensor/index.ts";
+import { autocast, checkpoint, noGrad, Tensor, tensor } from "../tensor/index.ts";
 import { FinetuneError } from "./errors.ts";
 import { blockScales, nf4Code, quantizeInt8, quantizeNF4 } from "./nf4.ts";
 
@@ -75,16 +76,18 @@ export class QuantizedLinear extends Module {
    * The product is of the scales' dtype, so that 16-bit inputs do not round the weight.
    */
   forward(x: Tensor): Tensor {
-    const product = checkpoint(
-      (input) =>
-        F.linear(
-          input,
-          noGrad(() => this.dequantize()),
-        ),
-      x.to(this.absmax.dtype),
+    const product = autocast({ enabled: false }, () =>
+      checkpoint(
+        (input) =>
+          F.linear(
+            input,
+            noGrad(() => this.dequantize()),
+          ),
+        x.to(this.absmax.dtype),
+      ),
     );
-    const y = product.to(x.dtype);
-    return this.bias === null ? y : y.add(this.bias.to(x.dtype));
+    const y = product.to(autocastDType() ?? x.dtype);
+    return this.bias === null ? y : y.add(this.bias.to(y.dtype));
   }
 
   override extraRepr(): string {

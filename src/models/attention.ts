@@ -2,6 +2,7 @@
  * Attention as decoders use it: causal, over the text itself or over a cache of keys and values, with sliding windows and
  * capped scores. Positions are runtime numbers where there is a cache.
  */
+import { lowered } from "../graph/autocast.ts";
 import { swapHeads } from "../graph/composites/attention.ts";
 import { attention, softmax } from "../graph/composites/index.ts";
 import type { Node } from "../graph/node.ts";
@@ -107,12 +108,14 @@ export interface AttendOptions {
 export function attend(q: Tensor, k: Tensor, v: Tensor, context: DecoderContext, options: AttendOptions): Tensor {
   const { cache, start, length } = context;
   const time = q.shape[1];
-  let [keys, values] = [new Tensor(swapHeads(k.node)), new Tensor(swapHeads(v.node))];
+  // without a cache the keys are a product's operand; a cache keeps its type, and the queries take it
+  const own = (x: Tensor): Node => swapHeads(cache ? x.node : lowered(x.node));
+  let [keys, values] = [new Tensor(own(k)), new Tensor(own(v))];
   if (cache) ({ keys, values } = cache.append(options.layer, keys, values, start as Node));
   const { scale, window, softcap, dropoutP } = options;
   const size = keys.shape[2];
   const mask = context.mask(window, time, size);
-  const queries = swapHeads(q.node);
+  const queries = ops.cast(own(q), keys.dtype);
   if (softcap === null && dropoutP === 0)
     return new Tensor(attention(queries, keys.node, values.node, { causal: true, scale, length, mask }).out);
   return explicit(queries, keys.node, values.node, { start, mask, scale, softcap, dropoutP });

@@ -5,6 +5,7 @@
 import type { DType } from "../core/dtype.ts";
 import { ShapeError } from "../core/errors.ts";
 import { showShape, sizeOf } from "../core/shape.ts";
+import { raised } from "../graph/autocast.ts";
 import {
   blockLinear,
   dequantizeBlocks,
@@ -82,7 +83,7 @@ abstract class Blocks extends Module {
       );
     const { format, codes, scales } = this;
     const outer = x.shape.slice(0, -1);
-    const flat = ops.reshape(x.node, [sizeOf(outer), inputs]);
+    const flat = ops.reshape(raised(x.node), [sizeOf(outer), inputs]);
     const y = isSplit(format)
       ? blockLinear(flat, codes.node, (scales as Buffer).node, { bits: splitBits[format] })
       : storedLinear(flat, codes.node, { format });

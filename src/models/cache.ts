@@ -114,7 +114,11 @@ export class KeyValueCache {
   append(layer: number, keys: Tensor, values: Tensor, start: Node): { keys: Tensor; values: Tensor } {
     const zero = ops.constant(0, "int32");
     const put = (memory: Tensor, fresh: Tensor): Tensor => {
-      write("KeyValueCache", memory, ops.dynamicUpdate(memory.node, fresh.node, [zero, zero, start, zero]));
+      write(
+        "KeyValueCache",
+        memory,
+        ops.dynamicUpdate(memory.node, ops.cast(fresh.node, memory.dtype), [zero, zero, start, zero]),
+      );
       return new Tensor(memory.node);
     };
     const { keys: oldKeys, values: oldValues } = this.layers[layer];

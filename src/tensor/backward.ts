@@ -8,6 +8,7 @@ import { enqueue, keep, stepsOf } from "../execution/index.ts";
 import { isGradEnabled, make, type Node, setGradEnabled } from "../graph/node.ts";
 import { add } from "../graph/ops.ts";
 import { primitives as p } from "../graph/primitives.ts";
+import { under } from "./autocast.ts";
 import { Tensor } from "./tensor.ts";
 
 export interface BackwardOptions {
@@ -186,30 +187,13 @@ export function grad<A extends readonly Tensor[]>(
   return (...args) => both(...args)[1];
 }
 
-function withMode<T>(enabled: boolean, fn: () => T): T {
-  const before = setGradEnabled(enabled);
-  let result: T;
-  try {
-    result = fn();
-  } catch (error) {
-    setGradEnabled(before);
-    throw error;
-  }
-  if (result instanceof Promise)
-    return result.finally(() => {
-      setGradEnabled(before);
-    }) as T;
-  setGradEnabled(before);
-  return result;
-}
-
 /**
  * Runs `fn` without recording for differentiation (torch.no_grad), and returns what it returns. If that is a promise, the mode
  * lasts until it settles; what is recorded meanwhile elsewhere is under it too.
  */
-export const noGrad = <T>(fn: () => T): T => withMode(false, fn);
+export const noGrad = <T>(fn: () => T): T => under(setGradEnabled, false, fn);
 /** Runs `fn` with recording for differentiation, inside noGrad (torch.enable_grad). */
-export const enableGrad = <T>(fn: () => T): T => withMode(true, fn);
+export const enableGrad = <T>(fn: () => T): T => under(setGradEnabled, true, fn);
 
 /**
  * Runs `fn` on tensors so that what it computes on the way is not kept for the backward pass but computed again

@@ -1,6 +1,7 @@
 /** The public face of tensors: the class with its methods, and every operation as a function. */
 import "./methods.ts";
 
+export { type AutocastOptions, autocast } from "./autocast.ts";
 export {
   autograd,
   type BackwardOptions,

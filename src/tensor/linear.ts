@@ -4,6 +4,7 @@
 import type { DType } from "../core/dtype.ts";
 import { DTypeError, ShapeError } from "../core/errors.ts";
 import { showShape, sizeOf } from "../core/shape.ts";
+import { lowered } from "../graph/autocast.ts";
 import type { Node } from "../graph/node.ts";
 import * as ops from "../graph/ops.ts";
 import { diagonalNode } from "./movement.ts";
@@ -11,7 +12,7 @@ import { Tensor } from "./tensor.ts";
 
 /** Matrix product of the last two axes; leading axes broadcast, vectors are rows or columns as needed (torch.matmul). */
 export function matmul(a: Tensor, b: Tensor): Tensor {
-  return new Tensor(ops.matmul(a.node, b.node));
+  return new Tensor(ops.matmul(lowered(a.node), lowered(b.node)));
 }
 
 function expectAxes(operation: string, x: Tensor, n: number): void {
@@ -59,7 +60,8 @@ export function addmm(
 ): Tensor {
   const { beta, alpha } = options;
   const product = alpha === undefined ? mm(a, b) : mm(a, b).mul(alpha);
-  return (beta === undefined ? x : x.mul(beta)).add(product);
+  const base = new Tensor(lowered(x.node));
+  return (beta === undefined ? base : base.mul(beta)).add(product);
 }
 
 // ---- einsum -------------------------------------------------------------------------------------------------------------
@@ -194,11 +196,12 @@ function contractPair(
 export function einsum(equation: string, ...operands: readonly (Tensor | readonly Tensor[])[]): Tensor {
   const tensors = operands.flat() as Tensor[];
   const { inputs, output } = parse(equation, tensors);
-  const dtype = tensors[0].dtype as DType;
-  for (const x of tensors)
+  const nodes = tensors.map(({ node }) => lowered(node));
+  const dtype = nodes[0].dtype as DType;
+  for (const x of nodes)
     if (x.dtype !== dtype || dtype === "bool")
-      throw new DTypeError(`einsum: operands must share a number dtype, got ${tensors.map((y) => y.dtype).join(", ")}`);
-  const terms = inputs.map((labels, i) => withoutRepeats({ node: tensors[i].node, labels }, equation));
+      throw new DTypeError(`einsum: operands must share a number dtype, got ${nodes.map((y) => y.dtype).join(", ")}`);
+  const terms = inputs.map((labels, i) => withoutRepeats({ node: nodes[i], labels }, equation));
   const sizes = new Map<string, number>();
   for (const { node, labels } of terms)
     labels.forEach((l, i) => {
@@ -234,8 +237,11 @@ export function tensordot(
   const rows = a.shape.map((_, i) => i).filter((i) => !left.includes(i));
   const columns = b.shape.map((_, i) => i).filter((i) => !right.includes(i));
   const k = sizeOf(left.map((l) => a.shape[l]));
-  const x = ops.reshape(ops.permute(a.node, [...rows, ...left]), [sizeOf(rows.map((r) => a.shape[r])), k]);
-  const y = ops.reshape(ops.permute(b.node, [...right, ...columns]), [k, sizeOf(columns.map((c) => b.shape[c]))]);
+  const x = ops.reshape(ops.permute(lowered(a.node), [...rows, ...left]), [sizeOf(rows.map((r) => a.shape[r])), k]);
+  const y = ops.reshape(ops.permute(lowered(b.node), [...right, ...columns]), [
+    k,
+    sizeOf(columns.map((c) => b.shape[c])),
+  ]);
   return new Tensor(
     ops.reshape(ops.contract(x, y), [...rows.map((r) => a.shape[r]), ...columns.map((c) => b.shape[c])]),
   );

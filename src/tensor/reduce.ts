@@ -5,6 +5,7 @@
 import { accumulator, isFloat } from "../core/dtype.ts";
 import { DTypeError, ShapeError } from "../core/errors.ts";
 import { normalizeAxes, sizeOf } from "../core/shape.ts";
+import { raised } from "../graph/autocast.ts";
 import { logSoftmax as logSoftmaxNode, softmax as softmaxNode } from "../graph/composites/index.ts";
 import { isGradEnabled, type Node } from "../graph/node.ts";
 import * as ops from "../graph/ops.ts";
@@ -44,7 +45,7 @@ export const amax: Reduction = reduction(ops.reduceMax);
 /** The smallest element over the axes; equal ones share the gradient. */
 export const amin: Reduction = reduction(ops.reduceMin);
 /** Π x. */
-export const prod: Reduction = reduction(ops.prod);
+export const prod: Reduction = reduction((x, dim, o) => ops.prod(raised(x), dim, o));
 const truth = (x: Node): Node => (x.dtype === "bool" ? x : ops.ne(x, 0));
 /** Whether any element is not 0. */
 export const any: Reduction = reduction((x, dim, o) =>
@@ -166,11 +167,11 @@ export const logsumexp: Reduction = reduction((input, dim, o) => {
 
 /** eˣ / Σ eˣ along `dim`. */
 export function softmax(x: Tensor, options: number | { readonly dim: number }): Tensor {
-  return new Tensor(softmaxNode(x.node, axisOf("softmax", x.node, dimOf(options, -1) as number)));
+  return new Tensor(softmaxNode(raised(x.node), axisOf("softmax", x.node, dimOf(options, -1) as number)));
 }
 /** x − ln Σ eˣ along `dim`. */
 export function logSoftmax(x: Tensor, options: number | { readonly dim: number }): Tensor {
-  return new Tensor(logSoftmaxNode(x.node, axisOf("logSoftmax", x.node, dimOf(options, -1) as number)));
+  return new Tensor(logSoftmaxNode(raised(x.node), axisOf("logSoftmax", x.node, dimOf(options, -1) as number)));
 }
 
 // ---- scans ------------------------------------------------------------------------------------------------------------------

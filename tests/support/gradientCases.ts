@@ -342,7 +342,7 @@ check(
   "both gradients",
   [sample([4, 2]), sample([3, 2], -1, 1, 3), sample([], 0.5, 1.5)],
   ([h, w, g]) => {
-    const attrs = { ignoreIndex: -100, labelSmoothing: 0, reduction: "mean", chunk: 2 } as const;
+    const attrs = { ignoreIndex: -100, labelSmoothing: 0, reduction: "mean", chunk: 2, wide: false } as const;
     const { dhidden, dweight } = c.linearCrossEntropyBackward([h, w, targets()], g, attrs);
     return [dhidden, dweight];
   },

@@ -298,6 +298,7 @@ export class Assembler extends Assembly<Work> {
       K,
       a: { dtype: n.inputs[0].dtype, strides: a.strides },
       b: { dtype: n.inputs[1].dtype, strides: b.strides },
+      ...(n.attrs["rounds"] === true && { rounds: true }),
       out: n.dtype as "float32",
       hasPost: made !== undefined,
     });

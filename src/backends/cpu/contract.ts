@@ -33,6 +33,8 @@ export interface ContractDesc {
   readonly a: { readonly dtype: DType; readonly strides: readonly number[] };
   /** Element strides: batch axes, k, n; batch strides of 0 share B. */
   readonly b: { readonly dtype: DType; readonly strides: readonly number[] };
+  /** B is float32 in memory and counts as it is when rounded to bfloat16; of one batch, and of more rows than skinnyRows. */
+  readonly rounds?: boolean;
   readonly out: "float32" | "float64" | "int32";
   /** An attached epilogue gets the finished tiles and stores them: there is no "out" buffer then. float32 only. */
   readonly hasEpilogue?: boolean;
@@ -69,6 +71,8 @@ const ACCUMULATE = 1;
 const ROW_SUMS = 2;
 const B_IN_PLACE = 4;
 const STREAM_C = 8;
+/** The runtime's type of float32 that is rounded as it is read (BF16_OF_F32 in runtime/runtime.h). */
+const ROUNDED = 15;
 /** A result of this many bytes is written past the caches: its lines would be fetched to be written over, and leave again. */
 const STREAM_BYTES = 2 ** 21;
 
@@ -181,7 +185,7 @@ export function planContract(shape: KernelShape, desc: ContractDesc): ContractPl
   // epilogues, sums of rows, and products that are added, streamed or read in place are the native runtime's
   const flags = import.meta.forBrowsers ? 0 : (desc.accumulate ? ACCUMULATE : 0) | (desc.asum ? ROW_SUMS : 0);
   const adt = dtypes[desc.a.dtype].code;
-  const bdt = dtypes[desc.b.dtype].code;
+  const bdt = !import.meta.forBrowsers && desc.rounds ? ROUNDED : dtypes[desc.b.dtype].code;
   const base = (mc: number, nc: number, flag = 0) => [
     ...[M, N, K, am, ak, adt, mc, nc, kb, flags | flag, bk, bn, bdt],
     axes.length,
@@ -192,6 +196,13 @@ export function planContract(shape: KernelShape, desc: ContractDesc): ContractPl
     : [...(desc.hasEpilogue ? [] : (["out"] as const)), ...(desc.asum ? (["asum"] as const) : [])];
   const { mr, nr } = shape;
   const panels = ceilDiv(N, nr);
+  // both sides bfloat16, and pairs of them in one instruction
+  const pairs =
+    !import.meta.forBrowsers &&
+    shape.bf16 === true &&
+    desc.a.dtype === "bfloat16" &&
+    (desc.b.dtype === "bfloat16" || desc.rounds === true) &&
+    !(desc.hasEpilogue || desc.asum || desc.accumulate);
   const transposedA = am === 1 && ak !== 1 && desc.a.dtype === "float32";
   /** Floats of a gemm tile's own scratch: at most a copy of A's strip and the partial sums. */
   const room = (mc: number, nc: number) =>
@@ -250,7 +261,7 @@ export function planContract(shape: KernelShape, desc: ContractDesc): ContractPl
     !desc.hasEpilogue &&
     !desc.hasPost;
   const main = (buffer: "b" | "packed", flag: number, strides: readonly number[]): CommandDesc => ({
-    fn: kind,
+    fn: pairs ? "gemm_bf16" : kind,
     rows: ceilDiv(M, mc) * ceilDiv(N, nc) * batches,
     grain: 1,
     buffers: ["a", buffer, ...outputs],
@@ -268,7 +279,7 @@ export function planContract(shape: KernelShape, desc: ContractDesc): ContractPl
   )
     return { packed: 0, main: main("b", B_IN_PLACE, direct), rowBlock: mc, scratchBytes: 4 * room(mc, nc) };
   const own = axes.filter((x) => x.b !== 0);
-  const packedOne = K * panels * nr;
+  const packedOne = (pairs ? Math.ceil(K / 2) : K) * panels * nr;
   const packedBatches = product(own.map((x) => x.size));
   let stride = packedBatches * packedOne;
   const packedStride = new Map(own.map((x) => [x, (stride /= x.size)]));
@@ -276,7 +287,7 @@ export function planContract(shape: KernelShape, desc: ContractDesc): ContractPl
   return {
     packed: 4 * packedOne * packedBatches,
     pack: {
-      fn: "pack_b",
+      fn: pairs ? "pack_bf16" : "pack_b",
       rows: packTiles * packedBatches,
       grain: 1,
       buffers: ["b", "packed"],
@@ -288,6 +299,6 @@ export function planContract(shape: KernelShape, desc: ContractDesc): ContractPl
       axes.flatMap((x) => [x.size, x.a, packedStride.get(x) ?? 0]),
     ),
     rowBlock: mc,
-    scratchBytes: 4 * Math.max(room(mc, nc), desc.b.dtype === "float32" ? 0 : Math.max(8 * N, nr * kb)),
+    scratchBytes: 4 * Math.max(room(mc, nc), bdt === dtypes.float32.code ? 0 : Math.max(8 * N, nr * kb)),
   };
 }

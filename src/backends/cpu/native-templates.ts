@@ -5,9 +5,9 @@
 import type { GNode } from "../../compiler/lower.ts";
 import { type Strided, strided } from "../../compiler/views.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
-import { attention, attentionExtras } from "../../graph/composites/attention.ts";
+import { attentionExtras } from "../../graph/composites/attention.ts";
 import type { StoredFormat } from "../../graph/composites/stored-blocks.ts";
-import type { Node } from "../../graph/node.ts";
+import { make, type Node, setRegion } from "../../graph/node.ts";
 import * as ops from "../../graph/ops.ts";
 import type { KernelShape } from "./native.ts";
 import { planAttention, planBlockLinear, planCopy, planUpdate } from "./plans.ts";
@@ -188,19 +188,27 @@ export const readsHalf = (op: string, operand: number): boolean =>
 
 export const ignores = (n: GNode, operand: number): boolean => templates[n.op]?.ignores?.(n, operand) ?? false;
 
+/** Operations whose templates are for float32. */
+const wideOnly = new Set(["attention", "attentionBackward", "conv", "convInputGradient", "convWeightGradient"]);
+
 /**
- * Attention of 16-bit floats by the float32 operation, whose template reads keys and values as they are stored; null where there is
- * none for it.
+ * An operation on 16-bit floats by the float32 operation and its template (which reads keys and values as they are stored); null
+ * where there is none for it. What a backward operation widens is its own: shared with the forward pass it would lie there from then on.
  */
-export function wideAttention(n: Node): readonly [Node, Node] | null {
-  const [q, k, v] = n.inputs;
-  if (n.operation.name !== "attention" || (q.dtype !== "bfloat16" && q.dtype !== "float16")) return null;
-  const { causal, scale } = n.attrs as { causal: boolean; scale: number };
-  const wide = [q, k, v].map((x) => ops.cast(x, "float32"));
-  const { out, lse } = attention(wide[0], wide[1], wide[2], {
-    causal,
-    scale,
-    ...attentionExtras(n.inputs, 3, n.attrs),
-  });
-  return hasTemplate("attention", out) ? [ops.cast(out, q.dtype), lse] : null;
+export function widened(n: Node): readonly Node[] | null {
+  const { name } = n.operation;
+  if (!wideOnly.has(name) || !n.inputs.some(isHalf)) return null;
+  const outer = name === "attention" || name === "conv" ? null : setRegion(OWN_REGION);
+  const wide = make(
+    n.operation,
+    n.inputs.map((x) => (isHalf(x) ? ops.cast(x, "float32") : x)),
+    n.attrs,
+  );
+  if (outer !== null) setRegion(outer);
+  if (!hasTemplate(name, wide)) return null;
+  const { outputs = null } = n;
+  return ops.outputs(wide).map((x, i) => ops.cast(x, (outputs ?? [n])[i].dtype));
 }
+const isHalf = ({ dtype }: Node): boolean => dtype === "bfloat16" || dtype === "float16";
+/** No region of a checkpoint. */
+const OWN_REGION = -1;

@@ -34,12 +34,15 @@ export interface KernelShape {
   readonly lanes: number;
   readonly skinnyRows: number;
   readonly skinnyColumns: number;
+  /** Whether the processor multiplies pairs of bfloat16 (avx512_bf16), and the runtime so has gemm_bf16. Default: false. */
+  readonly bf16?: boolean;
 }
 
-const headers = ["abi.h", "simd.h", "runtime.h", "microkernel.h", "microkernel.inc", "stored.h"];
+const headers = ["abi.h", "simd.h", "runtime.h", "microkernel.h", "microkernel.inc", "gemm.h", "stored.h"];
 /** The runtime's units; those that take longest to compile come first, so that the others fill the rest of the time. */
 const sources = [
   "gemm",
+  "gemm_bf16",
   "blocks",
   "attention",
   "conv",
@@ -104,14 +107,8 @@ export class NativeRuntime {
     this.features = bits;
     const room = this.alloc(64);
     lib.shape(room);
-    const [mr, nr, lanes, skinnyRows, skinnyColumns] = new Int32Array(this.view(room, 20)) as unknown as [
-      number,
-      number,
-      number,
-      number,
-      number,
-    ];
-    this.shape = { mr, nr, lanes, skinnyRows, skinnyColumns };
+    const [mr, nr, lanes, skinnyRows, skinnyColumns, bf16] = new Int32Array(this.view(room, 24));
+    this.shape = { mr, nr, lanes, skinnyRows, skinnyColumns, bf16: bf16 === 1 };
     this.free(room);
   }
 

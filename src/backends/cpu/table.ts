@@ -34,6 +34,8 @@ export const builtins = [
   "block_linear",
   "stored_quantize",
   "stored_linear",
+  "pack_bf16",
+  "gemm_bf16",
 ] as const;
 export type BuiltinName = (typeof builtins)[number];
 

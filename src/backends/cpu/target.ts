@@ -20,7 +20,7 @@ import {
   planOpaque,
   readsHalf,
   takesStrided,
-  wideAttention,
+  widened,
 } from "./native-templates.ts";
 import { hasOwnKernel, isOwn, planOwn } from "./own.ts";
 import { planTranspose } from "./plans.ts";
@@ -55,7 +55,11 @@ export const nativeTarget = (runtime: NativeRuntime): Target => ({
     ignores,
     absorbs: takesCodes,
   },
-  lowerRule: { readsHalf, replace: wideAttention },
+  lowerRule: {
+    readsHalf,
+    replace: widened,
+    rounds: (shape) => shape.length === 2 && shape[0] > runtime.shape.skinnyRows,
+  },
   hasTemplate: (name, node) => name === "loop" || hasTemplate(name, node) || hasOwnKernel(node),
   render: (kernel, form) => {
     const { body, needed, hasFloat64, checks } = renderKernel(kernel, form);

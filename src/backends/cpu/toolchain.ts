@@ -184,6 +184,7 @@ export function targetFlags(bits: number): string[] {
     if (bits & features.f16c) flags.push("-mf16c");
     if (bits & features.avx512) flags.push("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl");
     if (bits & features.avx512vnni) flags.push("-mavx512vnni");
+    if (bits & features.avx512bf16) flags.push("-mavx512bf16");
   }
   if (bits & features.dotprod) flags.push("-march=armv8.2-a+dotprod");
   return flags;
@@ -206,7 +207,25 @@ export async function cpuFeatures(): Promise<number> {
   });
   let bits = koffi.load(path).func("int32_t nabla_features()")() as number;
   if (process.env["NABLA_CPU"] === "avx2") bits &= ~(features.avx512 | features.avx512vnni | features.avx512bf16);
+  if (bits & features.avx512bf16 && !(await knowsBfloat16())) bits &= ~features.avx512bf16;
   return (probed = bits);
+}
+
+/** Whether the compiler and its assembler know avx512_bf16, which is younger than the rest (gcc 10, clang 9, binutils 2.34). */
+async function knowsBfloat16(): Promise<boolean> {
+  const text = 'void nabla_pairs(void) { __asm__("vdpbf16ps %zmm0, %zmm1, %zmm2"); }\n';
+  try {
+    await buildLibrary({
+      name: "probe",
+      sources: [{ name: "pairs", text }],
+      flags: ["-fvisibility=hidden"],
+      bits: features.x86 | features.avx512bf16,
+    });
+    return true;
+  } catch (error) {
+    if (error instanceof CompilerError) return false;
+    throw error;
+  }
 }
 
 // ---- the cache -------------------------------------------------------------------------------------------------------

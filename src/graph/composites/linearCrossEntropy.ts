@@ -3,6 +3,7 @@
  * time and never exist as a whole, neither forwards nor in the gradient, which makes them again.
  * (The idea: Wijmans et al. 2024, Cut Your Losses.)
  */
+import { accumulator, type DType } from "../../core/dtype.ts";
 import { DTypeError, ShapeError } from "../../core/errors.ts";
 import { showShape } from "../../core/shape.ts";
 import { make, type Node, registerOperation, type Spec } from "../node.ts";
@@ -23,6 +24,8 @@ export type LinearCrossEntropyAttrs = {
   readonly reduction: Reduction;
   /** Rows whose logits exist at one time. */
   readonly chunk: number;
+  /** Whether the loss of 16-bit operands is float32, as it is computed, rather than rounded to their type. */
+  readonly wide: boolean;
 };
 
 function check(name: string, [hidden, weight, targets]: readonly Node[], a: LinearCrossEntropyAttrs): Spec {
@@ -40,8 +43,10 @@ function check(name: string, [hidden, weight, targets]: readonly Node[], a: Line
   checkReduction(name, a.reduction);
   if (!Number.isInteger(a.chunk) || a.chunk < 1)
     throw new ShapeError(`${name}: chunk must be a whole number of rows ≥ 1, got ${a.chunk}`);
-  return { shape: a.reduction === "none" ? [hidden.shape[0]] : [], dtype: hidden.dtype };
+  return { shape: a.reduction === "none" ? [hidden.shape[0]] : [], dtype: lossDType(hidden, a) };
 }
+
+const lossDType = ({ dtype }: Node, { wide }: LinearCrossEntropyAttrs): DType => (wide ? accumulator(dtype) : dtype);
 
 interface Chunk {
   readonly hidden: Node;
@@ -54,9 +59,12 @@ interface Chunk {
 function chunksOf(hidden: Node, weight: Node, t: Targets, chunk: number): Chunk[] {
   const rows = hidden.shape[0];
   const turned = permute(weight, [1, 0]);
-  return Array.from({ length: Math.ceil(rows / chunk) }, (_, i) => {
-    const start = i * chunk;
-    const size = Math.min(chunk, rows - start);
+  const count = Math.ceil(rows / chunk);
+  // as equal as whole rows allow: a last chunk of few rows would cost another pass over the weight
+  const each = Math.ceil(rows / count);
+  return Array.from({ length: Math.ceil(rows / each) }, (_, i) => {
+    const start = i * each;
+    const size = Math.min(each, rows - start);
     const part = narrow(hidden, 0, start, size);
     const targets = { valid: narrow(t.valid, 0, start, size), index: narrow(t.index, 0, start, size) };
     return { hidden: part, logits: contract(part, turned), targets, start, size };
@@ -76,7 +84,7 @@ const forwardRow = registerOperation({
     // each chunk's sum by itself: its logits can go then
     const total =
       a.reduction === "none" ? concat(parts, 0) : parts.map((part) => sum(part)).reduce((x, y) => add(x, y));
-    return [cast(a.reduction === "mean" ? div(total, sum(cast(t.valid, total.dtype))) : total, hidden.dtype)];
+    return [cast(a.reduction === "mean" ? div(total, sum(cast(t.valid, total.dtype))) : total, lossDType(hidden, a))];
   },
 });
 
@@ -128,14 +136,15 @@ export function linearCrossEntropy(
     readonly labelSmoothing?: number;
     readonly reduction?: Reduction;
     readonly chunk?: number;
+    readonly wide?: boolean;
   } = {},
 ): Node {
-  const { ignoreIndex = -100, labelSmoothing = 0, reduction = "mean" } = options;
+  const { ignoreIndex = -100, labelSmoothing = 0, reduction = "mean", wide = false } = options;
   expectRank("linearCrossEntropy", "the weight", weight, 2, "[classes, width]");
   if (hidden.shape[0] === 0)
     throw new ShapeError(`linearCrossEntropy: there are no rows in ${showShape(hidden.shape)}`);
   const chunk = options.chunk ?? Math.max(64, Math.floor(logitsAtOnce / Math.max(1, weight.shape[0])));
-  return make(forwardRow, [hidden, weight, targets], { ignoreIndex, labelSmoothing, reduction, chunk });
+  return make(forwardRow, [hidden, weight, targets], { ignoreIndex, labelSmoothing, reduction, chunk, wide });
 }
 
 /** The gradients of `linearCrossEntropy` with respect to the hidden states and the weight. */

@@ -4,6 +4,7 @@
  */
 import { ShapeError } from "../../core/errors.ts";
 import { broadcastShapes, sameShape, showShape, sizeOf } from "../../core/shape.ts";
+import { lowered, raised } from "../../graph/autocast.ts";
 import { swapHeads } from "../../graph/composites/attention.ts";
 import { attention, softmax } from "../../graph/composites/index.ts";
 import type { Node } from "../../graph/node.ts";
@@ -46,7 +47,7 @@ export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, optio
   const { attnMask = null, dropoutP = 0, isCausal = false, scale, enableGqa = false } = options;
   if (attnMask && isCausal)
     throw new ShapeError(`${name}: attnMask and isCausal exclude each other; put the causal part into the mask`);
-  const [x, y, z] = [fourAxes(`${name}: q`, q.node), fourAxes(`${name}: k`, k.node), fourAxes(`${name}: v`, v.node)];
+  const [x, y, z] = [q, k, v].map((t, i) => fourAxes(`${name}: ${"qkv"[i]}`, lowered(t.node)));
   if (x.shape[1] !== y.shape[1] && !enableGqa)
     throw new ShapeError(
       `${name}: q has ${x.shape[1]} heads, k has ${y.shape[1]}; pass { enableGqa: true } if query heads share key-value heads`,
@@ -90,7 +91,7 @@ function withDropout(
       );
     scores = mask.dtype === "bool" ? ops.where(mask, scores, never) : ops.add(scores, ops.cast(mask, scores.dtype));
   }
-  return ops.contract(dropoutNode(softmax(scores, 3), dropoutP), repeated(v));
+  return ops.contract(ops.cast(dropoutNode(softmax(raised(scores), 3), dropoutP), v.dtype), repeated(v));
 }
 
 /**
@@ -107,7 +108,7 @@ export function causalSelfAttention(
     readonly attnMask?: Tensor | null;
   } = {},
 ): Tensor {
-  const { node } = qkv;
+  const node = lowered(qkv.node);
   const [batch, time, triple] = node.shape;
   const width = triple / 3;
   if (node.shape.length !== 3 || width % numHeads !== 0)

@@ -4,6 +4,7 @@
  */
 import { ShapeError } from "../../core/errors.ts";
 import { showShape } from "../../core/shape.ts";
+import { lowered } from "../../graph/autocast.ts";
 import * as composites from "../../graph/composites/index.ts";
 import type { Node } from "../../graph/node.ts";
 import * as ops from "../../graph/ops.ts";
@@ -74,7 +75,7 @@ function withBias(name: string, y: Node, bias: Tensor | null | undefined): Node 
     throw new ShapeError(
       `${name}: the bias ${showShape(bias.shape)} must be [${channels}], one a channel that comes out`,
     );
-  return ops.add(y, bias.node);
+  return ops.add(y, lowered(bias.node));
 }
 
 function convolve(
@@ -104,7 +105,7 @@ function convolve(
     high = reach.map((n, i) => n - low[i]);
   } else low = high = sizesOf(name, "padding", o.padding === "valid" ? 0 : (o.padding ?? 0), rank);
   const attrs = { stride, low, high, dilation, groups: o.groups ?? 1 };
-  return spatially(name, x, rank, (y) => withBias(name, composites.conv(y, w, attrs), bias));
+  return spatially(name, x, rank, (y) => withBias(name, composites.conv(lowered(y), lowered(w), attrs), bias));
 }
 
 /** x [N, Cin, L] with weight [Cout, Cin / groups, K] → [N, Cout, Lout] (torch.nn.functional.conv1d). */
@@ -143,7 +144,7 @@ function convolveTransposed(
       (s, i) => (y.shape[i + 1] - 1) * s - 2 * padding[i] + dilation[i] * (w.shape[i + 2] - 1) + extra[i] + 1,
     );
     const attrs = { stride, low: padding, high: padding, dilation, groups: o.groups ?? 1, size };
-    return withBias(name, composites.convInputGradient(y, w, attrs), bias);
+    return withBias(name, composites.convInputGradient(lowered(y), lowered(w), attrs), bias);
   });
 }
 

@@ -2,6 +2,7 @@
 import { isFloat } from "../../core/dtype.ts";
 import { DTypeError, ShapeError } from "../../core/errors.ts";
 import { showShape, sizeOf } from "../../core/shape.ts";
+import { lowered } from "../../graph/autocast.ts";
 import type { Node } from "../../graph/node.ts";
 import * as ops from "../../graph/ops.ts";
 import { Tensor } from "../../tensor/tensor.ts";
@@ -10,7 +11,8 @@ export { oneHot } from "../../tensor/indexed.ts";
 export { pad } from "../../tensor/movement.ts";
 
 /** x [rows…, in] · matrix [in, out] + bias [out], as one tall product. `described` is the weight as its owner stores it. */
-function project(name: string, x: Node, matrix: Node, bias: Tensor | null | undefined, described: Node): Node {
+function project(name: string, input: Node, weight: Node, bias: Tensor | null | undefined, described: Node): Node {
+  const [x, matrix] = [lowered(input), lowered(weight)];
   const width = x.shape[x.shape.length - 1];
   if (x.shape.length === 0 || width !== matrix.shape[0])
     throw new ShapeError(
@@ -26,7 +28,7 @@ function project(name: string, x: Node, matrix: Node, bias: Tensor | null | unde
       throw new ShapeError(
         `${name}: the bias ${showShape(bias.shape)} must be [${matrix.shape[1]}], one a feature that comes out`,
       );
-    y = ops.add(y, bias.node);
+    y = ops.add(y, lowered(bias.node));
   }
   return x.shape.length === 2 ? y : ops.reshape(y, [...x.shape.slice(0, -1), matrix.shape[1]]);
 }

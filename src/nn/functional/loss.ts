@@ -6,6 +6,7 @@ import { defineOperation } from "../../autograd/index.ts";
 import { isFloat } from "../../core/dtype.ts";
 import { DTypeError, ShapeError } from "../../core/errors.ts";
 import { sameShape, showShape, sizeOf } from "../../core/shape.ts";
+import { autocastDType, lowered, raised } from "../../graph/autocast.ts";
 import type { Reduction } from "../../graph/composites/index.ts";
 import * as composites from "../../graph/composites/index.ts";
 import type { Node } from "../../graph/node.ts";
@@ -67,9 +68,9 @@ export function crossEntropy(
   options: ClassLossOptions & { readonly labelSmoothing?: number } = {},
 ): Tensor {
   const { weight = null, labelSmoothing = 0, ignoreIndex, reduction = "mean" } = options;
-  if (isFloat(target.dtype))
-    return softCrossEntropy(input.node, target.node, weight?.node ?? null, labelSmoothing, reduction);
-  return byClass("crossEntropy", input.node, target.node, (rows, t) =>
+  const x = raised(input.node);
+  if (isFloat(target.dtype)) return softCrossEntropy(x, target.node, weight?.node ?? null, labelSmoothing, reduction);
+  return byClass("crossEntropy", x, target.node, (rows, t) =>
     composites.crossEntropy(rows, t, {
       weight: weight?.node ?? null,
       labelSmoothing,
@@ -97,7 +98,7 @@ function softCrossEntropy(x: Node, target: Node, weight: Node | null, smoothing:
 /** −input[target] of log-probabilities, shapes as in crossEntropy (torch.nn.functional.nll_loss). */
 export function nllLoss(input: Tensor, target: Tensor, options: ClassLossOptions = {}): Tensor {
   const { weight = null, ignoreIndex, reduction } = options;
-  return byClass("nllLoss", input.node, target.node, (rows, t) =>
+  return byClass("nllLoss", raised(input.node), target.node, (rows, t) =>
     composites.nllLoss(rows, t, {
       weight: weight?.node ?? null,
       ...(reduction === undefined ? {} : { reduction }),
@@ -124,10 +125,10 @@ export function linearCrossEntropy(
     );
   const rows = ops.reshape(h, [sizeOf(positions), h.shape[positions.length]]);
   const loss = composites.linearCrossEntropy(
-    rows,
-    weight.node,
+    lowered(rows),
+    lowered(weight.node),
     ops.cast(ops.reshape(target.node, [rows.shape[0]]), "int32"),
-    options,
+    { ...options, wide: autocastDType() !== null },
   );
   return new Tensor(loss.shape.length ? ops.reshape(loss, positions) : loss);
 }
@@ -135,13 +136,13 @@ export function linearCrossEntropy(
 // ---- elements ---------------------------------------------------------------------------------------------------------------
 
 const pair = (name: string, a: Tensor, b: Tensor): [Node, Node] => {
-  const [x, y] = ops.operands(name, a.node, b.node);
+  const [x, y] = ops.operands(name, raised(a.node), raised(b.node));
   return [ops.toFloat(x), ops.toFloat(y)];
 };
 
 /** (input − target)². */
 export const mseLoss = (input: Tensor, target: Tensor, options: LossOptions = {}): Tensor =>
-  new Tensor(composites.mseLoss(input.node, target.node, options.reduction));
+  new Tensor(composites.mseLoss(raised(input.node), raised(target.node), options.reduction));
 
 /** |input − target|. */
 export function l1Loss(input: Tensor, target: Tensor, options: LossOptions = {}): Tensor {
@@ -216,7 +217,8 @@ export function binaryCrossEntropy(
   options: LossOptions & { readonly weight?: Tensor | null } = {},
 ): Tensor {
   const { weight, reduction = "mean" } = options;
-  let each = binaryCrossEntropyOf([input.node, ops.cast(target.node, input.dtype)])[0];
+  const x = raised(input.node);
+  let each = binaryCrossEntropyOf([x, ops.cast(target.node, x.dtype)])[0];
   if (weight) each = ops.mul(each, weight.node);
   return reduced("binaryCrossEntropy", each, reduction);
 }
@@ -229,7 +231,7 @@ export function binaryCrossEntropyWithLogits(
 ): Tensor {
   const { weight, posWeight, reduction } = options;
   return new Tensor(
-    composites.binaryCrossEntropyWithLogits(input.node, target.node, {
+    composites.binaryCrossEntropyWithLogits(raised(input.node), raised(target.node), {
       weight: weight?.node ?? null,
       posWeight: posWeight?.node ?? null,
       ...(reduction === undefined ? {} : { reduction }),

@@ -4,6 +4,7 @@
  */
 import { NablaError, ShapeError } from "../../core/errors.ts";
 import { type Shape, showShape } from "../../core/shape.ts";
+import { raised } from "../../graph/autocast.ts";
 import { type CellName, carriesOf, gatesOf, recurrent } from "../../graph/composites/index.ts";
 import type { Node } from "../../graph/node.ts";
 import * as ops from "../../graph/ops.ts";
@@ -90,7 +91,7 @@ abstract class RecurrentBase extends Module {
       throw new ShapeError(
         `${name}: expected ${this.batchFirst ? "[batch, time, " : "[time, batch, "}${this.inputSize}] or [time, ${this.inputSize}], got ${showShape(x.shape)}`,
       );
-    let sequence = isBatched ? x.node : ops.unsqueeze(x.node, 1);
+    let sequence = raised(isBatched ? x.node : ops.unsqueeze(x.node, 1));
     if (isBatched && this.batchFirst) sequence = ops.permute(sequence, [1, 0, 2]);
     const batch = sequence.shape[1];
     const perLayer = this.bidirectional ? 2 : 1;
@@ -103,7 +104,7 @@ abstract class RecurrentBase extends Module {
         const k = layer * perLayer + direction;
         const { y, states } = recurrent(this.#cell, {
           x: sequence,
-          states: firsts.map((all) => ops.squeeze(ops.narrow(all, 0, k, 1), 0)),
+          states: firsts.map((all) => raised(ops.squeeze(ops.narrow(all, 0, k, 1), 0))),
           weights: [this[`weight_ih_${suffix}`].node, this[`weight_hh_${suffix}`].node],
           biases: this.bias ? [this[`bias_ih_${suffix}`].node, this[`bias_hh_${suffix}`].node] : null,
           reverse: direction === 1,
@@ -250,12 +251,12 @@ abstract class CellBase extends Module {
     const batch = isBatched ? x.shape[0] : 1;
     const shape = isBatched ? [batch, this.hiddenSize] : [this.hiddenSize];
     const { states } = recurrent(this.#cell, {
-      x: ops.reshape(x.node, [1, batch, this.inputSize]),
+      x: raised(ops.reshape(x.node, [1, batch, this.inputSize])),
       states: given.map((state) => {
-        if (!state) return ops.full([batch, this.hiddenSize], 0, x.dtype);
+        if (!state) return raised(ops.full([batch, this.hiddenSize], 0, x.dtype));
         if (state.shape.join() !== shape.join())
           throw new ShapeError(`${name}: a state must be ${showShape(shape)}, got ${showShape(state.shape)}`);
-        return ops.reshape(state.node, [batch, this.hiddenSize]);
+        return raised(ops.reshape(state.node, [batch, this.hiddenSize]));
       }),
       weights: [this.weight_ih.node, this.weight_hh.node],
       biases: this.bias_ih && this.bias_hh ? [this.bias_ih.node, this.bias_hh.node] : null,

@@ -28,5 +28,9 @@ const Builtin nabla_builtins[] = {
     {"block_linear", k_block_linear},
     {"stored_quantize", k_stored_quantize},
     {"stored_linear", k_stored_linear},
+#if W == 16 && defined(__AVX512BF16__) /* the last: elsewhere no plan names them */
+    {"pack_bf16", k_pack_bf16},
+    {"gemm_bf16", k_gemm_bf16},
+#endif
 };
 const int nabla_builtin_count = sizeof nabla_builtins / sizeof *nabla_builtins;

@@ -4,24 +4,9 @@
  * its k is contiguous. Blocks are chosen by planContract (contract.ts), which writes the parameters read here.
  * The order of a sum depends on the shape alone: K in blocks of kb, each from its first element to its last.
  */
-#include "microkernel.h"
-
-/* ---- batch axes: a list of (size, aStride, bStride) at the end of the parameters ---------------------------------- */
-typedef struct { int64_t a, b; } Batch;
-INLINE Batch batch_offsets(const int64_t *dims, int64_t n, int64_t index) {
-  Batch o = {0, 0};
-  for (int64_t d = n - 1; d >= 0; d--) {
-    const int64_t at = index % dims[3 * d];
-    index /= dims[3 * d];
-    o.a += at * dims[3 * d + 1];
-    o.b += at * dims[3 * d + 2];
-  }
-  return o;
-}
+#include "gemm.h"
 
 /* ---- pack_b: b = [B, packed]; rows = tiles ------------------------------------------------------------------------- */
-enum { PB_K, PB_N, PB_SK, PB_SN, PB_DTYPE, PB_KB, PB_TILES, PB_DIMS, PB_BATCH };
-enum { ROWS_A_TILE = 64, PANELS_A_TILE = 4 };
 
 /* A tile is 64 whole rows where n is contiguous (few long streams), else four panels of a block of K. */
 static void pack_tile(const Cmd *c, int64_t tile, int tid) {
@@ -30,7 +15,8 @@ static void pack_tile(const Cmd *c, int64_t tile, int tid) {
   const int64_t batch = tile / p[PB_TILES], per = sn == 1 ? ceil_div(kb, ROWS_A_TILE) : ceil_div(panels, PANELS_A_TILE);
   tile %= p[PB_TILES];
   const int64_t k0 = tile / per * kb, kc = min64(kb, K - k0), part = tile % per;
-  const char *src = c->b[0] + (batch_offsets(p + PB_BATCH, p[PB_DIMS], batch).b + k0 * sk) * dtype_size(dtype);
+  const int64_t size = dtype_size(dtype);
+  const char *src = c->b[0] + (batch_offsets(p + PB_BATCH, p[PB_DIMS], batch).b + k0 * sk) * size;
   float *d = (float *)c->b[1] + batch * K * panels * NR + k0 * panels * NR, *wide = (float *)c->run->scratch[tid];
   const float *B = (const float *)src;
   if (sn == 1) {
@@ -40,7 +26,7 @@ static void pack_tile(const Cmd *c, int64_t tile, int tid) {
       const float *from = B + k * sk;
       int64_t ld = sk;
       if (dtype != F32) {
-        for (int64_t r = 0; r < rows; r++) widen((const uint16_t *)src + (k + r) * sk, N, dtype, wide + r * N);
+        for (int64_t r = 0; r < rows; r++) read_floats(src + (k + r) * sk * size, N, dtype, wide + r * N);
         from = wide;
         ld = N;
       }
@@ -52,7 +38,7 @@ static void pack_tile(const Cmd *c, int64_t tile, int tid) {
     const int64_t n0 = q * NR, nr = min64(NR, N - n0);
     if (dtype == F32) { pack_panel(B + n0 * sn, sk, sn, kc, nr, d + q * kc * NR); continue; }
     for (int64_t n = 0; n < nr; n++) {
-      if (sk == 1) widen((const uint16_t *)src + (n0 + n) * sn, kc, dtype, wide + n * kc);
+      if (sk == 1) read_floats(src + (n0 + n) * sn * size, kc, dtype, wide + n * kc);
       else for (int64_t k = 0; k < kc; k++) wide[n * kc + k] = element(src, k * sk + (n0 + n) * sn, dtype);
     }
     pack_panel(wide, 1, kc, kc, nr, d + q * kc * NR);
@@ -61,8 +47,6 @@ static void pack_tile(const Cmd *c, int64_t tile, int tid) {
 void k_pack_b(const Cmd *c, int64_t r0, int64_t r1, int tid) { for (int64_t t = r0; t < r1; t++) pack_tile(c, t, tid); }
 
 /* ---- gemm: b = [A, packed or B, C unless an epilogue stores, row sums where asked]; rows = tiles ------------------- */
-enum { G_M, G_N, G_K, G_AM, G_AK, G_DTYPE, G_MC, G_NC, G_KB, G_FLAGS, G_BK, G_BN, G_BDTYPE, G_DIMS, G_BATCH };
-enum { ACCUMULATE = 1, ROW_SUMS = 2, B_IN_PLACE = 4, STREAM_C = 8 };
 
 /* A strip of A with m contiguous (A[k * ld + m], mc x kc) to panels of MR, row sums into s where asked. */
 static void pack_transposed(const float *A, int64_t ld, int64_t mc, int64_t kc, float *d, float *s) {
@@ -118,17 +102,6 @@ static float row_sum(const float *a, int64_t n) {
   float s = hsum((t[0] + t[1]) + (t[2] + t[3]));
   for (; k < n; k++) s += a[k];
   return s;
-}
-INLINE void store_tile(const float *T, float *C, int64_t ldc, int64_t mr, int64_t nr, int add) {
-  if (!add) { copy_tile(T, NR, C, ldc, mr, nr); return; }
-  for (int64_t r = 0; r < mr; r++) {
-    if (nr == NR) for (int v = 0; v < NV; v++) STORE(C + r * ldc + v * W, LOAD(T + r * NR + v * W) + LOAD(C + r * ldc + v * W));
-    else for (int64_t n = 0; n < nr; n++) C[r * ldc + n] += T[r * NR + n];
-  }
-}
-/* A tile whose rows begin at vectors and whose columns are whole ones. */
-INLINE void stream_tile(const float *T, float *C, int64_t ldc, int64_t mr, int64_t nr) {
-  for (int64_t r = 0; r < mr; r++) for (int64_t n = 0; n < nr; n += W) STREAM(C + r * ldc + n, LOAD(T + r * NR + n));
 }
 
 /*
@@ -458,11 +431,16 @@ void k_gemm_skinny(const Cmd *c, int64_t r0, int64_t r1, int tid) {
 PLAIN_GEMM(k_gemm_f64, double, vd8, 8, MULADD_PLAIN)
 PLAIN_GEMM(k_gemm_i32, int32_t, vi16, 16, MULADD_PLAIN)
 
-/* The micro-kernel's shape, for the planner: MR, NR, lanes, skinny rows, skinny columns. */
+/* The micro-kernel's shape, for the planner: MR, NR, lanes, skinny rows, skinny columns, whether there are products of bfloat16 pairs. */
 EXPORT void nabla_shape(int32_t *out) {
   out[0] = MR;
   out[1] = NR;
   out[2] = W;
   out[3] = SKINNY_ROWS;
   out[4] = SKINNY_COLS;
+#if W == 16 && defined(__AVX512BF16__)
+  out[5] = 1;
+#else
+  out[5] = 0;
+#endif
 }

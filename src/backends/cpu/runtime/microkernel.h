@@ -26,6 +26,10 @@
 #define NR (NV * W)
 #define HALF (NR / 2)
 
+/* What a step of k multiplies; gemm_bf16.c has pairs in place of floats. */
+#define SPLAT splat
+#define MULADD fma_
+#define ROW_AT(A, n) ((A) + (n))
 #define EACH_ROW ALL_ROWS
 #define COLS NV
 #define NAME(x) x##_full
@@ -144,6 +148,11 @@ INLINE void pack_panels(const float *B, int64_t sk, int64_t sn, int64_t K, int64
   for (int64_t j = 0; j < N; j += NR) pack_panel(B + j * sn, sk, sn, K, min64(NR, N - j), d + j * K);
 }
 
+/* The bits of floats rounded to bfloat16 (nearest, ties to even; NaN stays NaN), in the upper halves. */
+INLINE vu rounded_bf16(vf x) {
+  const vu u = (vu)x, up = u + 0x7fff + ((u >> 16) & 1), quiet = u | 0x400000, is_number = (vu)(x == x);
+  return ((is_number & up) | (~is_number & quiet)) & 0xffff0000;
+}
 /* n contiguous elements of a 16-bit type to floats. */
 static __attribute__((unused)) void widen(const uint16_t *s, int64_t n, int dtype, float *d) {
   int64_t i = 0;
@@ -155,7 +164,16 @@ static __attribute__((unused)) void widen(const uint16_t *s, int64_t n, int dtyp
   for (; i + W <= n; i += W) STORE(d + i, load_f16(s + i));
   for (; i < n; i++) d[i] = from_f16(s[i]);
 }
+/* n contiguous elements of any type but F32. */
+static __attribute__((unused)) void read_floats(const char *s, int64_t n, int dtype, float *d) {
+  if (dtype != BF16_OF_F32) { widen((const uint16_t *)s, n, dtype, d); return; }
+  const float *x = (const float *)s;
+  int64_t i = 0;
+  for (; i + W <= n; i += W) STORE(d + i, (vf)rounded_bf16(LOAD(x + i)));
+  for (; i < n; i++) d[i] = from_bf16(to_bf16(x[i]));
+}
 INLINE float element(const char *p, int64_t i, int dtype) {
+  if (dtype == BF16_OF_F32) return from_bf16(to_bf16(((const float *)p)[i]));
   return dtype == F32 ? ((const float *)p)[i] : dtype == BF16 ? from_bf16(((const uint16_t *)p)[i]) : from_f16(((const uint16_t *)p)[i]);
 }
 INLINE int64_t dtype_size(int dtype) { return dtype == F64 ? 8 : dtype == F16 || dtype == BF16 ? 2 : 4; }

@@ -21,6 +21,7 @@
 #define EXPORT __attribute__((visibility("default")))
 #endif
 enum { F32 = 0, F64 = 1, F16 = 2, BF16 = 3, I32 = 4 }; /* as core/dtype.ts */
+enum { BF16_OF_F32 = 15 }; /* float32 in memory that counts as it is when rounded to bfloat16 */
 enum { MAX_THREADS = 256 };
 
 INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -29,6 +30,11 @@ INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 INLINE float from_bf16(uint16_t h) { union { uint32_t u; float f; } v = {(uint32_t)h << 16}; return v.f; }
+/* Rounded to nearest, ties to even; NaN stays NaN. */
+INLINE uint16_t to_bf16(float x) {
+  union { float f; uint32_t u; } v = {x};
+  return (x == x ? v.u + 0x7fff + (v.u >> 16 & 1) : v.u | 0x400000) >> 16;
+}
 INLINE float from_f16(uint16_t h) {
   /* a half below 2^-14 is its last 10 bits times 2^-24, the last place of 1/2: no step through a denormal, which would be 0 here */
   const uint32_t a = h & 0x7fff;
@@ -57,6 +63,9 @@ extern const int nabla_builtin_count;
 
 #define KERNEL(name) void name(const Cmd *c, int64_t r0, int64_t r1, int tid)
 KERNEL(k_pack_b); KERNEL(k_gemm); KERNEL(k_gemm_skinny); KERNEL(k_gemm_small); KERNEL(k_gemm_f64); KERNEL(k_gemm_i32);
+#if W == 16 && defined(__AVX512BF16__)
+KERNEL(k_pack_bf16); KERNEL(k_gemm_bf16);
+#endif
 KERNEL(k_attention_fwd); KERNEL(k_attention_bwd);
 KERNEL(k_scatter); KERNEL(k_argsort); KERNEL(k_cumulative); KERNEL(k_fill); KERNEL(k_copy); KERNEL(k_transpose); KERNEL(k_update);
 KERNEL(k_block_quantize); KERNEL(k_block_linear); KERNEL(k_stored_quantize); KERNEL(k_stored_linear);
