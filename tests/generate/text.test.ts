@@ -10,6 +10,7 @@ import { fileURLToPath } from "node:url";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import fc from "fast-check";
+import { openTokenizer } from "../../src/cli/model-tokenizer.ts";
 import { ByteLevelBpe, CharTokenizer, ChatTemplate, tokenizerFromJSON } from "../../src/data/index.ts";
 import { setDevice } from "../../src/execution/index.ts";
 import { finetune, type PlainExample } from "../../src/finetune/index.ts";
@@ -226,6 +227,9 @@ describe("what a checkpoint says of text", () => {
     const tokenizer = ByteLevelBpe.train("abc abc", { vocabSize: 257 });
     const given = await fromPretrained(folder, { dtype: "float32", tokenizer });
     assert.equal(given.tokenizer, tokenizer);
+    const without = await fromPretrained(checkpoint, { dtype: "float32", tokenizer: null });
+    assert.throws(() => without.tokenizer, /loaded with \{ tokenizer: null \}/);
+    assert.ok(without.stopTokens.length > 0);
     writeFileSync(join(folder, "tokenizer.json"), "{");
     const damaged = await fromPretrained(folder, { dtype: "float32" });
     assert.throws(() => damaged.tokenizer, { name: "TokenizerError", message: /not valid JSON/ });
@@ -296,10 +300,15 @@ describe("what a checkpoint says of text", () => {
       await cp(join(fixtures, "pretrained", name), folder, { recursive: true });
       for (const [file, content] of Object.entries(files)) writeFileSync(join(folder, file), content);
       const { tokenizer } = await fromPretrained(folder, { task });
-      for (const { text, ids } of cases) assert.deepEqual([...tokenizer.encode(text)], ids, JSON.stringify(text));
+      const place = { kind: "folder", path: folder, name } as const;
+      const ofCommands = await openTokenizer(place);
+      for (const { text, ids } of cases)
+        for (const each of [tokenizer, ofCommands.tokenizer])
+          assert.deepEqual([...each.encode(text)], ids, JSON.stringify(text));
       writeFileSync(join(folder, Object.keys(files)[0]), "[PAD]\n");
       const damaged = await fromPretrained(folder, { task });
       assert.throws(() => damaged.tokenizer, /vocab\.(txt has no \[SEP\]|json is not valid JSON)/);
+      await assert.rejects(openTokenizer(place), /vocab\.(txt has no \[SEP\]|json is not valid JSON)/);
     }
   });
 
