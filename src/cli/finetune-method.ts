@@ -1,5 +1,5 @@
 /** How a model is made ready to learn, by the method of a fine-tuning: adapters put on it, its base quantised, parts of it frozen. */
-import { applyLora, freeze, QuantizedLinear } from "../finetune/index.ts";
+import { applyLora, freeze, QuantizedLinear, type Target } from "../finetune/index.ts";
 import type { Module } from "../nn/index.ts";
 import { manualSeed } from "../tensor/index.ts";
 import { formatCount } from "../train/terminal.ts";
@@ -26,14 +26,12 @@ export function prepareModel(model: Module, settings: FinetuneSettings): string 
   const quantized = [...model.modules()].filter((layer) => layer instanceof QuantizedLinear);
   manualSeed(settings.seed);
   const heads = settings.task === "language" ? [] : headNames.filter((name) => hasChild(model, name));
-  const target =
-    settings.target.length === 1 && settings.target[0] === "all-linear" ? ("all-linear" as const) : settings.target;
   const tuned = applyLora(model, {
     r: rank,
     alpha,
     dropout: settings.dropout,
     rslora: settings.rslora,
-    target,
+    target: targetOf(settings.target),
     modulesToSave: heads,
     taskType: settings.task === "language" ? "CAUSAL_LM" : "SEQ_CLS",
     baseModel: settings.model,
@@ -43,6 +41,10 @@ export function prepareModel(model: Module, settings: FinetuneSettings): string 
   const head = heads.length === 0 ? "" : `, and ${heads.join(" and ")} as a whole`;
   return `${method}: rank ${rank}, alpha ${alpha}, on ${tuned.adapter.layers.size} layers${head}${base}; ${share(trained)}`;
 }
+
+/** What --target names, as applyLora takes it. */
+export const targetOf = (names: readonly string[]): Target =>
+  names.length === 1 && names[0] === "all-linear" ? "all-linear" : names;
 
 /** Parameters, quantised ones too. */
 export const elements = (model: Module): number =>

@@ -6,7 +6,7 @@ import type { Command, OptionValues } from "commander";
 import { exitCodes, UsageError } from "./exit.ts";
 import type { Declare, Outcome } from "./main.ts";
 import { modelHelp } from "./model-argument.ts";
-import { between, count, deviceFlag, nonNegative, oneOf, positive, seed } from "./options.ts";
+import { between, count, deviceFlag, names, nonNegative, oneOf, positive, seed } from "./options.ts";
 
 export type Method = "full" | "freeze" | "lora" | "qlora";
 export type FinetuneTask = "language" | "classify" | "regress";
@@ -69,7 +69,6 @@ const methodFlags: Readonly<Record<string, readonly Method[]>> = {
   freeze: ["freeze"],
 };
 
-const names = (text: string, before: string[] | undefined): string[] => [...(before ?? []), ...text.split(",")];
 const each = (text: string, before: string[] | undefined): string[] => [...(before ?? []), text];
 
 export const declare: Declare = (parent, done) => {

@@ -98,24 +98,12 @@ async function generateText(name: string, flags: Flags): Outcome {
   let text = "";
   if (!flags.json) process.stdout.write(printable(prompt));
   for await (const piece of stream) {
-    // some tokenizers drop the space at a text's beginning, which is no beginning here
-    const space = text === "" && goesOnWithSpace(tokenizer, ids, stream.ids) && !/^\s/.test(piece) ? " " : "";
-    if (!flags.json) process.stdout.write(printable(space + piece));
-    text += space + piece;
+    if (!flags.json) process.stdout.write(printable(piece));
+    text += piece;
   }
   if (flags.json) console.log(JSON.stringify({ prompt, text, tokens: stream.ids.length, ended: stream.finishReason }));
   else process.stdout.write("\n");
   return exitCodes.ok;
-}
-
-/** Whether a space stands between a prompt and what comes after it, when both are decoded as one text. */
-function goesOnWithSpace(
-  { decode }: import("./model-tokenizer.ts").ModelTokenizer,
-  prompt: ArrayLike<number>,
-  fresh: readonly number[],
-): boolean {
-  const before = decode(prompt);
-  return before !== "" && decode([...Array.from(prompt), ...fresh]).startsWith(`${before} `);
 }
 
 /** A pretrained language model; another kind of model is said to be none. */

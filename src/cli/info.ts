@@ -3,12 +3,15 @@ import type { Command } from "commander";
 import { exitCodes } from "./exit.ts";
 import type { Declare, Outcome } from "./main.ts";
 import { modelArgument } from "./model-argument.ts";
-import { count, deviceFlag } from "./options.ts";
+import { count, deviceFlag, names, oneOf } from "./options.ts";
 
 interface Flags {
   readonly batch: number;
   readonly length?: number;
   readonly rank: number;
+  readonly target?: readonly string[];
+  readonly quantize: "nf4" | "int8";
+  readonly recompute?: boolean;
   readonly memory: boolean;
   readonly json?: boolean;
   readonly device?: string;
@@ -22,6 +25,9 @@ export const declare: Declare = (parent: Command, done) => {
     .option("--batch <n>", "examples in a batch of training", count(1), 1)
     .option("--length <n>", "tokens of an example, and of a text that is continued; 512 at most by default", count(1))
     .option("--rank <n>", "rank of the adapters", count(1), 16)
+    .option("--target <names>", "their layers: all-linear, or names, e.g. q_proj,v_proj; may be repeated", names)
+    .option("--quantize <kind>", "the base of QLoRA: nf4 or int8", oneOf("nf4", "int8"), "nf4")
+    .option("--recompute", "in training blocks are computed again for the gradient, as by finetune --recompute")
     .option("--no-memory", "leave out the memory: nothing is planned")
     .option("--json", "print one line of JSON")
     .option(...deviceFlag)
@@ -38,7 +44,8 @@ async function info(name: string, flags: Flags): Outcome {
   const memory = flags.memory && facts.text ? await memoryRows(facts, length, flags) : null;
   if (flags.json) {
     const { config: _, ...plain } = facts;
-    console.log(JSON.stringify({ ...plain, batch: flags.batch, length, rank: flags.rank, memory }));
+    const { batch, rank, recompute = false } = flags;
+    console.log(JSON.stringify({ ...plain, batch, length, rank, recompute, memory }));
     return exitCodes.ok;
   }
   const row = (label: string, text: string): void => console.log(`${label.padEnd(15)} ${text}`);
@@ -62,7 +69,8 @@ async function info(name: string, flags: Flags): Outcome {
   if (facts.text)
     row("chat template", facts.chatTemplate ? "yes: nabla generate --chat, and data with messages" : "none");
   if (memory === null) return exitCodes.ok;
-  console.log(`\nmemory of the process, training with batches of ${flags.batch} × ${length} tokens`);
+  const again = flags.recompute ? ", whose blocks are computed again for the gradient" : "";
+  console.log(`\nmemory of the process, training with batches of ${flags.batch} × ${length} tokens${again}`);
   for (const { name: each, memory: planned } of memory) {
     const { weights, otherState, temporaries, process: own, total } = planned;
     const state = each === "inference" ? "keys and values" : "optimiser";
@@ -83,18 +91,26 @@ interface Row {
 async function memoryRows(
   { config, types }: import("./model-facts.ts").ModelFacts,
   time: number,
-  { batch, rank, device: asked }: Flags,
+  flags: Flags,
 ): Promise<Row[]> {
   const { openDevice } = await import("./device.ts");
   const { memoryOf } = await import("./model-memory.ts");
-  const device = await openDevice(asked);
+  const { targetOf } = await import("./finetune-method.ts");
+  const { batch, rank, quantize, recompute = false } = flags;
+  const target = targetOf(flags.target ?? ["all-linear"]);
+  const device = await openDevice(flags.device);
   const [{ type }] = types;
   const stored = /^bf(loat)?16$/.test(type) ? "bfloat16" : /^f(loat)?16$/.test(type) ? "float16" : "float32";
   const uses = { inference: "inference", LoRA: "lora", QLoRA: "qlora", "full training": "full" } as const;
   const rows: Row[] = [];
   for (const [name, method] of Object.entries(uses)) {
     const dtype = method === "full" ? "float32" : stored; // weights that learn are float32, as finetune makes them
-    rows.push({ name, memory: await memoryOf(config, method, { batch, time, rank, device, dtype }) });
+    const quantized = method === "qlora" ? { quantization: quantize } : {};
+    const memory = await memoryOf(config, method, {
+      ...{ batch, time, rank, target, recompute, device, dtype },
+      ...quantized,
+    });
+    rows.push({ name, memory });
   }
   return rows;
 }

@@ -40,7 +40,7 @@ async function merge(name: string, flags: Flags): Outcome {
   await openDevice(flags.device);
   const config = await configOf(place);
   const task = adapter.taskType === "SEQ_CLS" ? "classification" : taskOf(config, place.name);
-  const model = await openModel(place, { task, adapter, ...(dtype === undefined ? {} : { dtype }) });
+  const model = await openModel(place, { task, adapter, tokenizer: null, ...(dtype === undefined ? {} : { dtype }) });
   const merged = adapterOf(model)!.mergedStateDict();
   const labels = task === "classification" ? (adapter.labels ?? labelsOf(config)) : null;
   const largest = Object.values(merged).reduce((a, b) => (b.size > a.size ? b : a));

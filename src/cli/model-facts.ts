@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { sizeOf } from "../core/shape.ts";
 import { openPath } from "../data/files.ts";
 import { type FormatSource, readGguf, readTorch, SafetensorsError } from "../formats/index.ts";
-import { architectures, type RawConfig, type Task } from "../models/index.ts";
+import { architectures, PretrainedError, type RawConfig, type Task } from "../models/index.ts";
 import type { ModelPlace } from "./model-argument.ts";
 import { ModelError } from "./model-argument.ts";
 import { type ModelTokenizer, openTokenizer } from "./model-tokenizer.ts";
@@ -73,8 +73,12 @@ export async function describeModel(place: ModelPlace): Promise<ModelFacts> {
 
 /** A folder may lack a tokenizer; then nothing is said of one. */
 async function tokenizerOf(place: ModelPlace): Promise<ModelTokenizer | null> {
-  if (place.kind === "folder" && !existsSync(join(place.path, "tokenizer.json"))) return null;
-  return openTokenizer(place);
+  const opening = openTokenizer(place);
+  if (place.kind === "gguf" || existsSync(join(place.path, "tokenizer.json"))) return opening;
+  return opening.catch((error: Error) => {
+    if (error instanceof PretrainedError) return null;
+    throw error;
+  });
 }
 
 async function ggufHeaders(path: string): Promise<{ headers: Header[]; files: string[] }> {

@@ -25,7 +25,7 @@ export interface MemoryOptions {
   readonly time?: number;
   /** Default: 16. */
   readonly rank?: number;
-  /** The layers that an adapter is put around, and that are quantised. Default: "all-linear". */
+  /** The layers that an adapter is put around; quantised are all linear ones, as finetune does. Default: "all-linear". */
   readonly target?: Target;
   /** Of "qlora", by default "nf4"; in inference the layers are quantised where it is given. */
   readonly quantization?: Quantization;
@@ -146,7 +146,7 @@ async function planDepth(
   const parameters = model.parameterCount();
   const time = options.time ?? Math.min(512, model.contextLength);
   if (quantization !== null && (method === "qlora" || method === "inference")) {
-    const wanted = quantizer({ target, make: (layer) => blankQuantized(layer, quantization) });
+    const wanted = quantizer({ make: (layer) => blankQuantized(layer, quantization) });
     await replaceLayers(model, wanted);
   }
   const ids = randint(0, 2, [batch, time], { device: planningDevice });

@@ -1,17 +1,13 @@
 /**
  * The tokenizer of a pretrained model as the commands use it: texts to ids and back, what begins and ends a text, and the chat template. It
- * is read from `tokenizer.json`, `tokenizer_config.json`, `generation_config.json` and `config.json`, or from what a GGUF file holds.
+ * is made of what models/pretrained-text.ts reads beside the weights, or of what a GGUF file holds.
  */
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
 import { ChatTemplate } from "../data/chat-template.ts";
-import { TokenizerError } from "../data/errors.ts";
 import { type Tokenizer, tokenizerFromJSON } from "../data/tokenizer.ts";
 import { readGguf } from "../formats/index.ts";
 import { readGgufText, type TokenizerFiles } from "../models/index.ts";
-import { templateIn, tokenText } from "../models/pretrained-text.ts";
+import { readTokenizerFiles, templateIn, tokenText } from "../models/pretrained-text.ts";
 import type { ModelPlace } from "./model-argument.ts";
-import { readJson } from "./run-folder.ts";
 
 export interface ModelTokenizer {
   readonly tokenizer: Tokenizer;
@@ -31,25 +27,9 @@ export interface ModelTokenizer {
   template(): Promise<ChatTemplate>;
 }
 
-const optional = (path: string): Record<string, unknown> =>
-  existsSync(path) ? (readJson(path) as Record<string, unknown>) : {};
-
-/** The tokenizer's files of a model. Throws TokenizerError where there are none. */
-export async function tokenizerFiles(place: ModelPlace): Promise<TokenizerFiles> {
-  if (place.kind === "gguf") return filesOfGguf(place.path);
-  const file = join(place.path, "tokenizer.json");
-  if (!existsSync(file))
-    throw new TokenizerError(
-      `${place.path} has no tokenizer.json, so that texts can't be read; it lies beside the weights of the same model`,
-    );
-  const own = optional(join(place.path, "tokenizer_config.json"));
-  const jinja = join(place.path, "chat_template.jinja");
-  const config = existsSync(jinja) ? { ...own, chat_template: readFileSync(jinja, "utf8") } : own;
-  const eosTokenId =
-    optional(join(place.path, "generation_config.json"))["eos_token_id"] ??
-    optional(join(place.path, "config.json"))["eos_token_id"];
-  return { tokenizer: readJson(file) as object, config, eosTokenId, source: file };
-}
+/** The tokenizer's files of a model. Throws PretrainedError where there are none, TokenizerError where they are damaged. */
+export const tokenizerFiles = (place: ModelPlace): Promise<TokenizerFiles> =>
+  place.kind === "gguf" ? filesOfGguf(place.path) : readTokenizerFiles(place.path);
 
 /** What the tokenizer inside of a GGUF file would be as files. */
 async function filesOfGguf(path: string): Promise<TokenizerFiles> {

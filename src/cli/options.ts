@@ -45,5 +45,11 @@ export const oneOf =
     return text as T;
   };
 
+/** Names between commas, of all times that the flag is given. */
+export const names = (text: string, before: readonly string[] | undefined): string[] => [
+  ...(before ?? []),
+  ...text.split(","),
+];
+
 /** A seed: any whole number that JavaScript holds exactly. */
 export const seed = count(0);

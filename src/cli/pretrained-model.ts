@@ -94,8 +94,8 @@ export interface OpenOptions<T extends Task> {
   readonly numLabels?: number;
   /** Linear layers are quantised as they are read: the base of QLoRA. */
   readonly quantize?: Quantization | null;
-  /** The one that the command has read already; a folder's is not read again. */
-  readonly tokenizer?: Tokenizer;
+  /** The one that the command has read already; a folder's is not read again. Null: none is needed. */
+  readonly tokenizer?: Tokenizer | null;
   /** Of a GGUF file: q8_0 and q4_0 stay as they are stored. */
   readonly keepQuantized?: boolean;
 }

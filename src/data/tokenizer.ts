@@ -177,19 +177,26 @@ export const received = (from: SentTokenizer): Tokenizer =>
  */
 export async function loadTokenizer(source: Source, options: ReadOptions = {}): Promise<Tokenizer> {
   if (elsewhere) return received(await elsewhere("sentTokenizer", [source], options));
+  const { json, file } = await readTokenizerJson(source, options);
+  return tokenizerFromJSON(json, file);
+}
+
+/** The parsed tokenizer.json that `loadTokenizer` would read, whose size and nesting are within bounds, and what errors call it. */
+export async function readTokenizerJson(
+  source: Source,
+  options: ReadOptions = {},
+): Promise<{ readonly json: object; readonly file: string }> {
   const path = pathOf(source);
   const place = path !== null && (await isFolder(path)) ? join(path, "tokenizer.json") : source;
   const file = sourceName(place);
   const bytes = await readAtMost(place, mostBytes, options);
   if (bytes === null) throw tooLarge(file, null);
   checkStructure(bytes, file);
-  let json: object;
   try {
-    json = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+    return { json: JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes)), file };
   } catch (error) {
     throw new TokenizerError(`${file}: not valid JSON (${(error as Error).message}); the file is damaged`);
   }
-  return tokenizerFromJSON(json, file);
 }
 
 /** The tokenizer of a parsed tokenizer.json. Throws TokenizerError; `file` is the name that its messages use. */

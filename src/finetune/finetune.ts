@@ -240,7 +240,9 @@ async function continued(model: Module, samples: SampleOptions | undefined, seed
   for (const prompt of prompts) {
     const ids = Array.from(tokenizer.encode(prompt));
     const made = await generate(model as LanguageModel, ids, { seed, maxNewTokens, ...options });
-    texts.push(tokenizer.decode(made));
+    // decoded together: some tokenizers drop the space at a text's beginning, which is none here
+    const [before, whole] = [tokenizer.decode(ids), tokenizer.decode([...ids, ...made])];
+    texts.push(whole.startsWith(before) ? whole.slice(before.length) : tokenizer.decode(made));
   }
   return texts;
 }

@@ -6,7 +6,16 @@ import { noGrad, tensor } from "../tensor/index.ts";
 import { checkGeneration, evaluationSteps } from "./loop.ts";
 import { type CachedLanguageModel, readPieces, sizesFor } from "./readers.ts";
 import { type GenerateOptions, penalizeRepetition, sampleLogits } from "./sample.ts";
-import { type ChatOptions, Pieces, type Prompt, promptIds, type TextModel, tokenizerOf, withDefaults } from "./text.ts";
+import {
+  type ChatOptions,
+  goneBefore,
+  Pieces,
+  type Prompt,
+  promptIds,
+  type TextModel,
+  tokenizerOf,
+  withDefaults,
+} from "./text.ts";
 
 export interface BatchOptions extends Omit<GenerateOptions, "onToken"> {
   /** Called with each new token as it comes and the row that it is of; false ends that row. */
@@ -52,9 +61,9 @@ async function textsOfRows(
 ): Promise<string[]> {
   const options = withDefaults(model, given);
   const tokenizer = tokenizerOf(model, options);
-  const rows = prompts.map(() => new Pieces(tokenizer, options));
-  const texts = prompts.map(() => "");
   const ids = prompts.map((prompt) => promptIds(model, prompt, given));
+  const rows = prompts.map((prompt, row) => new Pieces(tokenizer, options, goneBefore(prompt, ids[row])));
+  const texts = prompts.map(() => "");
   const onToken = (token: number, row: number): boolean => {
     texts[row] += rows[row].push(token);
     return !rows[row].isDone;

@@ -77,15 +77,26 @@ function specialStops(tokenizer: Tokenizer, stops: string | readonly string[] = 
   });
 }
 
-/** Tokens of one text that become pieces: decoded, up to a stop token or a stop string. */
+/**
+ * Tokens of one text that become pieces: decoded, up to a stop token or a stop string. They go on with the text whose tokens are `before`:
+ * what tokenizers drop at a text's beginning (SentencePiece's first space) is dropped there, as when both are decoded as one.
+ */
 export class Pieces {
   readonly #stream: DecodeStream;
+  /** Characters of the text before that the stream has not given yet. */
+  #before: number;
   readonly #stops: StopStrings;
   readonly #stopTokens: readonly number[];
   #isDone = false;
 
-  constructor(tokenizer: Tokenizer, { stopStrings, stopTokens = [], skipSpecialTokens = true }: TextOptions) {
+  constructor(
+    tokenizer: Tokenizer,
+    { stopStrings, stopTokens = [], skipSpecialTokens = true }: TextOptions,
+    before: ArrayLike<number> = [],
+  ) {
     this.#stream = tokenizer.decodeStream({ skipSpecialTokens });
+    this.#before = before.length === 0 ? 0 : tokenizer.decode(before, { skipSpecialTokens }).length;
+    for (let i = 0; i < before.length; i++) this.#fresh(this.#stream.push(before[i]));
     this.#stops = new StopStrings(stopStrings);
     this.#stopTokens = [...stopTokens, ...(skipSpecialTokens ? specialStops(tokenizer, stopStrings) : [])];
   }
@@ -95,22 +106,33 @@ export class Pieces {
     return this.#isDone;
   }
 
+  /** What of a piece is not of the text before. */
+  #fresh(piece: string): string {
+    const old = Math.min(this.#before, piece.length);
+    this.#before -= old;
+    return piece.slice(old);
+  }
+
   push(token: number): string {
     if (this.#stopTokens.includes(token)) {
       this.#isDone = true;
       return "";
     }
-    const piece = this.#stops.push(this.#stream.push(token));
+    const piece = this.#stops.push(this.#fresh(this.#stream.push(token)));
     this.#isDone = this.#stops.hasStopped;
     return piece;
   }
 
   /** What was held back. */
   end(): string {
-    const piece = this.#stops.push(this.#stream.end());
+    const piece = this.#stops.push(this.#fresh(this.#stream.end()));
     return this.#stops.hasStopped ? piece : piece + this.#stops.end();
   }
 }
+
+/** The tokens of the text that a new one goes on with: an answer in a conversation begins a text of its own. */
+export const goneBefore = (prompt: Prompt, ids: Int32Array): ArrayLike<number> =>
+  typeof prompt === "string" ? ids : [];
 
 /** Pieces of text as they are generated: `for await (const piece of stream)`, or `await stream.text()`. It can be read once. */
 export class TextStream implements AsyncIterable<string> {
@@ -135,8 +157,9 @@ export class TextStream implements AsyncIterable<string> {
 
   async *#generate(model: PossiblyText, prompt: Prompt, given: ChatOptions): AsyncGenerator<string, void, undefined> {
     const options = withDefaults(model, given);
-    const pieces = new Pieces(tokenizerOf(model, options), options);
-    for await (const token of newTokens(model, promptIds(model, prompt, given), options)) {
+    const ids = promptIds(model, prompt, given);
+    const pieces = new Pieces(tokenizerOf(model, options), options, goneBefore(prompt, ids));
+    for await (const token of newTokens(model, ids, options)) {
       this.#ids.push(token);
       const piece = pieces.push(token);
       if (piece !== "") yield piece;

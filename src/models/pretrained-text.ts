@@ -5,10 +5,11 @@
 import { ChatTemplate } from "../data/chat-template.ts";
 import { join } from "../data/path.ts";
 import { readBytes } from "../data/source.ts";
-import { loadTokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import { loadTokenizer, readTokenizerJson, type Tokenizer } from "../data/tokenizer.ts";
 import type { Module } from "../nn/index.ts";
 import { type ConfigReader, PretrainedError } from "./config.ts";
 import { type EmbeddingSettings, readEmbeddingSettings } from "./embed.ts";
+import type { TokenizerFiles } from "./gguf-tokenizer-export.ts";
 import { olderTokenizer } from "./older-tokenizers.ts";
 
 /** `generation_config.json`'s sampling, by our names; what it does not say is absent. */
@@ -148,16 +149,23 @@ async function templateOf(folder: string, config: Json): Promise<string | null> 
   );
 }
 
+/** What is said of a tokenizer that `fromPretrained` was told to leave. */
+export function unread(nameOrPath: string): never {
+  throw new PretrainedError(`${nameOrPath}: loaded with { tokenizer: null }, so that its tokenizer is not there`);
+}
+
 /** Reads the text side of a folder, which was asked for as `nameOrPath`. What is missing or damaged is told to whoever uses it. */
 export async function readText(
   folder: string,
   nameOrPath: string,
   config: ConfigReader,
-  given: Tokenizer | undefined,
+  given: Tokenizer | null | undefined,
 ): Promise<LoadedText> {
   const settings = await attempt(() => optionalJson(folder, "tokenizer_config.json"));
   const sampling = await attempt(() => optionalJson(folder, "generation_config.json"));
-  const tokenizer = await attempt(() => given ?? tokenizerIn(folder, config.raw["model_type"]));
+  const tokenizer = await attempt(
+    () => given ?? (given === null ? unread(nameOrPath) : tokenizerIn(folder, config.raw["model_type"])),
+  );
   const chatTemplate = await attempt(async () => {
     const json = got(settings);
     const template = await templateOf(folder, json);
@@ -176,17 +184,41 @@ export async function readText(
   return { nameOrPath, tokenizer, chatTemplate, stopTokens, generationConfig, embeddingSettings };
 }
 
-async function tokenizerIn(folder: string, modelType: unknown): Promise<Tokenizer> {
+const tokenizerIn = (folder: string, modelType: unknown): Promise<Tokenizer> =>
+  orOlder(folder, modelType, { read: loadTokenizer, of: (older) => older });
+
+/** What `read` makes of tokenizer.json, or `of` of the files that older repositories have in its place. Throws PretrainedError where there are neither. */
+async function orOlder<T>(
+  folder: string,
+  modelType: unknown,
+  { read, of }: { readonly read: (path: string) => Promise<T>; readonly of: (older: Tokenizer) => T },
+): Promise<T> {
   try {
-    return await loadTokenizer(join(folder, "tokenizer.json"));
+    return await read(join(folder, "tokenizer.json"));
   } catch (error) {
     const { code } = error as { code?: string };
     if (code !== "ENOENT" && code !== "HTTP404") throw error;
     const settings = await optionalJson(folder, "tokenizer_config.json");
     const older = await olderTokenizer(modelType, { read: (name) => optionalText(folder, name), settings, folder });
-    if (older) return older;
+    if (older) return of(older);
     throw new PretrainedError(
-      `${folder}: there is no tokenizer.json; give a tokenizer: fromPretrained(…, { tokenizer: await loadTokenizer(…) })`,
+      `${folder}: there is no tokenizer.json, so that texts can't be read; it lies beside the weights of the same model, or fromPretrained is given one, { tokenizer }`,
     );
   }
+}
+
+/** A folder's tokenizer as files, with the chat template among its settings. Throws PretrainedError, TokenizerError. */
+export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles> {
+  const settings = await optionalJson(folder, "tokenizer_config.json");
+  const config = await optionalJson(folder, "config.json");
+  const template = await templateOf(folder, settings);
+  return {
+    tokenizer: await orOlder<object>(folder, config["model_type"], {
+      read: async (path) => (await readTokenizerJson(path)).json,
+      of: (older) => older.toJSON(),
+    }),
+    config: template === null ? settings : { ...settings, chat_template: template },
+    eosTokenId: (await optionalJson(folder, "generation_config.json"))["eos_token_id"] ?? config["eos_token_id"],
+    source: join(folder, "tokenizer.json"),
+  };
 }

@@ -20,7 +20,7 @@ import { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
 import { type LayerReplacer, modelFromParts, replaceLayers } from "./from-parts.ts";
 import { readGgufModel } from "./gguf.ts";
 import { readGgufText } from "./gguf-tokenizer.ts";
-import { attempt, type LoadedText, type Pretrained, readText, withText } from "./pretrained-text.ts";
+import { attempt, type LoadedText, type Pretrained, readText, unread, withText } from "./pretrained-text.ts";
 import { textPart } from "./text-part.ts";
 
 export interface PretrainedOptions<T extends Task = "generation"> extends Omit<HubOptions, "files"> {
@@ -37,8 +37,8 @@ export interface PretrainedOptions<T extends Task = "generation"> extends Omit<H
   readonly keepQuantized?: boolean;
   /** Classes of a classification head. One that the checkpoint lacks, or has for another number of classes, starts anew. */
   readonly numLabels?: number;
-  /** Default: the one beside the weights. */
-  readonly tokenizer?: Tokenizer;
+  /** Default: the one beside the weights. Null: none is read, for one who only wants weights; a large one takes a second. */
+  readonly tokenizer?: Tokenizer | null;
   /**
    * Asked, as soon as a layer's weights are read, for a layer in its place; null leaves it. The checkpoint is then read a tensor at a time, so that a
    * model whose layers are quantised (finetune's `quantizer`) is never in memory as floating numbers; a GGUF file is read as a whole.
@@ -343,9 +343,9 @@ async function ggufText(
   file: GgufFile,
   source: string,
   nameOrPath: string,
-  given: Tokenizer | undefined,
+  given: Tokenizer | null | undefined,
 ): Promise<LoadedText> {
-  const text = await attempt(() => readGgufText(file, source));
+  const text = await attempt(() => (given === null ? unread(nameOrPath) : readGgufText(file, source)));
   if ("error" in text) {
     const tokenizer = given ? { value: given } : text;
     return { nameOrPath, tokenizer, chatTemplate: text, stopTokens: { value: [] }, generationConfig: { value: {} } };

@@ -10,15 +10,19 @@ import { fileURLToPath } from "node:url";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import fc from "fast-check";
+import { openTokenizer } from "../../src/cli/model-tokenizer.ts";
 import { ByteLevelBpe, CharTokenizer, ChatTemplate, tokenizerFromJSON } from "../../src/data/index.ts";
 import { setDevice } from "../../src/execution/index.ts";
 import { finetune, type PlainExample } from "../../src/finetune/index.ts";
 import type { GgufFile } from "../../src/formats/index.ts";
 import { generate, generateBatch, type TextModel } from "../../src/generate/index.ts";
 import { StopStrings } from "../../src/generate/stop-strings.ts";
+import { Pieces } from "../../src/generate/text.ts";
 import { readGgufText } from "../../src/models/gguf-tokenizer.ts";
 import { type CausalLM, fromPretrained, GPT2 } from "../../src/models/index.ts";
-import { manualSeed } from "../../src/tensor/index.ts";
+import { oneHot } from "../../src/nn/functional.ts";
+import { Module } from "../../src/nn/index.ts";
+import { manualSeed, type Tensor, tensor } from "../../src/tensor/index.ts";
 import { nativeDevice } from "../support/cpu.ts";
 
 setDevice(nativeDevice());
@@ -223,6 +227,9 @@ describe("what a checkpoint says of text", () => {
     const tokenizer = ByteLevelBpe.train("abc abc", { vocabSize: 257 });
     const given = await fromPretrained(folder, { dtype: "float32", tokenizer });
     assert.equal(given.tokenizer, tokenizer);
+    const without = await fromPretrained(checkpoint, { dtype: "float32", tokenizer: null });
+    assert.throws(() => without.tokenizer, /loaded with \{ tokenizer: null \}/);
+    assert.ok(without.stopTokens.length > 0);
     writeFileSync(join(folder, "tokenizer.json"), "{");
     const damaged = await fromPretrained(folder, { dtype: "float32" });
     assert.throws(() => damaged.tokenizer, { name: "TokenizerError", message: /not valid JSON/ });
@@ -293,10 +300,15 @@ describe("what a checkpoint says of text", () => {
       await cp(join(fixtures, "pretrained", name), folder, { recursive: true });
       for (const [file, content] of Object.entries(files)) writeFileSync(join(folder, file), content);
       const { tokenizer } = await fromPretrained(folder, { task });
-      for (const { text, ids } of cases) assert.deepEqual([...tokenizer.encode(text)], ids, JSON.stringify(text));
+      const place = { kind: "folder", path: folder, name } as const;
+      const ofCommands = await openTokenizer(place);
+      for (const { text, ids } of cases)
+        for (const each of [tokenizer, ofCommands.tokenizer])
+          assert.deepEqual([...each.encode(text)], ids, JSON.stringify(text));
       writeFileSync(join(folder, Object.keys(files)[0]), "[PAD]\n");
       const damaged = await fromPretrained(folder, { task });
       assert.throws(() => damaged.tokenizer, /vocab\.(txt has no \[SEP\]|json is not valid JSON)/);
+      await assert.rejects(openTokenizer(place), /vocab\.(txt has no \[SEP\]|json is not valid JSON)/);
     }
   });
 
@@ -355,4 +367,49 @@ test("a stream of ids is the text of all of them, of any tokenizer", () => {
     }),
     { numRuns: 1000 },
   );
+});
+
+test("what is generated goes on with its prompt, with the space that some tokenizers drop at a text's beginning", async () => {
+  const kinds = JSON.parse(readFileSync(join(root, "tests/parity/fixtures/tokenizers.json"), "utf8"));
+  const tokenizers = Object.values<{ tokenizer: object }>(kinds).map(({ tokenizer }) => tokenizerFromJSON(tokenizer));
+  const skip = { skipSpecialTokens: true };
+  let compared = 0;
+  fc.assert(
+    fc.property(
+      fc.nat(tokenizers.length - 1),
+      fc.array(fc.nat(320), { maxLength: 12 }),
+      fc.array(fc.nat(320), { maxLength: 12 }),
+      (which, ...lists) => {
+        const tokenizer = tokenizers[which];
+        const [before, fresh] = lists.map((ids) => ids.filter((id) => id < tokenizer.vocabSize));
+        const [start, whole] = [tokenizer.decode(before, skip), tokenizer.decode([...before, ...fresh], skip)];
+        if (!whole.startsWith(start)) return; // a character begins in the one and ends in the other
+        const pieces = new Pieces(tokenizer, { maxNewTokens: 12 }, before);
+        assert.equal([...fresh.map((id) => pieces.push(id)), pieces.end()].join(""), whole.slice(start.length));
+        compared++;
+      },
+    ),
+    { numRuns: 1000 },
+  );
+  assert.ok(compared > 800, `${compared} of 1000`);
+
+  const tokenizer = tokenizerFromJSON(kinds["llama2-like"].tokenizer);
+  const bare = { addSpecialTokens: false };
+  const [prompt, whole] = [tokenizer.encode("the fox"), tokenizer.encode("the fox and the dog")];
+  assert.deepEqual(whole.slice(0, prompt.length), prompt);
+  /** A model that says one text, whatever it read. */
+  class Parrot extends Module {
+    readonly contextLength = 32;
+    forward(ids: Tensor): Tensor {
+      return ids;
+    }
+    logitsAt(_: Tensor, position: number): Tensor {
+      return oneHot(tensor([whole[position + 1]], { dtype: "int32" }), tokenizer.vocabSize)
+        .to("float32")
+        .mul(100);
+    }
+  }
+  const settings = { maxNewTokens: whole.length - prompt.length, temperature: 0, tokenizer };
+  assert.equal(await generate(new Parrot(), "the fox", settings).text(), " and the dog");
+  assert.equal(tokenizer.decode(tokenizer.encode(" and the dog", bare).slice(1), skip), "and the dog");
 });

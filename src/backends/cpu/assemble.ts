@@ -99,6 +99,7 @@ export class Assembler extends Assembly<Work> {
   protected override makeWorks(): void {
     for (const { assembler } of this.bodies.values()) assembler.makeWorks();
     super.makeWorks();
+    this.packs.finish();
   }
 
   protected size(shape: Shape, dtype: DType): number {

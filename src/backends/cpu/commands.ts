@@ -13,7 +13,7 @@ export interface Draft {
   readonly fn: Command["fn"] | { readonly source: string; readonly operation?: string };
   readonly rows: number;
   readonly grain: number;
-  readonly buffers: readonly Place[];
+  readonly buffers: Place[];
   readonly scalars: readonly number[];
   readonly params: readonly number[];
   writesState: boolean;

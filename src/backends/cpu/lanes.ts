@@ -9,8 +9,13 @@ import { features, runtimeFolder } from "./toolchain.ts";
 
 export type Lanes = 4 | 8 | 16;
 
-let abi: string | undefined;
-let text: string | undefined;
+let files: { readonly abi: string; readonly text: string } | undefined;
+
+const read = () =>
+  (files ??= {
+    abi: kernelPrelude({ simd: false }),
+    text: readFileSync(join(runtimeFolder, "lanes.h"), "utf8"),
+  });
 
 /**
  * The text before a kernel that computes with `lanes` lanes and uses the functions `needed` of lanes.h (`f_erf`, …; more
@@ -18,12 +23,22 @@ let text: string | undefined;
  * or ends with `_d`.
  */
 export function lanesPrelude(lanes: Lanes, needed: Iterable<string>): string {
-  abi ??= kernelPrelude({ simd: false });
-  text ??= readFileSync(join(runtimeFolder, "lanes.h"), "utf8");
+  const { abi, text } = read();
   const names = new Set(needed);
   for (const name of names) if (/^d_|_d$/.test(name)) names.add("d");
   const defines = [...names].sort().map((name) => `#define NEED_${name}\n`);
   return `${abi}\n#define L ${lanes}\n${defines.join("")}${text}`;
+}
+
+/** The parts of a source that starts as `lanesPrelude` does; null of another. */
+export function splitPrelude(source: string): { lanes: Lanes; needed: string[]; body: string } | null {
+  const { abi, text } = read();
+  const start = `${abi}\n#define L `;
+  const end = source.indexOf(text);
+  if (!source.startsWith(start) || end < 0) return null;
+  const [lanes, ...defines] = source.slice(start.length, end).trimEnd().split("\n");
+  const needed = defines.map((line) => line.replace("#define NEED_", ""));
+  return { lanes: Number(lanes) as Lanes, needed, body: source.slice(end + text.length) };
 }
 
 /** Lanes of a kernel: as many floats as a register of this processor holds, or as many doubles where it has any. */

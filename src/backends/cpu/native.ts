@@ -9,7 +9,15 @@ import { BackendError } from "../../core/errors.ts";
 import type { ContractDesc, ContractPlan } from "./contract.ts";
 import { planContract } from "./contract.ts";
 import { type BuiltinName, encodeTable, type Sizes, TableBuilder } from "./table.ts";
-import { buildLibrary, CompilerError, cpuFeatures, features, runtimeFolder } from "./toolchain.ts";
+import {
+  buildLibrary,
+  CompilerError,
+  cpuFeatures,
+  features,
+  type LibrarySpec,
+  nameTogether,
+  runtimeFolder,
+} from "./toolchain.ts";
 
 export { type BufferName, type BuiltinName, builtins, type Command, type Move } from "./table.ts";
 
@@ -26,6 +34,13 @@ export interface KernelUnit {
   /** The operation of a user's own that the kernel is for: what an error names. */
   readonly of?: string | undefined;
 }
+
+/** A kernel's library. */
+export const librarySpec = ({ source }: KernelUnit, bits: number): LibrarySpec => ({
+  name: "kernel",
+  sources: [{ name: "k", text: source }],
+  bits,
+});
 
 /** The micro-kernel's shape in the loaded runtime. */
 export interface KernelShape {
@@ -203,15 +218,12 @@ export class NativeRuntime {
   }
 
   async #compile(unit: KernelUnit): Promise<number> {
-    const path = await buildLibrary({
-      name: "kernel",
-      sources: [{ name: "k", text: unit.source }],
-      bits: this.features,
-    }).catch((error: unknown) => {
+    const path = await buildLibrary(librarySpec(unit, this.features)).catch((error: unknown) => {
       if (unit.of === undefined || !(error instanceof CompilerError)) throw error;
       throw new CompilerError(`${unit.of}: its kernel (kernels.cpu) does not compile. ${error.message}`);
     });
-    const address = this.#lib.open(path, unit.symbol) as number;
+    const address = (this.#lib.open(path, unit.symbol) ||
+      this.#lib.open(path, nameTogether(unit.symbol, path))) as number;
     if (!address) throw new BackendError(`cpu: ${path} has no symbol ${unit.symbol}: ${this.#lib.openError()}`);
     return address;
   }

@@ -10,6 +10,7 @@ import type { Arena, Memory } from "./memory.ts";
 import type { KernelUnit, Program as NativeProgram, NativeRuntime } from "./native.ts";
 import { encodeTable } from "./table.ts";
 import { nativeTarget, SYMBOL } from "./target.ts";
+import { buildAhead } from "./together.ts";
 
 /**
  * Programs of less work (some 30 ms on two cores) run in the calling thread, whose loop gets a turn between them: the hop to
@@ -33,6 +34,7 @@ export async function compileProgram(
     assembler.run(),
   );
   const units: KernelUnit[] = parts.sources.map((source, i) => ({ symbol: SYMBOL, source, of: parts.owners[i] }));
+  await buildAhead(units, runtime.features);
   const functions = await runtime.compileKernels(units);
   const { flops, bytes } = parts.stats;
   const serial = flops < SERIAL_FLOPS && bytes < SERIAL_FLOPS;

@@ -6,7 +6,9 @@ import { execFile, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import {
   closeSync,
+  copyFileSync,
   existsSync,
+  linkSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -19,7 +21,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { availableParallelism, homedir, tmpdir } from "node:os";
-import { delimiter, join } from "node:path";
+import { basename, delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import koffi from "koffi";
 import { BackendError } from "../../core/errors.ts";
@@ -349,18 +351,18 @@ async function withSlot<T>(work: () => Promise<T>): Promise<T> {
 
 const inFlight = new Map<string, Promise<string>>();
 
+/** The compiler's flags for a library, but for where its headers are. */
+const flagsOf = (spec: LibrarySpec, compiler: Compiler): string[] => [
+  ...commonFlags,
+  ...(compiler.kind === "zig" ? ["-fno-sanitize=undefined"] : []),
+  ...targetFlags(spec.bits),
+  ...(spec.flags ?? []),
+];
+
 /**
- * The path of a shared library made of `sources`, from the cache or built now. The key is all of: sources, headers,
- * compiler, flags, feature bits, ABI version. Throws CompilerError, and keeps the source that failed.
+ * Where a library is in the cache, or would be. The key is all of: sources, headers, compiler, flags, feature bits, ABI version.
  */
-export function buildLibrary(spec: LibrarySpec): Promise<string> {
-  const compiler = requireCompiler();
-  const flags = [
-    ...commonFlags,
-    ...(compiler.kind === "zig" ? ["-fno-sanitize=undefined"] : []),
-    ...targetFlags(spec.bits),
-    ...(spec.flags ?? []),
-  ];
+function pathOf(spec: LibrarySpec, compiler: Compiler): string {
   const hash = createHash("sha256");
   for (const part of [
     ...spec.sources.flatMap((s) => [s.name, s.text]),
@@ -369,14 +371,20 @@ export function buildLibrary(spec: LibrarySpec): Promise<string> {
     "",
     compiler.command.join(" "),
     compiler.version,
-    flags.join(" "),
+    flagsOf(spec, compiler).join(" "),
     `${spec.bits} ${ABI_VERSION} ${process.platform} ${process.arch}`,
   ])
     hash.update(`${part.length}:`).update(part);
-  const path = join(cacheFolder(), `${spec.name}-${hash.digest("hex").slice(0, 40)}${suffix}`);
+  return join(cacheFolder(), `${spec.name}-${hash.digest("hex").slice(0, 40)}${suffix}`);
+}
+
+/** The path of a shared library made of `sources`, from the cache or built now. Throws CompilerError, and keeps the source that failed. */
+export function buildLibrary(spec: LibrarySpec): Promise<string> {
+  const compiler = requireCompiler();
+  const path = pathOf(spec, compiler);
   let build = inFlight.get(path);
   if (!build) {
-    build = usable(path) ? Promise.resolve(path) : compileTo(path, spec, compiler, flags);
+    build = usable(path) ? Promise.resolve(path) : compileTo(path, spec, compiler);
     inFlight.set(path, build);
     build.then(
       () => inFlight.delete(path),
@@ -386,7 +394,41 @@ export function buildLibrary(spec: LibrarySpec): Promise<string> {
   return build;
 }
 
-async function compileTo(path: string, spec: LibrarySpec, compiler: Compiler, flags: string[]): Promise<string> {
+/** The libraries that are not in the cache, by where they would be. */
+export function missingLibraries(specs: readonly LibrarySpec[]): Map<string, LibrarySpec> {
+  const compiler = requireCompiler();
+  return new Map(specs.map((spec) => [pathOf(spec, compiler), spec] as const).filter(([path]) => !existsSync(path)));
+}
+
+/** What a function of the library at `path` is called in a library that holds the functions of several. */
+export const nameTogether = (symbol: string, path: string): string =>
+  `${symbol}_${basename(path, suffix).replace(/\W/g, "_")}`;
+
+/**
+ * Builds one library that stands for several: `spec` defines what each of `paths` should, under nameTogether's names, and all of them
+ * become names of one file. Throws CompilerError.
+ */
+export async function buildTogether(spec: LibrarySpec, paths: readonly string[]): Promise<void> {
+  const compiler = requireCompiler();
+  const whole = join(cacheFolder(), `${spec.name}-together.${process.pid}-${serial++}${suffix}`);
+  try {
+    await compileTo(whole, spec, compiler);
+    for (const path of paths) {
+      const aside = `${path}.${process.pid}-${serial++}`;
+      try {
+        linkSync(whole, aside);
+      } catch {
+        copyFileSync(whole, aside); // a file system without second names
+      }
+      renameSync(aside, path);
+    }
+  } finally {
+    rmSync(whole, { force: true });
+  }
+}
+
+async function compileTo(path: string, spec: LibrarySpec, compiler: Compiler): Promise<string> {
+  const flags = flagsOf(spec, compiler);
   const stem = `${path}.${process.pid}-${serial++}`;
   const include = spec.include ? [`-I${spec.include}`] : [];
   const sources = spec.sources.map((s) => ({
