@@ -4,6 +4,7 @@
  * That is looked at before each step (nn/watch.ts), and where it is so, or where it can't be known, the step is recorded as ever.
  */
 import { beginStep, canRepeat, repeatStep, type Step } from "../execution/index.ts";
+import { autocastDType } from "../graph/autocast.ts";
 import type { Module } from "../nn/index.ts";
 import { Watch } from "../nn/watch.ts";
 import { isGradEnabled, Tensor } from "../tensor/index.ts";
@@ -35,7 +36,7 @@ const memoryOf = ({ layers }: KeyValueCache): Tensor[] => layers.flatMap(({ keys
 export function replayed(decoding: Decoding, record: () => Tensor): Tensor {
   const { ids } = decoding;
   // on a page the device answers later anyway, and recording goes on meanwhile
-  const asEver = import.meta.forBrowsers || isGradEnabled() || ids.shape[1] !== 1;
+  const asEver = import.meta.forBrowsers || isGradEnabled() || autocastDType() !== null || ids.shape[1] !== 1;
   if (asEver || ids.node.storage === null || !canRepeat(ids.device)) return record();
   return repeated(decoding) ?? recorded(decoding, record);
 }

@@ -10,7 +10,7 @@ import { applyLora } from "../../src/finetune/index.ts";
 import { constant } from "../../src/graph/ops.ts";
 import { CausalLM, type DecoderConfig, GPT2, type GPT2Config, type KeyValueCache } from "../../src/models/index.ts";
 import { Linear, Module, type Parameter } from "../../src/nn/index.ts";
-import { manualSeed, noGrad, realize, type Tensor, tensor, zeros } from "../../src/tensor/index.ts";
+import { autocast, manualSeed, noGrad, realize, type Tensor, tensor, zeros } from "../../src/tensor/index.ts";
 import { backendsUnderTest, isBrief } from "../support/backends.ts";
 import { tinyDecoder, tinyRotary } from "../support/tinyDecoder.ts";
 
@@ -160,6 +160,16 @@ for (const backend of (await backendsUnderTest()).filter((b) => !isBrief(b)))
           await steps.step(3);
         });
         assert.match(kinds, /^Rr(R{1,2}r{1,2}){7}$/);
+      });
+
+      test(`${name}: mixed precision counts`, async () => {
+        setDevice(backend.name);
+        const kinds = await same(make, async (steps) => {
+          await steps.step(2);
+          await autocast({}, () => steps.step(2));
+          await steps.step(2);
+        });
+        assert.equal(kinds, "RrRRrr");
       });
 
       test(`${name}: dropout is drawn anew for each token`, async () => {
