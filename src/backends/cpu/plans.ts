@@ -360,7 +360,7 @@ export function planBlockLinear(desc: {
   readonly temporaries: readonly number[];
 } {
   const { M, N, K, bits, rowStride } = desc;
-  const blocks = M * (bits === 4 ? roundUp(K / BLOCK, 4) : K / BLOCK);
+  const blocks = M * (bits === 4 ? roundUp(K / BLOCK, 8) : K / BLOCK);
   const slack = 64; // vectors are read whole
   return {
     quantize: {
@@ -377,7 +377,7 @@ export function planBlockLinear(desc: {
       buffers: ["xCodes", "xScales", "xOffsets", "codes", "scales", "y"],
       params: [M, N, K, bits],
     },
-    temporaries: [2 * BLOCK * blocks, 4 * blocks + slack, bits === 4 ? 16 * blocks : slack],
+    temporaries: [2 * BLOCK * blocks, 4 * blocks + slack, bits === 4 ? 4 * blocks : slack],
     scratchBytes: 4 * (roundUp(K / BLOCK, 16) + 32),
   };
 }
