@@ -60,6 +60,12 @@ export function checkHeads({ H, Hkv }: AttentionSizes): void {
     throw new ShapeError(`attention: ${H} query heads are not a multiple of ${Hkv} key heads`);
 }
 
+/** Heads that read keys and values together (HEADS in attention.c). */
+const HEADS_AT_ONCE = 8;
+/** One query, and heads that share keys: attention.c reads them once for all of these. */
+const isGrouped = ({ Tq, H, Hkv, kDType = "float32", vDType = "float32" }: AttentionDesc): boolean =>
+  Tq === 1 && H > Hkv && kDType === vDType;
+
 function attentionParams(desc: AttentionDesc, queries: number): number[] {
   const { B, H, Hkv, Tq, Tk, D, q, k, v, o } = desc;
   checkHeads(desc);
@@ -69,7 +75,8 @@ function attentionParams(desc: AttentionDesc, queries: number): number[] {
     (desc.hasLength ? 2 : 0) |
     (desc.hasOffset ? 4 : 0) |
     (desc.isLast ? 8 : 0) |
-    (desc.mask ? 16 : 0);
+    (desc.mask ? 16 : 0) |
+    (queries > 0 && isGrouped(desc) ? 32 : 0);
   return [
     B,
     H,
@@ -98,7 +105,7 @@ function attentionParams(desc: AttentionDesc, queries: number): number[] {
  * and offset where declared. A query that sees no key gets zeros.
  */
 export function planAttention(shape: KernelShape, desc: AttentionDesc): Plan<"q" | "k" | "v" | "o" | "lse" | "mask"> {
-  const { B, H, Tq, D } = desc;
+  const { B, H, Hkv, Tq, D } = desc;
   const { mr, nr } = shape;
   const part = roundUp(72, mr);
   let queries = 3 * part;
@@ -110,7 +117,7 @@ export function planAttention(shape: KernelShape, desc: AttentionDesc): Plan<"q"
   return {
     main: {
       fn: "attention_fwd",
-      rows: B * H * Math.ceil(Tq / queries),
+      rows: isGrouped(desc) ? B * Hkv * Math.ceil(H / Hkv / HEADS_AT_ONCE) : B * H * Math.ceil(Tq / queries),
       grain: 1,
       buffers: desc.mask ? ["q", "k", "v", "o", "lse", "mask"] : ["q", "k", "v", "o", "lse"],
       params: attentionParams(desc, queries),
@@ -360,7 +367,7 @@ export function planBlockLinear(desc: {
   readonly temporaries: readonly number[];
 } {
   const { M, N, K, bits, rowStride } = desc;
-  const blocks = M * (bits === 4 ? roundUp(K / BLOCK, 4) : K / BLOCK);
+  const blocks = M * (bits === 4 ? roundUp(K / BLOCK, 8) : K / BLOCK);
   const slack = 64; // vectors are read whole
   return {
     quantize: {
@@ -377,7 +384,7 @@ export function planBlockLinear(desc: {
       buffers: ["xCodes", "xScales", "xOffsets", "codes", "scales", "y"],
       params: [M, N, K, bits],
     },
-    temporaries: [2 * BLOCK * blocks, 4 * blocks + slack, bits === 4 ? 16 * blocks : slack],
+    temporaries: [2 * BLOCK * blocks, 4 * blocks + slack, bits === 4 ? 4 * blocks : slack],
     scratchBytes: 4 * (roundUp(K / BLOCK, 16) + 32),
   };
 }

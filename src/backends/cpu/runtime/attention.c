@@ -6,7 +6,8 @@
  *
  * scalars: scale, then (flag LENGTH) the number of valid keys, then (flag OFFSET) the position of query 0. With LAST the
  * queries are the last of the valid positions. The forward pass also takes k and v of 16 bits, and with MASK a mask of bytes
- * (b[5], with strides of its own): a key counts for a query where it is not 0.
+ * (b[5], with strides of its own): a key counts for a query where it is not 0. GROUPED: there is one query, and a row of the command is up to
+ * HEADS of the heads that share keys and values, so that these are read once for all of them.
  *
  * plans.ts counts the scratch from these sizes.
  */
@@ -14,13 +15,13 @@
 #include <math.h>
 
 enum { A_B, A_H, A_HKV, A_TQ, A_TK, A_D, A_FLAGS, A_QBLOCK, A_KDTYPE, A_VDTYPE, A_STRIDES };
-enum { CAUSAL = 1, LENGTH = 2, OFFSET = 4, LAST = 8, MASK = 16 };
+enum { CAUSAL = 1, LENGTH = 2, OFFSET = 4, LAST = 8, MASK = 16, GROUPED = 32 };
 /* strides (batch, head, time) of q, k, v, o, then of dO, dq, dk, dv, then (batch, head, query, key) of the mask */
 enum { S_Q = 0, S_K = 3, S_V = 6, S_O = 9, S_DO = 12, S_DQ = 15, S_DK = 18, S_DV = 21, S_MASK = 24 };
 /* The score of a masked key, and what is above all of these, however scaled. */
 #define MASKED -1e30f
 #define UNMASKED -1e26f
-enum { QUERIES = (72 + MR - 1) / MR * MR, KEYS = 256, LD = KEYS + 16, QUERIES_BWD = 256, KEYS_BWD = (72 + MR - 1) / MR * MR };
+enum { QUERIES = (72 + MR - 1) / MR * MR, KEYS = 256, LD = KEYS + 16, QUERIES_BWD = 256, KEYS_BWD = (72 + MR - 1) / MR * MR, HEADS = 8 };
 
 typedef struct { int64_t b, h, hkv, tq, tk, d, length, offset; int causal; float scale; const int64_t *s; } Attention;
 INLINE Attention attention(const Cmd *c) {
@@ -99,6 +100,153 @@ FORWARD_ONE(forward_one_f32, float, LOAD, SAME)
 FORWARD_ONE(forward_one_bf16, uint16_t, load_bf16, from_bf16)
 FORWARD_ONE(forward_one_f16, uint16_t, load_f16, from_f16)
 
+/* The sums of the lanes of four vectors, in order, W / 4 lanes apart. */
+INLINE vf sums_of_4(vf a, vf b, vf c, vf d) {
+#if W == 16
+#define PAIR(a, b) (LANES_OF(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) + LANES_OF(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))
+  const vf ab = PAIR(a, b), cd = PAIR(c, d);
+  vf s = LANES_OF(ab, cd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) + LANES_OF(ab, cd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+  s += LANES(s, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+  return s + LANES(s, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+#elif W == 8
+#define PAIR(a, b) (LANES_OF(a, b, 0, 1, 2, 3, 8, 9, 10, 11) + LANES_OF(a, b, 4, 5, 6, 7, 12, 13, 14, 15))
+  const vf ab = PAIR(a, b), cd = PAIR(c, d), s = LANES_OF(ab, cd, 0, 1, 4, 5, 8, 9, 12, 13) + LANES_OF(ab, cd, 2, 3, 6, 7, 10, 11, 14, 15);
+  return s + LANES(s, 1, 0, 3, 2, 5, 4, 7, 6);
+#else
+#define PAIR(a, b) (LANES_OF(a, b, 0, 1, 4, 5) + LANES_OF(a, b, 2, 3, 6, 7))
+  const vf ab = PAIR(a, b), cd = PAIR(c, d);
+  return LANES_OF(ab, cd, 0, 2, 4, 6) + LANES_OF(ab, cd, 1, 3, 5, 7);
+#endif
+#undef PAIR
+}
+
+/* What one query of each of some heads has to do with the keys and values that they share. */
+typedef struct {
+  int64_t D, heads, ldq, ldo, ldk, ldv, lm, lmh, n; /* distances of heads' q and o, of keys and values, of the mask's keys and heads; keys that count */
+  float scale;
+  const float *q;
+  const uint8_t *mask;
+  float *o, *s; /* s [HEADS][KEYS] */
+} Group;
+
+/* Scores of kn keys become probabilities before they are divided by their sum; what was summed up before is scaled by the result. */
+static float softmax_step(float *s, int64_t kn, float *most, float *sum) {
+  const int64_t kw = round_up(kn, W);
+  for (int64_t j = kn; j < kw; j++) s[j] = MASKED;
+  vf top = LOAD(s);
+  for (int64_t j = W; j < kw; j += W) top = max_(top, LOAD(s + j));
+  const float m = fmaxf(*most, hmax(top)), alpha = *most == -INFINITY ? 0 : expf(*most - m);
+  if (m < UNMASKED) { /* all of them hidden, so far */
+    for (int64_t j = 0; j < kw; j += W) STORE(s + j, (vf){0});
+    return 1;
+  }
+  vf z = {0};
+  for (int64_t j = 0; j < kw; j += W) {
+    const vf x = LOAD(s + j), e = select_((vi)(x < splat(UNMASKED)), (vf){0}, exp_(x - splat(m)));
+    z += e;
+    STORE(s + j, e);
+  }
+  *sum = *sum * alpha + hsum(z);
+  *most = m;
+  return alpha;
+}
+
+/* A key's products with the queries of heads h to h + 3 (the last one again where there are fewer), and a value's share in their outputs. */
+#define FORWARD_GROUP(NAME, T_, LOADT, LOAD1)                                                                                     \
+  INLINE void NAME##_scores(const Group *g, int64_t h, const T_ *k, int64_t j) {                                                  \
+    const int64_t D = g->D, last = g->heads - 1;                                                                                  \
+    const float *q0 = g->q + h * g->ldq, *q1 = g->q + min64(h + 1, last) * g->ldq, *q2 = g->q + min64(h + 2, last) * g->ldq,      \
+                *q3 = g->q + min64(h + 3, last) * g->ldq;                                                                         \
+    vf x0 = {0}, x1 = {0}, x2 = {0}, x3 = {0};                                                                                    \
+    int64_t d = 0;                                                                                                                \
+    for (; d + W <= D; d += W) {                                                                                                  \
+      const vf v = LOADT(k + d);                                                                                                  \
+      x0 = fma_(LOAD(q0 + d), v, x0);                                                                                             \
+      x1 = fma_(LOAD(q1 + d), v, x1);                                                                                             \
+      x2 = fma_(LOAD(q2 + d), v, x2);                                                                                             \
+      x3 = fma_(LOAD(q3 + d), v, x3);                                                                                             \
+    }                                                                                                                             \
+    const vf all = sums_of_4(x0, x1, x2, x3);                                                                                     \
+    float t[4] = {all[0], all[W / 4], all[W / 2], all[3 * W / 4]};                                                                \
+    for (; d < D; d++) {                                                                                                          \
+      const float v = LOAD1(k[d]);                                                                                                \
+      t[0] += q0[d] * v; t[1] += q1[d] * v; t[2] += q2[d] * v; t[3] += q3[d] * v;                                                 \
+    }                                                                                                                             \
+    for (int64_t i = 0; i < min64(4, g->heads - h); i++) g->s[(h + i) * KEYS + j] = t[i] * g->scale;                              \
+  }                                                                                                                               \
+  INLINE void NAME##_outputs(const Group *g, int64_t h, const T_ *V, int64_t kn, const float *alpha) {                            \
+    const int64_t D = g->D, last = g->heads - 1, h1 = min64(h + 1, last), h2 = min64(h + 2, last), h3 = min64(h + 3, last);       \
+    const float *s0 = g->s + h * KEYS, *s1 = g->s + h1 * KEYS, *s2 = g->s + h2 * KEYS, *s3 = g->s + h3 * KEYS;                    \
+    float *o0 = g->o + h * g->ldo, *o1 = g->o + h1 * g->ldo, *o2 = g->o + h2 * g->ldo, *o3 = g->o + h3 * g->ldo;                  \
+    int64_t d = 0;                                                                                                                \
+    for (; d + W <= D; d += W) {                                                                                                  \
+      vf x0 = LOAD(o0 + d) * splat(alpha[h]), x1 = LOAD(o1 + d) * splat(alpha[h1]), x2 = LOAD(o2 + d) * splat(alpha[h2]),         \
+         x3 = LOAD(o3 + d) * splat(alpha[h3]);                                                                                    \
+      const T_ *at = V + d;                                                                                                       \
+      for (int64_t j = 0; j < kn; j++, at += g->ldv) {                                                                            \
+        const vf v = LOADT(at);                                                                                                   \
+        x0 = fma_(splat(s0[j]), v, x0);                                                                                           \
+        x1 = fma_(splat(s1[j]), v, x1);                                                                                           \
+        x2 = fma_(splat(s2[j]), v, x2);                                                                                           \
+        x3 = fma_(splat(s3[j]), v, x3);                                                                                           \
+      }                                                                                                                           \
+      STORE(o3 + d, x3); STORE(o2 + d, x2); STORE(o1 + d, x1); STORE(o0 + d, x0);                                                 \
+    }                                                                                                                             \
+    for (; d < D; d++)                                                                                                            \
+      for (int64_t i = h; i < min64(h + 4, g->heads); i++) {                                                                      \
+        float x = g->o[i * g->ldo + d] * alpha[i];                                                                                \
+        for (int64_t j = 0; j < kn; j++) x += g->s[i * KEYS + j] * LOAD1(V[j * g->ldv + d]);                                      \
+        g->o[i * g->ldo + d] = x;                                                                                                 \
+      }                                                                                                                           \
+  }                                                                                                                               \
+  static void NAME(const Group *g, const T_ *K, const T_ *V, float *lse) {                                                        \
+    float most[HEADS], sum[HEADS], alpha[HEADS];                                                                                  \
+    for (int64_t h = 0; h < g->heads; h++) {                                                                                      \
+      most[h] = -INFINITY;                                                                                                        \
+      sum[h] = 0;                                                                                                                 \
+      for (int64_t d = 0; d < g->D; d++) g->o[h * g->ldo + d] = 0;                                                                \
+    }                                                                                                                             \
+    for (int64_t j0 = 0; j0 < g->n; j0 += KEYS) {                                                                                 \
+      const int64_t kn = min64(KEYS, g->n - j0);                                                                                  \
+      for (int64_t j = 0; j < kn; j++)                                                                                            \
+        for (int64_t h = 0; h < g->heads; h += 4) NAME##_scores(g, h, K + (j0 + j) * g->ldk, j);                                  \
+      for (int64_t h = 0; h < g->heads; h++) {                                                                                    \
+        if (g->mask)                                                                                                              \
+          for (int64_t j = 0; j < kn; j++)                                                                                        \
+            if (!g->mask[h * g->lmh + (j0 + j) * g->lm]) g->s[h * KEYS + j] = MASKED;                                             \
+        alpha[h] = softmax_step(g->s + h * KEYS, kn, most + h, sum + h);                                                          \
+      }                                                                                                                           \
+      for (int64_t h = 0; h < g->heads; h += 4) NAME##_outputs(g, h, V + j0 * g->ldv, kn, alpha);                                 \
+    }                                                                                                                             \
+    for (int64_t h = 0; h < g->heads; h++) {                                                                                      \
+      const float z = sum[h], inverse = z > 0 || z != z ? 1 / z : 0;                                                              \
+      for (int64_t d = 0; d < g->D; d++) g->o[h * g->ldo + d] *= inverse;                                                         \
+      lse[h] = most[h] + logf(z);                                                                                                 \
+    }                                                                                                                             \
+  }
+FORWARD_GROUP(forward_group_f32, float, LOAD, SAME)
+FORWARD_GROUP(forward_group_bf16, uint16_t, load_bf16, from_bf16)
+FORWARD_GROUP(forward_group_f16, uint16_t, load_f16, from_f16)
+
+/* Rows [r0, r1) of a GROUPED command. */
+static void attention_grouped(const Cmd *c, const Attention *at, int64_t r0, int64_t r1, float *scores) {
+  const Attention a = *at;
+  const int64_t group = a.h / a.hkv, parts = ceil_div(group, HEADS);
+  const int dtype = (int)c->p[A_KDTYPE];
+  for (int64_t t = r0; t < r1; t++) {
+    const int64_t bi = t / parts / a.hkv, hk = t / parts % a.hkv, hi = hk * group + t % parts * HEADS;
+    const int64_t *sm = a.s + S_MASK;
+    const Group g = {
+        a.d, min64(HEADS, hk * group + group - hi), a.s[S_Q + 1], a.s[S_O + 1], a.s[S_K + 2], a.s[S_V + 2], sm[3], sm[1], visible(&a, 0), a.scale,
+        AT((const float *)c->b[0], S_Q, bi, hi, 0), c->p[A_FLAGS] & MASK ? (const uint8_t *)c->b[5] + bi * sm[0] + hi * sm[1] : 0,
+        AT((float *)c->b[3], S_O, bi, hi, 0), scores};
+    const char *K = c->b[1] + AT((int64_t)0, S_K, bi, hk, 0) * dtype_size(dtype), *V = c->b[2] + AT((int64_t)0, S_V, bi, hk, 0) * dtype_size(dtype);
+    float *lse = (float *)c->b[4] + bi * a.h + hi;
+    if (dtype == F32) forward_group_f32(&g, (const float *)K, (const float *)V, lse);
+    else (dtype == BF16 ? forward_group_bf16 : forward_group_f16)(&g, (const uint16_t *)K, (const uint16_t *)V, lse);
+  }
+}
+
 /* Rows of a key block as floats: where they lie, or widened into `room`. */
 static const float *float_rows(const char *rows, int64_t ld, int64_t n, int64_t D, int dtype, float *room, int64_t *ldf) {
   *ldf = ld;
@@ -108,11 +256,15 @@ static const float *float_rows(const char *rows, int64_t ld, int64_t n, int64_t 
   return room;
 }
 
-/* b = [q, k, v, o, lse, mask]; a row of the command is (batch, head, block of queries). */
+/* b = [q, k, v, o, lse, mask]; a row of the command is (batch, head, block of queries), or (batch, key head, HEADS of its heads). */
 void k_attention_fwd(const Cmd *c, int64_t r0, int64_t r1, int tid) {
   const Attention a = attention(c);
   const int64_t D = a.d, DP = round_up(D, NR), block = c->p[A_QBLOCK], blocks = ceil_div(a.tq, block);
   float T[MR * NR] __attribute__((aligned(64)));
+  if (c->p[A_FLAGS] & GROUPED) {
+    attention_grouped(c, &a, r0, r1, (float *)c->run->scratch[tid]);
+    return;
+  }
   for (int64_t t = r0; t < r1; t++) {
     const int64_t bi = t / blocks / a.h, hi = t / blocks % a.h, hk = hi / (a.h / a.hkv), q0 = t % blocks * block, q1 = min64(a.tq, q0 + block);
     const int kt = (int)c->p[A_KDTYPE], vt = (int)c->p[A_VDTYPE];

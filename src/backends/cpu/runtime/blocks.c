@@ -1,29 +1,37 @@
 /*
  * Products with a weight in blocks of 32 numbers of 8 or 4 bits along k, a half-precision scale each (graph/composites/block-linear.ts
  * tells how they lie). x becomes 16-bit integers in blocks of 32 with a scale of their own first, so that a block's products are integers
- * and exact; a row of the weight is then read once, as one stream, for up to four rows of x. Sums of blocks are float32.
+ * and exact (for 4 bits as high and low bytes, so that one instruction multiplies 32 of them); a row of the weight is then read once, as one stream, for up to four rows of x. Sums of blocks are float32.
  */
 /* Memory is read faster with vectors of 256 bits than with wider ones: see gemm.c, "One row of A". */
 #define NABLA_NARROW
 #include "runtime.h"
 #include <math.h>
 
-enum { BLOCK = 32, TILE = 64, ROWS = 4 };
+enum { BLOCK = 32, TILE = 64, ROWS = 4, GROUP = 8 };
 /* Sums are to stay in registers, which takes loops without a counter; -O2 keeps it. */
 #define EACH_OF_4 _Pragma("GCC unroll 4") for
 
+typedef int8_t s8x16 __attribute__((vector_size(16)));
+typedef int8_t s8x16_u __attribute__((vector_size(16), may_alias, aligned(1)));
+typedef int16_t s16x16 __attribute__((vector_size(32), may_alias));
+typedef int16_t s16w __attribute__((vector_size(W * 2)));
+typedef int16_t s16w_u __attribute__((vector_size(W * 2), may_alias, aligned(2)));
+
 /*
- * block_quantize: b = [x, codes int16, scales, offsets int32]; params: K, distance of x's rows, bits of the weight; a row is a block of x.
- * For a weight of 8 bits the codes lie as x does. For 4 bits, where a vector holds a quarter of each of its blocks at a time, a row
- * of x is filled up with zeros to whole groups of four blocks, and a group is the even numbers of its blocks' first halves, of their second
- * halves, then the odd ones alike; the offsets, four a block, take back the 8 that a code is too large.
+ * block_quantize: b = [x, codes, scales, offsets float]; params: K, distance of x's rows, bits of the weight; a row is a block of x.
+ * For a weight of 8 bits the codes are int16 and lie as x does. For 4 bits a row of x is filled up with zeros to whole groups of eight blocks,
+ * q = 256 high + low, and four blocks are the high bytes of their first halves, of their second halves, then the low ones alike; the
+ * offsets, one a block, take back the 8 that a code of the weight is too large.
  */
 void k_block_quantize(const Cmd *c, int64_t r0, int64_t r1, int tid) {
-  const int64_t K = c->p[0], ld = c->p[1], blocks = K / BLOCK, per = c->p[2] == 4 ? round_up(blocks, 4) : blocks;
+  const int64_t K = c->p[0], ld = c->p[1], blocks = K / BLOCK, per = c->p[2] == 4 ? round_up(blocks, GROUP) : blocks;
+  const float limit = c->p[2] == 4 ? 32639 : 32767; /* 32639 = 127 * 257: high and low are bytes with sign */
   (void)tid;
   for (int64_t r = r0; r < r1; r++) {
     const int64_t block = r % per;
-    int16_t q[BLOCK] = {0};
+    int16_t q[BLOCK] __attribute__((aligned(64))) = {0};
+    vi sums = {0};
     float scale = 0;
     if (block < blocks) {
       const float *x = (const float *)c->b[0] + r / per * ld + block * BLOCK;
@@ -35,33 +43,33 @@ void k_block_quantize(const Cmd *c, int64_t r0, int64_t r1, int tid) {
       }
       const float most = hmax(top), bad = hsum(odd);
       /* to nearest: 1.5 * 2^23 added leaves the integer in the low bits */
-      const vf inverse = splat(most > 0 && bad == 0 ? 32767 / most : 0), shift = splat(12582912.0f);
+      const vf inverse = splat(most > 0 && bad == 0 ? limit / most : 0), shift = splat(12582912.0f);
       for (int k = 0; k < BLOCK; k += W) {
-        const vi t = (vi)(fma_(bad == 0 ? LOAD(x + k) : (vf){0}, inverse, shift));
-        for (int i = 0; i < W; i++) q[k + i] = (int16_t)t[i];
+        const vi t = (vi)(fma_(bad == 0 ? LOAD(x + k) : (vf){0}, inverse, shift)) - splati(0x4b400000);
+        *(s16w_u *)(q + k) = __builtin_convertvector(t, s16w);
+        sums += t;
       }
-      scale = bad == 0 ? most / 32767 : NAN;
+      scale = bad == 0 ? most / limit : NAN;
     }
     ((float *)c->b[2])[r] = scale;
     if (c->p[2] == 8) { memcpy((int16_t *)c->b[1] + r * BLOCK, q, sizeof q); continue; }
-    int16_t *to = (int16_t *)c->b[1] + (r - block % 4) * BLOCK + block % 4 * 8;
-    int32_t *offsets = (int32_t *)c->b[3] + 4 * r, sums[4] = {0};
-    for (int e = 0; e < BLOCK; e++) {
-      const int i = e % 16 / 2;
-      to[(e / 16 + 2 * (e % 2)) * BLOCK + i] = q[e];
-      sums[i / 2] += q[e];
+    int8_t *to = (int8_t *)c->b[1] + (r - block % 4) * 2 * BLOCK + block % 4 * 16;
+    for (int half = 0; half < 2; half++) {
+      const s16x16 v = *(const s16x16 *)(q + 16 * half), high = (v + ((int16_t)128 - (s16x16){0})) >> 8, low = v - (high << 8);
+      *(s8x16_u *)(to + 64 * half) = (s8x16_u)__builtin_convertvector(high, s8x16);
+      *(s8x16_u *)(to + 64 * half + 128) = (s8x16_u)__builtin_convertvector(low, s8x16);
     }
-    for (int l = 0; l < 4; l++) offsets[l] = -8 * sums[l];
+    int sum = 0;
+    for (int i = 0; i < W; i++) sum += sums[i];
+    ((float *)c->b[3])[r] = (float)(-8 * sum);
   }
 }
 
 /* ---- 8 bits: W sums of the products of a block's 32 numbers ------------------------------------------------------------ */
 
 typedef int8_t c16 __attribute__((vector_size(16), may_alias, aligned(1)));
-typedef int8_t s8x16 __attribute__((vector_size(16)));
 typedef uint8_t u8x16 __attribute__((vector_size(16)));
 typedef char b8x16 __attribute__((vector_size(16)));
-typedef int16_t s16x16 __attribute__((vector_size(32)));
 typedef int16_t s16x16_u __attribute__((vector_size(32), may_alias, aligned(2)));
 #if defined(__AVX2__) && W == 8 && !defined(__clang__)
 typedef struct { s16x16 a, b; } Numbers;
@@ -115,46 +123,74 @@ INLINE void row_of_8(const uint8_t *w, const float *scales, int rows, int64_t K,
   EACH_OF_4(int r = 0; r < rows; r++) out[r * ldo] = hsum(s[r] + u[r]);
 }
 
-/* ---- 4 bits: W / 4 blocks a vector, whose 16-bit words hold four numbers each ------------------------------------------- */
+/* ---- 4 bits: W / 4 blocks a vector of bytes ------------------------------------------------------------------------------ */
 
-/* s + the products of neighbouring 16-bit numbers, two a lane. */
+typedef uint8_t vb __attribute__((vector_size(4 * W)));
+typedef uint8_t vb_u __attribute__((vector_size(4 * W), may_alias, aligned(1)));
+typedef int16_t s16s __attribute__((vector_size(4 * W)));
+typedef uint16_t u16s __attribute__((vector_size(4 * W)));
+typedef char b8s __attribute__((vector_size(4 * W)));
+
+/* Codes of first halves times the bytes at x, plus those of second halves times the bytes 64 further on; a lane has four neighbours. */
 #if defined(__AVX512VNNI__) && defined(__AVX512VL__) && W == 8 && !defined(__clang__)
-INLINE vi add_products(vi s, vi a, const int16_t *b) { return (vi)__builtin_ia32_vpdpwssd_v8si(s, a, (vi)*(const vi_u *)b); }
-#elif defined(__AVX2__) && W == 8 && !defined(__clang__)
-INLINE vi add_products(vi s, vi a, const int16_t *b) { return s + (vi)__builtin_ia32_pmaddwd256((s16x16)a, (s16x16)*(const vi_u *)b); }
-#else
-INLINE vi add_products(vi s, vi a, const int16_t *b) {
-  const vi x = (vi)*(const vi_u *)b;
-  return s + ((a << 16) >> 16) * ((x << 16) >> 16) + (a >> 16) * (x >> 16);
+INLINE vi halves(vb first, vb second, const int8_t *x) {
+  const vi t = (vi)__builtin_ia32_vpdpbusd_v8si((vi){0}, (vi)first, (vi)*(const vb_u *)x);
+  return (vi)__builtin_ia32_vpdpbusd_v8si(t, (vi)second, (vi)*(const vb_u *)(x + 64));
 }
-#endif
-/* The first W / 4 lanes, each four times. */
-#if W == 8
-#define FOURFOLD(a) LANES(a, 0, 0, 0, 0, 1, 1, 1, 1)
 #else
-#define FOURFOLD(a) LANES(a, 0, 0, 0, 0)
+#if defined(__AVX2__) && W == 8 && !defined(__clang__)
+INLINE s16s pairs(vb codes, const int8_t *x) { return (s16s)__builtin_ia32_pmaddubsw256((b8s)codes, (b8s)*(const vb_u *)x); }
+INLINE vi sum_of_pairs(s16s s) { return (vi)__builtin_ia32_pmaddwd256(s, (int16_t)1 - (s16s){0}); }
+#else
+INLINE s16s pairs(vb codes, const int8_t *x) {
+  const s16s v = (s16s)*(const vb_u *)x;
+  return ((s16s)codes & ((int16_t)255 - (s16s){0})) * ((v << 8) >> 8) + ((s16s)codes >> 8) * (v >> 8);
+}
+INLINE vi sum_of_pairs(s16s s) { return (((vi)s << 16) >> 16) + ((vi)s >> 16); }
+#endif
+/* Four products of at most 15 * 128 fit into 16 bits. */
+INLINE vi halves(vb first, vb second, const int8_t *x) { return sum_of_pairs(pairs(first, x) + pairs(second, x + 64)); }
+#endif
+/* Of the lanes that belong to vector j of four the two (or the one), each four times. */
+#if W == 8
+#define FOURFOLD(a, j) LANES(a, 2 * j, 2 * j, 2 * j, 2 * j, 2 * j + 1, 2 * j + 1, 2 * j + 1, 2 * j + 1)
+#define PLACE(j) (j / 2 * 256 + j % 2 * 32)
+#else
+#define FOURFOLD(a, j) LANES(a, j, j, j, j)
+#define PLACE(j) (j * 16)
 #endif
 
-/* As row_of_8; `blocks` of x are whole groups, of the weight `own`. */
-INLINE void row_of_4(const uint8_t *w, const float *scales, int rows, int64_t own, const int16_t *x, const float *xs, const int32_t *offsets, float *out, int64_t ldo) {
-  enum { AT_ONCE = W / 4 };
-  const int64_t blocks = round_up(own, 4);
-  uint8_t last[4 * W] __attribute__((aligned(64))) = {0};
-  vf s[ROWS] = {{0}};
-  for (int64_t b = 0; b < own; b += AT_ONCE) {
+/* As row_of_8; `blocks` of x are whole groups, of the weight `own`. W blocks at a time, whose scales are one vector. */
+INLINE void row_of_4(const uint8_t *w, const float *scales, int rows, int64_t own, const int8_t *x, const float *xs, const float *offsets, float *out, int64_t ldo) {
+  const int64_t blocks = round_up(own, GROUP);
+  uint8_t last[16 * W] __attribute__((aligned(64))) = {0};
+  const vb low = (uint8_t)15 - (vb){0};
+  vf s[ROWS] = {{0}}, u[ROWS] = {{0}};
+  for (int64_t b = 0; b < own; b += W) {
     const uint8_t *from = w + b * 16;
-    if (b + AT_ONCE > own) from = memcpy(last, from, (own - b) * 16);
-    const vu v = (vu)(vi)*(const vi_u *)from;
-    const vi n[4] = {(vi)(v & 0x000f000f), (vi)((v >> 4) & 0x000f000f), (vi)((v >> 8) & 0x000f000f), (vi)((v >> 12) & 0x000f000f)};
-    const int64_t at = b / 4 * 4 * BLOCK + b % 4 * 8;
-    const vf scale = LOAD(scales + b);
+    if (b + W > own) from = memcpy(last, from, (own - b) * 16);
+    const vf own_scales = LOAD(scales + b);
+    vf scale[ROWS];
     EACH_OF_4(int r = 0; r < rows; r++) {
-      vi t = (vi)*(const vi_u *)(offsets + (r * blocks + b) * 4);
-      EACH_OF_4(int j = 0; j < 4; j++) t = add_products(t, n[j], x + r * blocks * BLOCK + at + j * BLOCK);
-      s[r] = fma_(__builtin_convertvector(t, vf), FOURFOLD((scale * LOAD(xs + r * blocks + b))), s[r]);
+      scale[r] = own_scales * LOAD(xs + r * blocks + b);
+      u[r] = fma_(scale[r], LOAD(offsets + r * blocks + b), u[r]);
     }
+#define ADD(to, j)                                                                                                            \
+  {                                                                                                                           \
+    const vb v = (vb)*(const vb_u *)(from + j * 4 * W), first = v & low, second = (vb)((u16s)v >> 4) & low;                     \
+    EACH_OF_4(int r = 0; r < rows; r++) {                                                                                     \
+      const int8_t *at = x + (r * blocks + b) * 2 * BLOCK + PLACE(j);                                                         \
+      const vi t = (halves(first, second, at) << 8) + halves(first, second, at + 128);                                        \
+      to[r] = fma_(__builtin_convertvector(t, vf), FOURFOLD(scale[r], j), to[r]);                                             \
+    }                                                                                                                         \
   }
-  EACH_OF_4(int r = 0; r < rows; r++) out[r * ldo] = hsum(s[r]);
+    ADD(s, 0)
+    ADD(s, 1)
+    ADD(s, 2)
+    ADD(u, 3)
+#undef ADD
+  }
+  EACH_OF_4(int r = 0; r < rows; r++) out[r * ldo] = hsum(s[r] + u[r]);
 }
 
 /* Half-precision scales of a row as floats, times `by` where there is one, and zeros behind them. */
@@ -173,14 +209,15 @@ INLINE void float_scales(const uint16_t *s, int64_t n, const float *by, float *t
  * block_linear: b = [x's codes, x's scales, x's offsets, codes, scales, y [M, N]]; params: M, N, K, bits; a row is 64 rows of the weight.
  */
 void k_block_linear(const Cmd *c, int64_t r0, int64_t r1, int tid) {
-  const int64_t *p = c->p, M = p[0], N = p[1], K = p[2], blocks = K / BLOCK, groups = round_up(blocks, 4);
+  const int64_t *p = c->p, M = p[0], N = p[1], K = p[2], blocks = K / BLOCK, groups = round_up(blocks, GROUP);
   const int16_t *x = (const int16_t *)c->b[0];
+  const int8_t *bytes = (const int8_t *)c->b[0];
   const float *xs = (const float *)c->b[1];
-  const int32_t *offsets = (const int32_t *)c->b[2];
+  const float *offsets = (const float *)c->b[2];
   float *y = (float *)c->b[5], *scales = (float *)c->run->scratch[tid];
   const int one = M == 1 && p[3] == 8;
 #define ROWS_OF_8(rows) row_of_8(w, scales, rows, K, x + m * K, xs + m * blocks, y + m * N + n, N)
-#define ROWS_OF_4(rows) row_of_4(w, scales, rows, blocks, x + m * groups * BLOCK, xs + m * groups, offsets + m * groups * 4, y + m * N + n, N)
+#define ROWS_OF_4(rows) row_of_4(w, scales, rows, blocks, bytes + m * groups * 2 * BLOCK, xs + m * groups, offsets + m * groups, y + m * N + n, N)
 #define EVERY_ROW(ROWS_OF)                \
   for (int64_t m = 0; m < M; m += ROWS)   \
     switch (min64(ROWS, M - m)) {         \

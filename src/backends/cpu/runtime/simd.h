@@ -105,8 +105,10 @@ INLINE vf min_(vf a, vf b) { return select_((vi)(a < b), a, b); }
 /* Sum and maximum of the lanes, in a fixed pattern of halves. */
 #if defined(__clang__)
 #define LANES(a, ...) __builtin_shufflevector(a, a, __VA_ARGS__)
+#define LANES_OF(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
 #define LANES(a, ...) __builtin_shuffle(a, (vi){__VA_ARGS__})
+#define LANES_OF(a, b, ...) __builtin_shuffle(a, b, (vi){__VA_ARGS__})
 #endif
 #if W == 16
 #define HALVES(a, F)                                                      \
