@@ -5,45 +5,92 @@ import { programCounts, setDevice } from "../../src/execution/index.ts";
 import { applyLora } from "../../src/finetune/index.ts";
 import { formatGguf, type GgufTensorInput, type GgufValue } from "../../src/formats/index.ts";
 import { generate } from "../../src/generate/index.ts";
-import { BlockEmbedding, BlockLinear, type CausalLM, modelFrom, readGgufModel } from "../../src/models/index.ts";
+import { type StoredFormat, storedFormats } from "../../src/graph/composites/index.ts";
+import {
+  BlockEmbedding,
+  type BlockFormat,
+  BlockLinear,
+  type CausalLM,
+  modelFrom,
+  readGgufModel,
+} from "../../src/models/index.ts";
 import { noGrad, type Tensor, tensor } from "../../src/tensor/index.ts";
 import { backendsUnderTest, isBrief } from "../support/backends.ts";
 import { nativeDevice } from "../support/cpu.ts";
 import { assertClose } from "../support/fixtures.ts";
 
-const [width, inner, heads, kvHeads, vocab, layers] = [64, 96, 4, 2, 50, 2];
+type Sizes = readonly [width: number, inner: number];
+const small: Sizes = [64, 96];
+/** Rows that fill blocks of 256. */
+const wide: Sizes = [256, 512];
+const [heads, kvHeads, vocab, layers] = [4, 2, 50, 2];
 
-/** A small Llama as a GGUF file, its matrices in `type`. */
-function ggufOf(type: "q8_0" | "q4_0", tied: boolean): Uint8Array {
+/** Bytes of random blocks of a type that is not written here: codes and small scales of all kinds, numbers of at most some 0.2. */
+function randomBlocks(type: StoredFormat, elements: number, random: () => number): Uint8Array {
+  const { elements: each, bytes: size } = storedFormats[type];
+  const bytes = Uint8Array.from({ length: (elements / each) * size }, () => 256 * random());
+  // the upper bytes of scales and minima: some 2^-7 where they are alone, some 2^-13 where small integers are beside them
+  const upper: Record<StoredFormat, readonly (readonly [at: number, value: number])[]> = {
+    q4_1: [
+      [1, 0x20],
+      [3, 0xac],
+    ],
+    q5_0: [[1, 0x20]],
+    q5_1: [
+      [1, 0x1c],
+      [3, 0xac],
+    ],
+    q4_k: [
+      [1, 0x08],
+      [3, 0x12],
+    ],
+    q5_k: [
+      [1, 0x04],
+      [3, 0x12],
+    ],
+    q6_k: [[209, 0x02]],
+  };
+  for (let at = 0; at < bytes.length; at += size) for (const [to, value] of upper[type]) bytes[at + to] = value;
+  return bytes;
+}
+
+/** A small Llama as a GGUF file, its matrices in `type`, or the type that `typeOf` says for a name. */
+function ggufOf(
+  type: BlockFormat,
+  tied: boolean,
+  [width, inner]: Sizes = small,
+  typeOf: (name: string) => BlockFormat = () => type,
+): Uint8Array {
   let seed = 1;
-  const data = (size: number): Float32Array =>
-    Float32Array.from({ length: size }, () => {
-      seed = (seed * 16807) % 2147483647;
-      return 0.4 * (seed / 2147483647 - 0.5);
-    });
-  const matrix = (rows: number, columns: number): GgufTensorInput => ({
-    type,
-    shape: [rows, columns],
-    data: data(rows * columns),
+  const random = (): number => {
+    seed = (seed * 16807) % 2147483647;
+    return seed / 2147483647;
+  };
+  const data = (type: BlockFormat, size: number): Float32Array | Uint8Array =>
+    type === "q8_0" || type === "q4_0"
+      ? Float32Array.from({ length: size }, () => 0.4 * (random() - 0.5))
+      : randomBlocks(type, size, random);
+  const matrix = (name: string, rows: number, columns: number): Record<string, GgufTensorInput> => ({
+    [name]: { type: typeOf(name), shape: [rows, columns], data: data(typeOf(name), rows * columns) } as GgufTensorInput,
   });
   const norm = (): GgufTensorInput => ({ type: "f32", shape: [width], data: new Float32Array(width).fill(1.1) });
   const keys = (width / heads) * kvHeads;
   const tensors: Record<string, GgufTensorInput> = {
-    "token_embd.weight": matrix(vocab, width),
+    ...matrix("token_embd.weight", vocab, width),
     "output_norm.weight": norm(),
   };
-  if (!tied) tensors["output.weight"] = matrix(vocab, width);
+  if (!tied) Object.assign(tensors, matrix("output.weight", vocab, width));
   for (let i = 0; i < layers; i++)
     Object.assign(tensors, {
       [`blk.${i}.attn_norm.weight`]: norm(),
-      [`blk.${i}.attn_q.weight`]: matrix(width, width),
-      [`blk.${i}.attn_k.weight`]: matrix(keys, width),
-      [`blk.${i}.attn_v.weight`]: matrix(keys, width),
-      [`blk.${i}.attn_output.weight`]: matrix(width, width),
+      ...matrix(`blk.${i}.attn_q.weight`, width, width),
+      ...matrix(`blk.${i}.attn_k.weight`, keys, width),
+      ...matrix(`blk.${i}.attn_v.weight`, keys, width),
+      ...matrix(`blk.${i}.attn_output.weight`, width, width),
       [`blk.${i}.ffn_norm.weight`]: norm(),
-      [`blk.${i}.ffn_gate.weight`]: matrix(inner, width),
-      [`blk.${i}.ffn_up.weight`]: matrix(inner, width),
-      [`blk.${i}.ffn_down.weight`]: matrix(width, inner),
+      ...matrix(`blk.${i}.ffn_gate.weight`, inner, width),
+      ...matrix(`blk.${i}.ffn_up.weight`, inner, width),
+      ...matrix(`blk.${i}.ffn_down.weight`, width, inner),
     });
   const count = (value: number): GgufValue => ({ type: "uint32", value });
   const metadata: Record<string, GgufValue> = {
@@ -69,13 +116,19 @@ const prompt = [3, 1, 4, 1, 5, 9, 2, 6];
 
 for (const backend of (await backendsUnderTest()).filter((b) => !isBrief(b)))
   describe(`weights in blocks on ${backend.name}`, () => {
-    for (const [type, tied] of [
-      ["q8_0", false],
-      ["q4_0", true],
+    for (const [type, tied, sizes] of [
+      ["q8_0", false, small],
+      ["q4_0", true, small],
+      ["q4_1", false, small],
+      ["q5_0", true, small],
+      ["q5_1", false, small],
+      ["q4_k", true, wide],
+      ["q5_k", false, wide],
+      ["q6_k", true, wide],
     ] as const)
       test(`${type}, ${tied ? "the head tied" : "a head of its own"}: logits, tokens and gradients of the floating weights`, async () => {
         setDevice(backend.name);
-        const file = ggufOf(type, tied);
+        const file = ggufOf(type, tied, sizes);
         const [kept, floating] = [await modelOf(file, true), await modelOf(file, false)];
         assert.equal(kept.parameters().length, 2 * layers + 1, "norms are all that is floating");
         assert.equal(kept.dtype, "float32");
