@@ -1,9 +1,10 @@
-/** GGUF files whose matrices stay in blocks of 8 or 4 bits, on every device present: the model is that of the floating weights. */
+/** GGUF files whose matrices stay in their blocks, on every device present: the model is that of the floating weights. */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
+import { dtypes } from "../../src/core/dtype.ts";
 import { programCounts, setDevice } from "../../src/execution/index.ts";
 import { applyLora } from "../../src/finetune/index.ts";
-import { formatGguf, type GgufTensorInput, type GgufValue } from "../../src/formats/index.ts";
+import { formatGguf, type GgufTensorInput, type GgufValue, readGguf } from "../../src/formats/index.ts";
 import { generate } from "../../src/generate/index.ts";
 import { type StoredFormat, storedFormats } from "../../src/graph/composites/index.ts";
 import {
@@ -14,7 +15,9 @@ import {
   modelFrom,
   readGgufModel,
 } from "../../src/models/index.ts";
-import { noGrad, type Tensor, tensor } from "../../src/tensor/index.ts";
+import { AdamW } from "../../src/optim/index.ts";
+import { fromRaw, manualSeed, noGrad, type Tensor, tensor } from "../../src/tensor/index.ts";
+import { bytesOf, fixture, floatsOf } from "../formats/files.ts";
 import { backendsUnderTest, isBrief } from "../support/backends.ts";
 import { nativeDevice } from "../support/cpu.ts";
 import { assertClose } from "../support/fixtures.ts";
@@ -158,6 +161,76 @@ for (const backend of (await backendsUnderTest()).filter((b) => !isBrief(b)))
         assertClose("gradient", gradients[0], gradients[1], { rtol: 2e-3, atol: 2e-3 * largest });
       });
   });
+
+/** Tensors of the file that the gguf package wrote, in blocks, with what it makes of them. */
+const stored = Object.entries(fixture.gguf[0].tensors).flatMap(([name, { shape, float32 }]) => {
+  const format = name.slice(2) as StoredFormat;
+  return Object.hasOwn(storedFormats, format) ? [{ name, format, shape, floats: floatsOf(float32) }] : [];
+});
+
+for (const backend of await backendsUnderTest())
+  test(`blocks are the numbers that the gguf package makes of them, on ${backend.name}`, async () => {
+    assert.equal(stored.length, Object.keys(storedFormats).length);
+    setDevice(backend.name);
+    const { tensors } = await readGguf(bytesOf(fixture.gguf[0].file));
+    for (const { name, format, shape, floats } of stored) {
+      const bytes = await tensors.get(name)!.read();
+      const codes = fromRaw(bytes, "uint8", [shape[0], bytes.length / shape[0]]);
+      const layer = new BlockLinear({ format, codes, scales: null }, "float32", null);
+      const [both, second] = [
+        layer.weight,
+        new BlockEmbedding({ format, codes, scales: null }, "float32").forward(ids([1])),
+      ];
+      assertClose(format, await both.data(), floats, { rtol: 0, atol: 0 });
+      assertClose(`${format}, a row`, await second.data(), floats.subarray(shape[1]), { rtol: 0, atol: 0 });
+    }
+  });
+
+/** As Q4_K_M: some matrices are of one type, some of another, the table of a third. */
+const mixed = (name: string): BlockFormat =>
+  name === "token_embd.weight" ? "q8_0" : /attn_v|ffn_down|output/.test(name) ? "q6_k" : "q4_k";
+
+test("a file of several types takes its own size in memory, and decodes as the floating weights do", async () => {
+  setDevice(nativeDevice());
+  const file = ggufOf("q4_k", false, wide, mixed);
+  const [kept, floating] = [await modelOf(file, true), await modelOf(file, false)];
+  const bytes = Object.values(kept.stateDict()).reduce((sum, x) => sum + x.size * dtypes[x.dtype].bytes, 0);
+  assert.ok(bytes < file.length, `${bytes} bytes of a file of ${file.length}`);
+  const formats = kept
+    .modules()
+    .flatMap((m) => (m instanceof BlockLinear || m instanceof BlockEmbedding ? m.format : []));
+  assert.deepEqual([...new Set(formats)].sort(), ["q4_k", "q6_k", "q8_0"]);
+  const options = { maxNewTokens: 12, temperature: 0 };
+  assert.deepEqual(await generate(kept, prompt, options), await generate(floating, prompt, options));
+});
+
+test("LoRA over blocks learns as over the floating weights", async () => {
+  setDevice(nativeDevice());
+  const file = ggufOf("q4_k", true, wide, (name) => (/ffn_down/.test(name) ? "q6_k" : "q4_k"));
+  const losses: number[][] = [];
+  for (const keepQuantized of [true, false]) {
+    const model = await modelOf(file, keepQuantized);
+    manualSeed(0);
+    applyLora(model, { r: 4, target: "all-linear" });
+    const optimizer = new AdamW(
+      model.parameters().filter((p) => p.requiresGrad),
+      { lr: 1e-2 },
+    );
+    const text = ids([...prompt, 7, 9, 3, 2, 8, 1, 1, 4, 6, 20, 33, 5]);
+    const own: number[] = [];
+    for (let step = 0; step < 4; step++) {
+      optimizer.zeroGrad();
+      const loss = model.forward(text, text);
+      await loss.backward();
+      await optimizer.step();
+      own.push((await loss.item()) as number);
+    }
+    losses.push(own);
+  }
+  const [kept, floating] = losses;
+  assert.ok(kept[3] < kept[0] - 0.1, `losses ${kept}`);
+  for (const [i, loss] of kept.entries()) assert.ok(Math.abs(loss - floating[i]) < 2e-3, `${kept} beside ${floating}`);
+});
 
 test("an adapter goes around layers in blocks, and the merged weights are floating", async () => {
   setDevice(nativeDevice());
