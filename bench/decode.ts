@@ -1,5 +1,5 @@
 /**
- * Decoding at batch 1 from GGUF files whose weights are at least four times the last cache, in float32, bfloat16, float16, q8_0 and q4_0: how
+ * Decoding at batch 1 from GGUF files whose weights are at least four times the last cache, in every type that stays as it is stored: how
  * much of the memory's bandwidth is reached (a sum over float32 numbers, measured in turn with the tokens), and node-llama-cpp on the same
  * files, from the folder NABLA_LLAMACPP. NABLA_DECODE_TYPES chooses types ("f32,q8_0"). Files of up to 1.3 GB each are written meanwhile.
  */

@@ -6,7 +6,10 @@ import { type GgufTensorInput, type GgufType, type GgufValue, quantize, writeGgu
 import { blockTypes } from "../../src/formats/quants.ts";
 import { uniform } from "./numbers.ts";
 
-export const decodedTypes = ["f32", "bf16", "f16", "q8_0", "q4_0"] as const satisfies readonly GgufType[];
+export const decodedTypes = [
+  ...(["f32", "bf16", "f16", "q8_0", "q4_0"] as const),
+  ...(["q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k"] as const),
+] satisfies readonly GgufType[];
 export type DecodedType = (typeof decodedTypes)[number];
 
 const [width, inner, heads, kvHeads, vocab] = [2048, 5632, 32, 4, 32000];
@@ -36,10 +39,42 @@ export const layersFor = (type: DecodedType): number =>
 /** Bytes of the matrices, each of which a token reads once: the head is the embedding again. */
 export const weightBytes = (type: DecodedType): number => bytesOf(type, vocab * width + layersFor(type) * perLayer);
 
+/** Where the half-precision numbers of blocks that are not written here begin, and the upper byte of each: what makes weights of some 0.03. */
+const halves: Partial<Record<GgufType, readonly (readonly [at: number, upper: number])[]>> = {
+  q4_1: [
+    [0, 0x1c],
+    [2, 0xa8],
+  ],
+  q5_0: [[0, 0x18]],
+  q5_1: [
+    [0, 0x18],
+    [2, 0xa8],
+  ],
+  q4_k: [
+    [0, 0x0a],
+    [2, 0x16],
+  ],
+  q5_k: [
+    [0, 0x06],
+    [2, 0x16],
+  ],
+  q6_k: [[208, 0x02]],
+};
+
+/** Random numbers of some 0.03 as blocks; of types that are not written here, random codes. */
+function randomBlocks(type: DecodedType, elements: number): Uint8Array {
+  const places = halves[type];
+  if (places === undefined) return quantize(type, uniform(1, elements, 0.05));
+  const { bytes: size } = blockTypes[type];
+  const bytes = Uint8Array.from(uniform(1, bytesOf(type, elements), 1), (x) => 128 * (x + 1));
+  for (let at = 0; at < bytes.length; at += size) for (const [to, upper] of places) bytes[at + to + 1] = upper;
+  return bytes;
+}
+
 /** Writes the file; its tensors repeat one stretch of random numbers. */
 export async function writeDecoder(path: string, type: DecodedType): Promise<void> {
   const stretch = 2 ** 20;
-  const bytes = quantize(type, uniform(1, stretch, 0.05));
+  const bytes = randomBlocks(type, stretch);
   const matrix = (rows: number, columns: number): GgufTensorInput => {
     const data = new Uint8Array(bytesOf(type, rows * columns));
     for (let at = 0; at < data.length; at += bytes.length) data.set(bytes.subarray(0, data.length - at), at);

@@ -96,7 +96,7 @@ export interface OpenOptions<T extends Task> {
   readonly quantize?: Quantization | null;
   /** The one that the command has read already; a folder's is not read again. Null: none is needed. */
   readonly tokenizer?: Tokenizer | null;
-  /** Of a GGUF file: q8_0 and q4_0 stay as they are stored. */
+  /** Of a GGUF file: matrices in 4 to 8 bits stay as they are stored. */
   readonly keepQuantized?: boolean;
 }
 

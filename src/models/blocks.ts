@@ -38,7 +38,7 @@ const isSplit = (format: BlockFormat): format is Split => Object.hasOwn(splitBit
 /** [rows, width] */
 export function blockShape({ format, codes }: BlockWeight): readonly [number, number] {
   const [rows, bytes] = codes.shape;
-  return [rows, isSplit(format) ? (bytes * 8) / splitBits[format] : storedWidth("BlockWeight", bytes, format)];
+  return [rows, isSplit(format) ? (bytes * 8) / splitBits[format] : storedWidth(bytes, format)];
 }
 
 /** Rows of a weight as float32. */

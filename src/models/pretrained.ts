@@ -31,8 +31,8 @@ export interface PretrainedOptions<T extends Task = "generation"> extends Omit<H
   /** Default: the default device. */
   readonly device?: string;
   /**
-   * Of a GGUF file: matrices in q8_0 and q4_0 stay as they are stored, a half and a quarter of bfloat16's memory, and are not learnt. Default:
-   * false, all become floating numbers.
+   * Of a GGUF file: matrices in 4 to 8 bits (q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k) stay as they are stored, a quarter to a half of
+   * bfloat16's memory, and are not learnt. Default: false, all become floating numbers.
    */
   readonly keepQuantized?: boolean;
   /** Classes of a classification head. One that the checkpoint lacks, or has for another number of classes, starts anew. */

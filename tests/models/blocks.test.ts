@@ -1,49 +1,99 @@
-/** GGUF files whose matrices stay in blocks of 8 or 4 bits, on every device present: the model is that of the floating weights. */
+/** GGUF files whose matrices stay in their blocks, on every device present: the model is that of the floating weights. */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
+import { dtypes } from "../../src/core/dtype.ts";
 import { programCounts, setDevice } from "../../src/execution/index.ts";
 import { applyLora } from "../../src/finetune/index.ts";
-import { formatGguf, type GgufTensorInput, type GgufValue } from "../../src/formats/index.ts";
+import { formatGguf, type GgufTensorInput, type GgufValue, readGguf } from "../../src/formats/index.ts";
 import { generate } from "../../src/generate/index.ts";
-import { BlockEmbedding, BlockLinear, type CausalLM, modelFrom, readGgufModel } from "../../src/models/index.ts";
-import { noGrad, type Tensor, tensor } from "../../src/tensor/index.ts";
+import { type StoredFormat, storedFormats } from "../../src/graph/composites/index.ts";
+import {
+  BlockEmbedding,
+  type BlockFormat,
+  BlockLinear,
+  type CausalLM,
+  modelFrom,
+  readGgufModel,
+} from "../../src/models/index.ts";
+import { AdamW } from "../../src/optim/index.ts";
+import { fromRaw, manualSeed, noGrad, type Tensor, tensor } from "../../src/tensor/index.ts";
+import { bytesOf, fixture, floatsOf } from "../formats/files.ts";
 import { backendsUnderTest, isBrief } from "../support/backends.ts";
 import { nativeDevice } from "../support/cpu.ts";
 import { assertClose } from "../support/fixtures.ts";
 
-const [width, inner, heads, kvHeads, vocab, layers] = [64, 96, 4, 2, 50, 2];
+type Sizes = readonly [width: number, inner: number];
+const small: Sizes = [64, 96];
+/** Rows that fill blocks of 256. */
+const wide: Sizes = [256, 512];
+const [heads, kvHeads, vocab, layers] = [4, 2, 50, 2];
 
-/** A small Llama as a GGUF file, its matrices in `type`. */
-function ggufOf(type: "q8_0" | "q4_0", tied: boolean): Uint8Array {
+/** Bytes of random blocks of a type that is not written here: codes and small scales of all kinds, numbers of at most some 0.2. */
+function randomBlocks(type: StoredFormat, elements: number, random: () => number): Uint8Array {
+  const { elements: each, bytes: size } = storedFormats[type];
+  const bytes = Uint8Array.from({ length: (elements / each) * size }, () => 256 * random());
+  // the upper bytes of scales and minima: some 2^-7 where they are alone, some 2^-13 where small integers are beside them
+  const upper: Record<StoredFormat, readonly (readonly [at: number, value: number])[]> = {
+    q4_1: [
+      [1, 0x20],
+      [3, 0xac],
+    ],
+    q5_0: [[1, 0x20]],
+    q5_1: [
+      [1, 0x1c],
+      [3, 0xac],
+    ],
+    q4_k: [
+      [1, 0x08],
+      [3, 0x12],
+    ],
+    q5_k: [
+      [1, 0x04],
+      [3, 0x12],
+    ],
+    q6_k: [[209, 0x02]],
+  };
+  for (let at = 0; at < bytes.length; at += size) for (const [to, value] of upper[type]) bytes[at + to] = value;
+  return bytes;
+}
+
+/** A small Llama as a GGUF file, its matrices in `type`, or the type that `typeOf` says for a name. */
+function ggufOf(
+  type: BlockFormat,
+  tied: boolean,
+  [width, inner]: Sizes = small,
+  typeOf: (name: string) => BlockFormat = () => type,
+): Uint8Array {
   let seed = 1;
-  const data = (size: number): Float32Array =>
-    Float32Array.from({ length: size }, () => {
-      seed = (seed * 16807) % 2147483647;
-      return 0.4 * (seed / 2147483647 - 0.5);
-    });
-  const matrix = (rows: number, columns: number): GgufTensorInput => ({
-    type,
-    shape: [rows, columns],
-    data: data(rows * columns),
+  const random = (): number => {
+    seed = (seed * 16807) % 2147483647;
+    return seed / 2147483647;
+  };
+  const data = (type: BlockFormat, size: number): Float32Array | Uint8Array =>
+    type === "q8_0" || type === "q4_0"
+      ? Float32Array.from({ length: size }, () => 0.4 * (random() - 0.5))
+      : randomBlocks(type, size, random);
+  const matrix = (name: string, rows: number, columns: number): Record<string, GgufTensorInput> => ({
+    [name]: { type: typeOf(name), shape: [rows, columns], data: data(typeOf(name), rows * columns) } as GgufTensorInput,
   });
   const norm = (): GgufTensorInput => ({ type: "f32", shape: [width], data: new Float32Array(width).fill(1.1) });
   const keys = (width / heads) * kvHeads;
   const tensors: Record<string, GgufTensorInput> = {
-    "token_embd.weight": matrix(vocab, width),
+    ...matrix("token_embd.weight", vocab, width),
     "output_norm.weight": norm(),
   };
-  if (!tied) tensors["output.weight"] = matrix(vocab, width);
+  if (!tied) Object.assign(tensors, matrix("output.weight", vocab, width));
   for (let i = 0; i < layers; i++)
     Object.assign(tensors, {
       [`blk.${i}.attn_norm.weight`]: norm(),
-      [`blk.${i}.attn_q.weight`]: matrix(width, width),
-      [`blk.${i}.attn_k.weight`]: matrix(keys, width),
-      [`blk.${i}.attn_v.weight`]: matrix(keys, width),
-      [`blk.${i}.attn_output.weight`]: matrix(width, width),
+      ...matrix(`blk.${i}.attn_q.weight`, width, width),
+      ...matrix(`blk.${i}.attn_k.weight`, keys, width),
+      ...matrix(`blk.${i}.attn_v.weight`, keys, width),
+      ...matrix(`blk.${i}.attn_output.weight`, width, width),
       [`blk.${i}.ffn_norm.weight`]: norm(),
-      [`blk.${i}.ffn_gate.weight`]: matrix(inner, width),
-      [`blk.${i}.ffn_up.weight`]: matrix(inner, width),
-      [`blk.${i}.ffn_down.weight`]: matrix(width, inner),
+      ...matrix(`blk.${i}.ffn_gate.weight`, inner, width),
+      ...matrix(`blk.${i}.ffn_up.weight`, inner, width),
+      ...matrix(`blk.${i}.ffn_down.weight`, width, inner),
     });
   const count = (value: number): GgufValue => ({ type: "uint32", value });
   const metadata: Record<string, GgufValue> = {
@@ -69,13 +119,19 @@ const prompt = [3, 1, 4, 1, 5, 9, 2, 6];
 
 for (const backend of (await backendsUnderTest()).filter((b) => !isBrief(b)))
   describe(`weights in blocks on ${backend.name}`, () => {
-    for (const [type, tied] of [
-      ["q8_0", false],
-      ["q4_0", true],
+    for (const [type, tied, sizes] of [
+      ["q8_0", false, small],
+      ["q4_0", true, small],
+      ["q4_1", false, small],
+      ["q5_0", true, small],
+      ["q5_1", false, small],
+      ["q4_k", true, wide],
+      ["q5_k", false, wide],
+      ["q6_k", true, wide],
     ] as const)
       test(`${type}, ${tied ? "the head tied" : "a head of its own"}: logits, tokens and gradients of the floating weights`, async () => {
         setDevice(backend.name);
-        const file = ggufOf(type, tied);
+        const file = ggufOf(type, tied, sizes);
         const [kept, floating] = [await modelOf(file, true), await modelOf(file, false)];
         assert.equal(kept.parameters().length, 2 * layers + 1, "norms are all that is floating");
         assert.equal(kept.dtype, "float32");
@@ -105,6 +161,76 @@ for (const backend of (await backendsUnderTest()).filter((b) => !isBrief(b)))
         assertClose("gradient", gradients[0], gradients[1], { rtol: 2e-3, atol: 2e-3 * largest });
       });
   });
+
+/** Tensors of the file that the gguf package wrote, in blocks, with what it makes of them. */
+const stored = Object.entries(fixture.gguf[0].tensors).flatMap(([name, { shape, float32 }]) => {
+  const format = name.slice(2) as StoredFormat;
+  return Object.hasOwn(storedFormats, format) ? [{ name, format, shape, floats: floatsOf(float32) }] : [];
+});
+
+for (const backend of await backendsUnderTest())
+  test(`blocks are the numbers that the gguf package makes of them, on ${backend.name}`, async () => {
+    assert.equal(stored.length, Object.keys(storedFormats).length);
+    setDevice(backend.name);
+    const { tensors } = await readGguf(bytesOf(fixture.gguf[0].file));
+    for (const { name, format, shape, floats } of stored) {
+      const bytes = await tensors.get(name)!.read();
+      const codes = fromRaw(bytes, "uint8", [shape[0], bytes.length / shape[0]]);
+      const layer = new BlockLinear({ format, codes, scales: null }, "float32", null);
+      const [both, second] = [
+        layer.weight,
+        new BlockEmbedding({ format, codes, scales: null }, "float32").forward(ids([1])),
+      ];
+      assertClose(format, await both.data(), floats, { rtol: 0, atol: 0 });
+      assertClose(`${format}, a row`, await second.data(), floats.subarray(shape[1]), { rtol: 0, atol: 0 });
+    }
+  });
+
+/** As Q4_K_M: some matrices are of one type, some of another, the table of a third. */
+const mixed = (name: string): BlockFormat =>
+  name === "token_embd.weight" ? "q8_0" : /attn_v|ffn_down|output/.test(name) ? "q6_k" : "q4_k";
+
+test("a file of several types takes its own size in memory, and decodes as the floating weights do", async () => {
+  setDevice(nativeDevice());
+  const file = ggufOf("q4_k", false, wide, mixed);
+  const [kept, floating] = [await modelOf(file, true), await modelOf(file, false)];
+  const bytes = Object.values(kept.stateDict()).reduce((sum, x) => sum + x.size * dtypes[x.dtype].bytes, 0);
+  assert.ok(bytes < file.length, `${bytes} bytes of a file of ${file.length}`);
+  const formats = kept
+    .modules()
+    .flatMap((m) => (m instanceof BlockLinear || m instanceof BlockEmbedding ? m.format : []));
+  assert.deepEqual([...new Set(formats)].sort(), ["q4_k", "q6_k", "q8_0"]);
+  const options = { maxNewTokens: 12, temperature: 0 };
+  assert.deepEqual(await generate(kept, prompt, options), await generate(floating, prompt, options));
+});
+
+test("LoRA over blocks learns as over the floating weights", async () => {
+  setDevice(nativeDevice());
+  const file = ggufOf("q4_k", true, wide, (name) => (/ffn_down/.test(name) ? "q6_k" : "q4_k"));
+  const losses: number[][] = [];
+  for (const keepQuantized of [true, false]) {
+    const model = await modelOf(file, keepQuantized);
+    manualSeed(0);
+    applyLora(model, { r: 4, target: "all-linear" });
+    const optimizer = new AdamW(
+      model.parameters().filter((p) => p.requiresGrad),
+      { lr: 1e-2 },
+    );
+    const text = ids([...prompt, 7, 9, 3, 2, 8, 1, 1, 4, 6, 20, 33, 5]);
+    const own: number[] = [];
+    for (let step = 0; step < 4; step++) {
+      optimizer.zeroGrad();
+      const loss = model.forward(text, text);
+      await loss.backward();
+      await optimizer.step();
+      own.push((await loss.item()) as number);
+    }
+    losses.push(own);
+  }
+  const [kept, floating] = losses;
+  assert.ok(kept[3] < kept[0] - 0.1, `losses ${kept}`);
+  for (const [i, loss] of kept.entries()) assert.ok(Math.abs(loss - floating[i]) < 2e-3, `${kept} beside ${floating}`);
+});
 
 test("an adapter goes around layers in blocks, and the merged weights are floating", async () => {
   setDevice(nativeDevice());

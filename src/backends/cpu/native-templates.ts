@@ -6,7 +6,7 @@ import type { GNode } from "../../compiler/lower.ts";
 import { type Strided, strided } from "../../compiler/views.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";
 import { attentionExtras } from "../../graph/composites/attention.ts";
-import type { StoredFormat } from "../../graph/composites/stored-blocks.ts";
+import { type StoredFormat, storedFormats } from "../../graph/composites/stored-blocks.ts";
 import { make, type Node, setRegion } from "../../graph/node.ts";
 import * as ops from "../../graph/ops.ts";
 import type { KernelShape } from "./native.ts";
@@ -38,8 +38,8 @@ function grown(shape: readonly number[], strides: readonly number[]): number[] {
   return Array.from({ length: 4 }, (_, i) => (i < missing || shape[i - missing] === 1 ? 0 : strides[i - missing]));
 }
 
-/** Up to so many rows of x the products with stored blocks are of integers; more are worth the floats of the weight. */
-const FEW_ROWS = 16;
+/** Up to so many rows of x the products with stored blocks are of integers; more are worth the floats of the weight (measured on Zen 4). */
+const integerRows = (format: StoredFormat): number => (storedFormats[format].elements === 256 ? 48 : 24);
 
 const templates: Readonly<Record<string, Template>> = {
   ...shared,
@@ -107,7 +107,7 @@ const templates: Readonly<Record<string, Template>> = {
       const common = { scalars: [], canFail: false, flops: 2 * sizeOf(n.shape) * K };
       const x: Operand = { of: 0, offset: looks[0].offset };
       const whole = (of: number): Operand => ({ of, offset: 0 });
-      if (M > FEW_ROWS) {
+      if (M > integerRows(sizes.format)) {
         const { main, scratchBytes } = planProduct(shape, { ...sizes, strides: looks[0].strides, transposed: true });
         return { ...common, command: main, buffers: [x, whole(1), whole(1), whole(1), whole(-1)], scratchBytes };
       }

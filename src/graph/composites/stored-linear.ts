@@ -12,18 +12,14 @@ import { type StoredFormat, storedFormats } from "./stored-blocks.ts";
 
 export type StoredLinearAttrs = { readonly format: StoredFormat };
 
-/** Numbers in so many bytes of whole blocks. Throws ShapeError where they are none. */
-export function storedWidth(name: string, bytes: number, format: StoredFormat): number {
-  const layout = storedFormats[format];
-  if (bytes % layout.bytes !== 0)
-    throw new ShapeError(`${name}: ${bytes} bytes a row are no whole blocks of ${format}, which have ${layout.bytes}`);
-  return (bytes / layout.bytes) * layout.elements;
-}
+/** Numbers in so many bytes; no whole number where these are no whole blocks. */
+export const storedWidth = (bytes: number, format: StoredFormat): number =>
+  (bytes / storedFormats[format].bytes) * storedFormats[format].elements;
 
 /** The weight in blocks uint8 [rows, bytes] as float32 [rows, width]. */
 export function dequantizeStored(blocks: Node, format: StoredFormat): Node {
   const [rows, bytes] = blocks.shape;
-  return dequantize(blocks, null, null, { format, rows, columns: storedWidth("dequantizeStored", bytes, format) });
+  return dequantize(blocks, null, null, { format, rows, columns: storedWidth(bytes, format) });
 }
 
 const row = registerOperation({
@@ -37,10 +33,9 @@ const row = registerOperation({
     if (x.dtype !== "float32" && x.dtype !== "float64")
       throw new DTypeError(`${name}: the input must be float32 or float64, got ${x.dtype}`);
     expectDType(name, "the blocks", blocks, "uint8", "bytes");
-    const width = storedWidth(name, blocks.shape[1], format);
-    if (x.shape[1] !== width)
+    if (x.shape[1] !== storedWidth(blocks.shape[1], format))
       throw new ShapeError(
-        `${name}: the input ${showShape(x.shape)} has ${x.shape[1]} features, the weight takes ${width}`,
+        `${name}: the input ${showShape(x.shape)} does not fit a weight in ${format} of ${showShape(blocks.shape)} bytes`,
       );
     return { shape: [x.shape[0], blocks.shape[0]], dtype: x.dtype };
   },

@@ -229,6 +229,20 @@ describe("products of few rows", () => {
       }
     });
 
+  test("nothing of the size of the weight's floats is planned: one row, many, the gradient, rows that are looked up", async () => {
+    const [N, K] = [512, 1024];
+    const { bytes } = composites.storedFormats.q4_k;
+    const weight = nodeFrom(backend, blocksOf("q4_k", (N * K) / 256), [N, (bytes * K) / 256], "uint8");
+    const product = (M: number) => composites.storedLinear(leaf(backend, [M, K]), weight, { format: "q4_k" });
+    const floats = composites.dequantizeStored(weight, "q4_k");
+    const rows = o.take(weight, 0, nodeFrom(backend, [3, 5], [2], "int32"));
+    const gradient = o.contract(leaf(backend, [40, N]), floats);
+    for (const root of [product(1), product(70), gradient, composites.dequantizeStored(rows, "q4_k")]) {
+      const { program } = await compileNodes(backend, [root]);
+      assert.ok(program.stats.arenaBytes < N * K, `${program.stats.arenaBytes}: ${program.describe?.("memory")}`);
+    }
+  });
+
   test("NaN and infinity in a block of x come through, its neighbours' rows do not feel them", async () => {
     const x = numbers([3, 64]);
     x[40] = Number.NaN;

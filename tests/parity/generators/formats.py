@@ -75,7 +75,7 @@ def write_gguf(path, alignment):
     values = quant_values((2, 128))
     expected = {}
     types = gguf.GGMLQuantizationType
-    for name in ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0"]:
+    for name in ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]:
         kind = types[name]
         raw = gguf.quants.quantize(values, kind)
         if name in ("F32", "F16"):

@@ -75,12 +75,13 @@ INLINE float sum_x(vx x) {
   return s;
 }
 
-/* Small integers by the halves of parts: of part p in [p] and [8 + p]. */
-typedef union { int16_t each[16]; s16x8 half[2]; } Scales;
+/* Small integers by the halves of parts. */
+typedef struct { s16x8 half[2]; } Scales;
 
 /* acc + the products of a piece's codes and bytes of x, times the scale of its half (or halves) of part p. */
 #if defined(STORED_AVX2)
 typedef int16_t s16x16 __attribute__((vector_size(32)));
+typedef int32_t s32x4 __attribute__((vector_size(16)));
 INLINE vn add_scaled(vn acc, vb codes, const int8_t *x, s16x16 scale) {
   const s16x16 pairs = (s16x16)__builtin_ia32_pmaddubsw256((b8x32)codes, (b8x32)bytes_at((const uint8_t *)x)); /* at most 63 * 256: it fits */
 #if defined(__AVX512VNNI__) && defined(__AVX512VL__)
@@ -91,8 +92,9 @@ INLINE vn add_scaled(vn acc, vb codes, const int8_t *x, s16x16 scale) {
 }
 INLINE s16x16 scale_of(const Scales *scales, int p, int piece) {
   const char a = (char)(2 * p), b = (char)(2 * p + 1);
-  const union { s16x8 half[2]; b8x32 all; } of = {{scales->half[0], scales->half[1]}};
-  return (s16x16)__builtin_ia32_pshufb256(of.all, (b8x32){a, b, a, b, a, b, a, b, a, b, a, b, a, b, a, b, a, b, a, b, a, b, a, b, a, b, a, b, a, b, a, b});
+  /* not through memory: a vector that is written in halves is slow to be read back */
+  const vi both = (vi)__builtin_ia32_vinsertf128_si256(__builtin_ia32_si256_si((s32x4)scales->half[0]), (s32x4)scales->half[1], 1);
+  return (s16x16)__builtin_ia32_pshufb256((b8x32)both, (b8x32){a, b, a, b, a, b, a, b, a, b, a, b, a, b, a, b, a, b, a, b, a, b, a, b, a, b, a, b, a, b, a, b});
 }
 INLINE s16x16 scale_one(void) { return (int16_t)1 - (s16x16){0}; }
 #define EACH_PART _Pragma("GCC unroll 8") for
@@ -108,7 +110,7 @@ INLINE vn add_scaled(vn acc, vb codes, const int8_t *x, int scale) {
   const s16x8 sums = ZIPPED(codes, zero, 0) * (ZIPPED(zero, v, 0) >> 8) + ZIPPED(codes, zero, 8) * (ZIPPED(zero, v, 8) >> 8);
   return acc + ((((vn)sums << 16) >> 16) + ((vn)sums >> 16)) * scale;
 }
-INLINE int scale_of(const Scales *scales, int p, int piece) { return scales->each[8 * piece + p]; }
+INLINE int scale_of(const Scales *scales, int p, int piece) { return scales->half[piece][p]; }
 INLINE int scale_one(void) { return 1; }
 #define EACH_PART for
 #endif
@@ -135,7 +137,7 @@ INLINE vn products_of(const Scales *small, const int32_t *sums) {
 #if defined(STORED_AVX2)
   for (int h = 0; h < 2; h++) r += (vn)__builtin_ia32_pmovsxwd256(small->half[h]) * (vn)*(const vn_u *)(sums + 8 * h);
 #else
-  for (int i = 0; i < 16; i++) r[i % LANES_X] += small->each[i] * sums[i];
+  for (int i = 0; i < 16; i++) r[i % LANES_X] += small->half[i / 8][i % 8] * sums[i];
 #endif
   return r;
 }
@@ -170,34 +172,49 @@ INLINE void row_of_k(int format, int rows, const uint8_t *w, Integers x, float *
   for (int r = 0; r < rows; r++) out[r * ldo] = sum_x(s[r]);
 }
 
-/* The same in blocks of 32; two sums take turns. */
+typedef float f32x4 __attribute__((vector_size(16)));
+typedef float f32x4_u __attribute__((vector_size(16), may_alias, aligned(4)));
+
+/* Two blocks' scales and what is to be multiplied by the sums of x: their minima, of q5_0 the scales again (times -16: see row_of_32). */
+INLINE f32x4 scales_of_2(int format, const uint8_t *first, const uint8_t *second) {
+  uint32_t words[2] = {word_at(first), word_at(second)};
+  if (format == FORMAT_Q5_0) for (int i = 0; i < 2; i++) words[i] = (words[i] & 0xffff) * 0x10001;
+#if defined(__F16C__) && !defined(__clang__)
+  return (f32x4)__builtin_ia32_vcvtph2ps((s16x8)(s64x2){(long long)((uint64_t)words[1] << 32 | words[0])});
+#else
+  return (f32x4){from_f16(words[0] & 0xffff), from_f16(words[0] >> 16), from_f16(words[1] & 0xffff), from_f16(words[1] >> 16)};
+#endif
+}
+
+/* The same in blocks of 32, two at a time. */
 INLINE void row_of_32(int format, int rows, const uint8_t *w, Integers x, float *out, int64_t ldo) {
-  vx s[ROWS] = {{0}}, u[ROWS] = {{0}};
-  float rest[ROWS] = {0}, others[ROWS] = {0};
-#define ADD(b, s, rest)                                                                                \
-  {                                                                                                    \
-    const float d = half_at(w), least = format == FORMAT_Q5_0 ? -16 * d : half_at(w + 2);              \
-    vb codes[PIECES];                                                                                  \
-    EACH_PIECE (int i = 0; i < PIECES; i++) codes[i] = codes_of(format, w, 0, i);                      \
-    EACH_ROW_OF_X (int r = 0; r < rows; r++) {                                                         \
-      const int64_t at = r * x.blocks + (b);                                                           \
-      vn high = {0}, low = {0};                                                                        \
-      EACH_PIECE (int i = 0; i < PIECES; i++) high = add_scaled(high, codes[i], x.codes + 64 * at + VB * i, scale_one()); \
-      low = high << 8;                                                                                 \
-      EACH_PIECE (int i = 0; i < PIECES; i++) low = add_scaled(low, codes[i], x.codes + 64 * at + 32 + VB * i, scale_one()); \
-      s[r] = fma_x(float_x(low), splat_x(d * x.scales[2 * at]), s[r]);                                 \
-      rest[r] += least * x.scales[2 * at + 1];                                                         \
-    }                                                                                                  \
-    w += block_bytes(format);                                                                          \
+  const int64_t bytes = block_bytes(format);
+  vx s[ROWS][2] = {{{0}}};
+  f32x4 rest[ROWS] = {{0}};
+  for (int64_t b = 0; b < x.blocks; b += 2, w += 2 * bytes) {
+    const int two = b + 1 < x.blocks;
+    const f32x4 scales = scales_of_2(format, w, two ? w + bytes : w);
+    f32x4 both[ROWS];
+    EACH_ROW_OF_X (int r = 0; r < rows; r++) {
+      const float *of = x.scales + 2 * (r * x.blocks + b);
+      both[r] = scales * (two ? (f32x4)*(const f32x4_u *)of : (f32x4){of[0], of[1], 0, 0});
+      rest[r] += both[r];
+    }
+    _Pragma("GCC unroll 2") for (int k = 0; k < 2; k++) {
+      if (k > 0 && !two) break;
+      vb codes[PIECES];
+      EACH_PIECE (int i = 0; i < PIECES; i++) codes[i] = codes_of(format, w + k * bytes, 0, i);
+      EACH_ROW_OF_X (int r = 0; r < rows; r++) {
+        const int8_t *at = x.codes + 64 * (r * x.blocks + b + k);
+        vn sum = {0};
+        EACH_PIECE (int i = 0; i < PIECES; i++) sum = add_scaled(sum, codes[i], at + VB * i, scale_one());
+        sum = sum << 8;
+        EACH_PIECE (int i = 0; i < PIECES; i++) sum = add_scaled(sum, codes[i], at + 32 + VB * i, scale_one());
+        s[r][k] = fma_x(float_x(sum), splat_x(both[r][2 * k]), s[r][k]);
+      }
+    }
   }
-  int64_t b = 0;
-  for (; b + 2 <= x.blocks; b += 2) {
-    ADD(b, s, rest)
-    ADD(b + 1, u, others)
-  }
-  if (b < x.blocks) ADD(b, s, rest)
-#undef ADD
-  for (int r = 0; r < rows; r++) out[r * ldo] = sum_x(s[r] + u[r]) + (rest[r] + others[r]);
+  for (int r = 0; r < rows; r++) out[r * ldo] = sum_x(s[r][0] + s[r][1]) + (rest[r][1] + rest[r][3]) * (format == FORMAT_Q5_0 ? -16 : 1);
 }
 
 INLINE void rows_of(int format, int rows, const uint8_t *w, Integers x, float *out, int64_t ldo) {

@@ -30,6 +30,7 @@ typedef long long s64x2 __attribute__((vector_size(16)));
 typedef char b8x16 __attribute__((vector_size(16)));
 typedef char b8x32 __attribute__((vector_size(32)));
 typedef int32_t s32x8 __attribute__((vector_size(32)));
+typedef uint32_t u32x8 __attribute__((vector_size(32)));
 typedef float f32x8 __attribute__((vector_size(32)));
 typedef float f32x8_u __attribute__((vector_size(32), may_alias, aligned(4)));
 #endif
@@ -57,26 +58,29 @@ INLINE vb splat8(uint8_t x) { return x - (vb){0}; }
 INLINE vb left(vb v, int n) { return (vb)((vb_words)v << n); }
 INLINE vb right(vb v, int n) { return (vb)((vb_words)v >> n); }
 
-/* Of a block of 32: the low halves of 16 bytes are its first codes, the high ones the others. Its fifth bits are in four bytes, as 16 or 0. */
+/* Of a block of 32: the low halves of 16 bytes are its first codes, the high ones the others. Its fifth bits are in four bytes. */
 #if VB == 32
 INLINE vb nibbles(const uint8_t *p, int piece) {
-  const u8x16 v = (u8x16)*(const u8x16_u *)p, high = v >> 4;
-  const union { u8x16 half[2]; vb all; } both = {{v, high}};
-  return both.all & splat8(15);
+  const u32x8 v = (u32x8)__builtin_ia32_vbroadcastsi256((s64x2)*(const u8x16_u *)p);
+  return (vb)(v >> (u32x8){0, 0, 0, 0, 4, 4, 4, 4}) & splat8(15);
 }
-INLINE vb fifth_bits(const uint8_t *p, int piece) {
+INLINE vb with_fifth_bits(vb codes, const uint8_t *p, int piece) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  return (vb)__builtin_ia32_paddb256_mask((b8x32)codes, (b8x32)splat8(16), (b8x32)codes, word_at(p));
+#else
   const vb each = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
   const vb of = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3};
   const vb spread = (vb)__builtin_ia32_pshufb256((b8x32)((int32_t)word_at(p) - (s32x8){0}), (b8x32)of);
-  return (vb)((spread & each) == each) & splat8(16);
+  return codes | ((vb)((spread & each) == each) & splat8(16));
+#endif
 }
 #else
 INLINE vb nibbles(const uint8_t *p, int piece) { return right(bytes_at(p), 4 * piece) & splat8(15); }
-INLINE vb fifth_bits(const uint8_t *p, int piece) {
+INLINE vb with_fifth_bits(vb codes, const uint8_t *p, int piece) {
   const vb each = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-  vb spread;
-  for (int i = 0; i < VB; i++) spread[i] = p[2 * piece + i / 8];
-  return (vb)((spread & each) == each) & splat8(16);
+  const long long eightfold = 0x0101010101010101;
+  const vb spread = (vb)(s64x2){p[2 * piece] * eightfold, p[2 * piece + 1] * eightfold};
+  return codes | ((vb)((spread & each) == each) & splat8(16));
 }
 #endif
 
@@ -85,8 +89,8 @@ INLINE vb codes_of(int format, const uint8_t *b, int p, int piece) {
   const uint8_t *at = b + VB * piece;
   switch (format) {
     case FORMAT_Q4_1: return nibbles(b + 4, piece);
-    case FORMAT_Q5_0: return nibbles(b + 6, piece) | fifth_bits(b + 2, piece);
-    case FORMAT_Q5_1: return nibbles(b + 8, piece) | fifth_bits(b + 4, piece);
+    case FORMAT_Q5_0: return with_fifth_bits(nibbles(b + 6, piece), b + 2, piece);
+    case FORMAT_Q5_1: return with_fifth_bits(nibbles(b + 8, piece), b + 4, piece);
     case FORMAT_Q4_K: return right(bytes_at(at + 16 + p / 2 * 32), p % 2 * 4) & splat8(15);
     case FORMAT_Q5_K: {
       const vb low = right(bytes_at(at + 48 + p / 2 * 32), p % 2 * 4) & splat8(15), bits = bytes_at(at + 16);
