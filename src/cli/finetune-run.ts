@@ -37,7 +37,7 @@ import { findModel, type ModelPlace } from "./model-argument.ts";
 import { expectFree, writeCompanions, writtenConfig } from "./model-folder.ts";
 import { type ModelTokenizer, openTokenizer } from "./model-tokenizer.ts";
 import { configOf, labelsName, openModel } from "./pretrained-model.ts";
-import { checkData, fingerprint, resumeCommand, startRun, writeJson } from "./run-folder.ts";
+import { checkData, fingerprint, precisionOf, resumeCommand, startRun, writeJson } from "./run-folder.ts";
 import { lockRun, unlockRun } from "./run-lock.ts";
 import { isFinished, resultName } from "./session.ts";
 
@@ -302,6 +302,7 @@ async function train(
       batch: settings.batch,
       accumulate: settings.accumulate,
       ...(settings.recompute ? { recompute: true } : {}),
+      ...precisionOf(settings),
       seed: settings.seed,
       out: folder,
       checkpointEvery: settings.checkpointEvery,

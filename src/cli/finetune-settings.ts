@@ -95,6 +95,7 @@ export function settingsOf(
     maxLength: flags.maxLength ?? null,
     packing: flags.packing ?? false,
     recompute: flags.recompute ?? false,
+    precision: flags.precision ?? "f32",
     evaluateEvery: flags.evaluateEvery ?? null,
     patience: flags.patience ?? null,
     prompts: flags.sample ?? null,

@@ -6,7 +6,7 @@ import type { Command, OptionValues } from "commander";
 import { exitCodes, UsageError } from "./exit.ts";
 import type { Declare, Outcome } from "./main.ts";
 import { modelHelp } from "./model-argument.ts";
-import { between, count, deviceFlag, names, nonNegative, oneOf, positive, seed } from "./options.ts";
+import { between, count, deviceFlag, names, nonNegative, oneOf, positive, precisionFlag, seed } from "./options.ts";
 
 export type Method = "full" | "freeze" | "lora" | "qlora";
 export type FinetuneTask = "language" | "classify" | "regress";
@@ -43,6 +43,7 @@ export interface FinetuneFlags {
   readonly maxLength?: number;
   readonly packing?: boolean;
   readonly recompute?: boolean;
+  readonly precision?: "f32" | "bf16";
   readonly evaluateEvery?: number;
   readonly patience?: number;
   readonly checkpointEvery: number;
@@ -121,6 +122,7 @@ export const declare: Declare = (parent, done) => {
     .option("--max-length <n>", "most tokens of an example; the model's context, at most 512, by default", count(2))
     .option("--packing", "several examples in a row, with boundaries")
     .option("--recompute", "compute blocks again for the gradient: a third more work, less memory")
+    .option(...precisionFlag)
     .option("--evaluate-every <n>", "steps between evaluations; an epoch by default", count(1))
     .option("--patience <n>", "stop after so many evaluations without improvement", count(1))
     .option("--checkpoint-every <n>", "steps between checkpoints", count(1), 250)

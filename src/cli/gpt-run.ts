@@ -16,7 +16,7 @@ import { type Batches, evaluate } from "../train/evaluate.ts";
 import type { FitResult } from "../train/fit.ts";
 import { formatCount, formatLoss } from "../train/terminal.ts";
 import { exitCodes } from "./exit.ts";
-import { checkData, fingerprint, RunError, type RunSettings, readJson, writeJson } from "./run-folder.ts";
+import { checkData, fingerprint, precisionOf, RunError, type RunSettings, readJson, writeJson } from "./run-folder.ts";
 import { runSession, type SessionOptions, sayFinished, sayInterrupted } from "./session.ts";
 
 export interface GptSettings extends RunSettings {
@@ -241,6 +241,7 @@ export async function trainRun(session: SessionOptions, settings: GptSettings, d
       steps: settings.steps,
       accumulate: settings.accumulate,
       ...(settings.clip > 0 ? { clipGradNorm: settings.clip } : {}),
+      ...precisionOf(settings),
       validateEvery: settings.validateEvery,
     },
     async () => ({

@@ -53,3 +53,11 @@ export const names = (text: string, before: readonly string[] | undefined): stri
 
 /** A seed: any whole number that JavaScript holds exactly. */
 export const seed = count(0);
+
+/** The flag of every command that trains. */
+export const precisionFlag = [
+  "--precision <type>",
+  "what products are computed in: f32, or bf16 with float32 sums (weights stay as they are)",
+  oneOf("f32", "bf16"),
+  "f32",
+] as const;

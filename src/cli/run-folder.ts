@@ -23,7 +23,13 @@ export interface RunSettings {
   /** Absolute paths. */
   readonly data: readonly string[];
   readonly checkpointEvery: number;
+  /** What products are computed in; f32 where a run of an older version does not say. */
+  readonly precision?: "f32" | "bf16";
 }
+
+/** A run's precision as fit and finetune take it. */
+export const precisionOf = ({ precision }: RunSettings): { readonly precision?: "bfloat16" } =>
+  precision === "bf16" ? { precision: "bfloat16" } : {};
 
 async function writeJson(path: string, value: unknown): Promise<void> {
   await writeFileAtomic(path, `${JSON.stringify(value, null, 2)}\n`);

@@ -20,7 +20,7 @@ import {
 import { openDevice } from "./device.ts";
 import { exitCodes } from "./exit.ts";
 import type { Outcome } from "./main.ts";
-import { checkData, fingerprint, readSettings, startRun, writeJson } from "./run-folder.ts";
+import { checkData, fingerprint, precisionOf, readSettings, startRun, writeJson } from "./run-folder.ts";
 import { lockRun } from "./run-lock.ts";
 import {
   isFinished,
@@ -58,6 +58,7 @@ export async function trainClassifier(flags: ClassifierFlags, checkpointEveryGiv
     seed,
     data: [resolve(flags.data!)],
     checkpointEvery,
+    precision: flags.precision,
     ...{ model, hidden, batch, epochs, lr, weightDecay, validationShare },
     classes: flags.classes ?? null,
     patience: flags.patience ?? null,
@@ -125,6 +126,7 @@ async function train(
       train: imageBatches(train, config, { batchSize: batch, shuffle: true, seed }),
       validation: heldOut,
       loss: F.crossEntropy,
+      ...precisionOf(settings),
       metrics,
       optimizer,
       scheduler,

@@ -28,6 +28,7 @@ export function settingsOf(flags: GptFlags, device: string): GptSettings {
     minLr: Math.min(flags.minLr ?? lr / 10, lr),
     warmup: Math.min(flags.warmup ?? Math.min(100, Math.floor(steps / 20)), steps - 1),
     ...{ weightDecay, beta2, clip, validationShare, validateEvery },
+    precision: flags.precision,
   };
 }
 

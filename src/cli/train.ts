@@ -5,7 +5,7 @@
 import type { Command, OptionValues } from "commander";
 import { UsageError } from "./exit.ts";
 import type { Declare } from "./main.ts";
-import { between, count, deviceFlag, nonNegative, oneOf, positive, seed } from "./options.ts";
+import { between, count, deviceFlag, nonNegative, oneOf, positive, precisionFlag, seed } from "./options.ts";
 
 /** The flags of `train gpt`, as commander gives them. `nabla plan train gpt` takes those that shape the model. */
 export interface GptFlags {
@@ -32,6 +32,7 @@ export interface GptFlags {
   readonly validateEvery: number;
   readonly checkpointEvery: number;
   readonly seed: number;
+  readonly precision: "f32" | "bf16";
   readonly device?: string;
   readonly detectAnomaly?: boolean;
 }
@@ -51,6 +52,7 @@ export interface ClassifierFlags {
   readonly validationShare: number;
   readonly checkpointEvery: number;
   readonly seed: number;
+  readonly precision: "f32" | "bf16";
   readonly device?: string;
   readonly detectAnomaly?: boolean;
 }
@@ -72,6 +74,7 @@ const commonOptions = (command: Command): Command =>
     .option("--resume <dir>", "go on with the run in this folder, exactly where it stopped")
     .option("--checkpoint-every <n>", "steps between checkpoints", count(1), 250)
     .option("--seed <n>", "of the weights, the order of the data and dropout", seed, 1337)
+    .option(...precisionFlag)
     .option(...deviceFlag)
     .option("--detect-anomaly", "say which operation gives the first NaN or infinity (slow)");
 

@@ -17,6 +17,7 @@ import {
   type FitResult,
   fit,
   logMetrics,
+  type Precision,
   saveCheckpoints,
 } from "../train/index.ts";
 import { adapterOf } from "./adapter.ts";
@@ -63,6 +64,8 @@ export interface FinetuneOptions<M extends Module, E, B> {
   readonly warmup?: number;
   /** Whether blocks are computed again for the gradient instead of being kept: a third more work, less memory. Default: false. */
   readonly recompute?: boolean;
+  /** What training computes products in: "bfloat16" is mixed precision (see autocast). Before and after are measured in float32. */
+  readonly precision?: Precision;
   /** AdamW's, on matrices only. Default: 0. */
   readonly weightDecay?: number;
   /** Default: 1. */
@@ -289,6 +292,7 @@ export async function finetune<M extends Module, E, B>(
     ...(epochs !== undefined && { epochs }),
     ...(steps !== undefined && { steps }),
     ...(options.evaluateEvery !== undefined && { validateEvery: options.evaluateEvery }),
+    ...(options.precision !== undefined && { precision: options.precision }),
     ...(options.signal && { signal: options.signal }),
     weights: learnt, // the rest is in the model's own files
     ...(from !== undefined && { resume: from }),

@@ -4,6 +4,7 @@
  */
 import { NablaError } from "../core/errors.ts";
 import { inEvaluation, type Module } from "../nn/module.ts";
+import { autocast } from "../tensor/autocast.ts";
 import { noGrad } from "../tensor/backward.ts";
 import { cat } from "../tensor/movement.ts";
 import { realize, type Tensor } from "../tensor/tensor.ts";
@@ -66,10 +67,26 @@ export function lossOfBatch<M extends Module, B>(options: {
   };
 }
 
+/** What products are computed in: as they are recorded, or in bfloat16 (autocast). */
+export type Precision = "float32" | "bfloat16";
+
+/** Throws where it is no precision: in plain JavaScript, say. */
+export function checkPrecision(precision: string | undefined): void {
+  if (precision !== undefined && precision !== "float32" && precision !== "bfloat16")
+    throw new EvaluateError(
+      `precision must be "float32" or "bfloat16", got ${JSON.stringify(precision)}; float16 would need a scaled loss, which is not here`,
+    );
+}
+/** Runs `fn` in a precision. */
+export const inPrecision = <T>(precision: Precision | undefined, fn: () => T): T =>
+  precision === "bfloat16" ? autocast({}, fn) : fn();
+
 export interface EvaluateOptions<M, B> {
   readonly loss?: Loss;
   readonly batchLoss?: BatchLoss<M, B>;
   readonly metrics?: Readonly<Record<string, Metric>>;
+  /** Default: "float32". */
+  readonly precision?: Precision;
 }
 
 /** How much a batch counts, where it says so itself: one that holds targets that are ignored. */
@@ -91,14 +108,15 @@ export async function evaluate<M extends Module, B = readonly Tensor[]>(
   data: Batches<B>,
   options: EvaluateOptions<M, B>,
 ): Promise<{ loss: number; [metric: string]: number }> {
-  const { metrics = {} } = options;
+  const { metrics = {}, precision } = options;
+  checkPrecision(precision);
   const means = new Map(["loss", ...Object.keys(metrics)].map((name) => [name, new RunningMean()]));
   const lossOf = lossOfBatch(options);
   await inEvaluation(model, async () => {
     const iterator = iterate(data);
     for (let next = await iterator.next(); !next.done; next = await iterator.next()) {
       const batch = next.value;
-      const values = noGrad((): [string, Tensor][] => {
+      const measured = (): [string, Tensor][] => {
         if (Object.keys(metrics).length === 0) return [["loss", lossOf(model, batch)]];
         const [inputs, targets] = pairOf(batch);
         const outputs = call(model, inputs);
@@ -107,7 +125,8 @@ export async function evaluate<M extends Module, B = readonly Tensor[]>(
           ["loss", loss],
           ...Object.entries(metrics).map(([name, metric]): [string, Tensor] => [name, metric(outputs, targets)]),
         ];
-      });
+      };
+      const values = noGrad(() => inPrecision(precision, measured));
       await realize(...values.map(([, value]) => value));
       for (const [name, value] of values) means.get(name)!.add(await value.item(), weightOf(batch));
     }

@@ -13,12 +13,15 @@ import { Tensor } from "../tensor/tensor.ts";
 import {
   type Batches,
   type BatchLoss,
+  checkPrecision,
   evaluate,
+  inPrecision,
   iterate,
   type Loss,
   lossOfBatch,
   type Metric,
   ownWeight,
+  type Precision,
 } from "./evaluate.ts";
 import { type CheckpointFiles, packCheckpoint, readCheckpoint, type SavedState } from "./saved.ts";
 
@@ -136,6 +139,11 @@ export interface FitOptions<M extends Module, B> {
   readonly weights?: (model: M) => Record<string, Tensor>;
   /** A checkpoint's folder to go on from. */
   readonly resume?: string;
+  /**
+   * What products are computed in, in training and validation: "bfloat16" is mixed precision (see autocast). Weights and the optimiser's
+   * state are not touched by it. Default: "float32".
+   */
+  readonly precision?: Precision;
   /** Ends the training after the step at hand. */
   readonly signal?: AbortSignal;
   /** Names the operation where a NaN or infinity arises; slow. */
@@ -165,6 +173,7 @@ function check<M extends Module, B>(options: FitOptions<M, B>): void {
   if (norm !== undefined && !(norm > 0)) throw new FitError(`fit: clipGradNorm must be above 0, got ${norm}`);
   if ((options.loss === undefined) === (options.batchLoss === undefined))
     throw new FitError("fit: give either loss (of outputs and targets) or batchLoss (of the model and a batch)");
+  checkPrecision(options.precision);
   const names = callbacks.map((c) => c.name);
   const twice = names.find((name, i) => names.indexOf(name) < i);
   if (twice !== undefined) throw new FitError(`fit: two callbacks are called "${twice}"; a run can hold one of each`);
@@ -335,7 +344,7 @@ export async function fit<M extends Module, B = readonly Tensor[]>(
           const losses: Tensor[] = [];
           const shares = sharesOf(batches);
           for (const [i, batch] of batches.entries()) {
-            const loss = lossOf(model, batch);
+            const loss = inPrecision(options.precision, () => lossOf(model, batch));
             partOf(loss, i, shares).backward();
             losses.push(loss.keep());
           }

@@ -20,6 +20,7 @@ export {
   evaluate,
   type Loss,
   type Metric,
+  type Precision,
   predict,
 } from "./evaluate.ts";
 export {

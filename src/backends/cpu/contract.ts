@@ -65,6 +65,9 @@ const product = (a: readonly number[]): number => a.reduce((x, y) => x * y, 1);
 /** Aimed at: this many tiles, of at least this many floating-point operations. */
 const WANTED_TILES = 16;
 const MIN_TILE_FLOP = 2e6;
+/** So many where B is larger than this many elements and a tile spans it: each tile reads it from memory anew. */
+const WANTED_OF_LARGE = 8;
+const LARGE = 2 ** 23;
 /** Where there would be so many even then, tiles have twice the rows: a panel of B comes from memory half as often. */
 const MANY_TILES = 48;
 const ACCUMULATE = 1;
@@ -100,7 +103,8 @@ export function gemmTile(
     nc = roundUp(ceilDiv(N, ceilDiv(N, nc)), nr);
   };
   even();
-  while (tilesOf(mc, nc) < WANTED_TILES && 2 * Math.min(mc, M) * Math.min(nc, N) * K > 2 * MIN_TILE_FLOP) {
+  const wanted = post && N * K > LARGE ? WANTED_OF_LARGE : WANTED_TILES;
+  while (tilesOf(mc, nc) < wanted && 2 * Math.min(mc, M) * Math.min(nc, N) * K > 2 * MIN_TILE_FLOP) {
     if (!post && nc > nr && (nc >= 2 * mc || mc <= mr)) nc = roundUp(nc / 2, nr);
     else if (mc > mr) mc = roundUp(mc / 2, mr);
     else break;

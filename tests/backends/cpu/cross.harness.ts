@@ -34,6 +34,7 @@ const runtimeSources = [
   "system",
   "builtins",
   "gemm",
+  "gemm_bf16",
   "blocks",
   "attention",
   "indexed",

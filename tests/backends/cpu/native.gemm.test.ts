@@ -3,12 +3,14 @@
  * epilogues, post commands, row sums, and the same bits at 1, 2 and 7 threads. Random choices print their seed.
  */
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { before, test } from "node:test";
+import { fileURLToPath } from "node:url";
 import type { ContractDesc } from "../../../src/backends/cpu/contract.ts";
 import { kernelPrelude, NativeRuntime, ProgramBuilder } from "../../../src/backends/cpu/native.ts";
-import { findCompiler } from "../../../src/backends/cpu/toolchain.ts";
+import { features, findCompiler } from "../../../src/backends/cpu/toolchain.ts";
 import type { DType } from "../../../src/core/dtype.ts";
-import { dtypes } from "../../../src/core/dtype.ts";
+import { dtypes, fromBfloat16Bits, toBfloat16Bits } from "../../../src/core/dtype.ts";
 
 const skip = findCompiler() ? false : "no C compiler here";
 let runtime: NativeRuntime;
@@ -47,10 +49,6 @@ function random(seed: number): () => number {
 }
 
 const product = (a: readonly number[]) => a.reduce((x, y) => x * y, 1);
-const toBfloat16 = (x: number) => {
-  const f = new Float32Array([x]);
-  return (new Uint32Array(f.buffer)[0]! + 0x8000) >>> 16;
-};
 /** Exact halves only: values k / 64 with |k| <= 64. */
 const toFloat16 = (x: number) => {
   const k = Math.round(x * 64);
@@ -74,6 +72,7 @@ function operand(
   rand: () => number,
   shared: boolean[] = [],
   gap = 0,
+  rounds = false,
 ): Operand {
   const strides = sizes.map(() => 0);
   let size = 1;
@@ -87,9 +86,17 @@ function operand(
   const raw = new dtypes[dtype].array(runtime.view(pointer, size * dtypes[dtype].bytes));
   const values = new Float64Array(size);
   for (let i = 0; i < size; i++) {
+    if (rounds) {
+      // floats of all lengths and signs, ties among them, which count as they are when rounded
+      raw[i] =
+        i % 5 === 0 ? (1 + (2 * (i % 128) + 1) / 256) * 2 ** -3 : (rand() * 2 - 1) * 2 ** Math.round(rand() * 6 - 4);
+      values[i] = fromBfloat16Bits(toBfloat16Bits(raw[i]!));
+      continue;
+    }
     const k = Math.round((rand() * 2 - 1) * 64);
     values[i] = dtype === "int32" ? k * 1_000_003 : k / 64;
-    raw[i] = dtype === "bfloat16" ? toBfloat16(values[i]!) : dtype === "float16" ? toFloat16(values[i]!) : values[i]!;
+    raw[i] =
+      dtype === "bfloat16" ? toBfloat16Bits(values[i]!) : dtype === "float16" ? toFloat16(values[i]!) : values[i]!;
   }
   return { pointer, values, strides, dtype };
 }
@@ -122,9 +129,10 @@ function check(M: number, N: number, K: number, options: Options = {}, seed = M 
     rand,
     shareB ? batch.map(() => true) : [],
     gap,
+    options.rounds,
   );
-  const { hasEpilogue, hasPost, asum, accumulate } = options;
-  const plan = runtime.planContract({ batch, M, N, K, a, b, out, hasEpilogue, hasPost, asum, accumulate });
+  const { hasEpilogue, hasPost, asum, accumulate, rounds } = options;
+  const plan = runtime.planContract({ batch, M, N, K, a, b, out, hasEpilogue, hasPost, asum, accumulate, rounds });
   const rows = product(batch) * M;
   const bytes = dtypes[out].bytes;
   const blocks = Math.ceil(rows / plan.rowBlock);
@@ -336,6 +344,58 @@ test("bfloat16 and float16 operands, on either side, in every kernel", { skip },
         });
         check(M, N, K, { batch: [4], a: { dtype: half, strides: [] }, b: { dtype: half, strides: [] }, bOrder: order });
       }
+});
+
+/** Both sides bfloat16; with `rounds` the right one is float32 that is rounded as it is read. */
+function checkBfloat16(M: number, N: number, K: number, options: Options = {}): string {
+  const half = { dtype: "bfloat16" as const, strides: [] };
+  const b = options.rounds ? {} : { b: half };
+  return check(M, N, K, { a: half, ...b, ...options });
+}
+
+test("bfloat16 by bfloat16, stored or rounded from float32 as it is read: every layout, odd sizes, blocks, posts", {
+  skip,
+}, () => {
+  const used = new Set<string>();
+  for (const rounds of [false, true]) {
+    for (const M of [9, 15, 33])
+      for (const N of [1, 16, 17, 65])
+        for (const K of [1, 2, 33])
+          for (const aOrder of ["mk", "km"] as const)
+            used.add(checkBfloat16(M, N, K, { aOrder, bOrder: (M + N + K) % 2 ? "kn" : "nk", rounds }));
+    for (const bOrder of ["kn", "nk"] as const) {
+      checkBfloat16(300, 97, 1101, { aOrder: "km", bOrder, rounds });
+      checkBfloat16(97, 300, 1101, { bOrder, rounds, gap: 3 });
+      checkBfloat16(33, 40, 1024, { bOrder, rounds }); // rows that evict one another
+      checkBfloat16(97, 65, 300, { bOrder, rounds, hasPost: true });
+    }
+  }
+  checkBfloat16(1030, 528, 9, { aOrder: "km" }); // rows of whole vectors written past the caches
+  for (const options of [{}, { hasPost: true }, { shareB: true }, { aOrder: "km" }] as Options[]) {
+    checkBfloat16(17, 33, 15, { batch: [2, 3], bOrder: "nk", ...options });
+    checkBfloat16(100, 301, 301, { batch: [2], ...options });
+  }
+  const pairs = (runtime.features & features.avx512bf16) !== 0;
+  assert.deepEqual([...used], [pairs ? "gemm_bf16" : "gemm"]);
+});
+
+test("the same with AVX2 alone", {
+  skip: skip || (process.env["NABLA_LONG"] === "1" ? false : "runs with NABLA_LONG=1"),
+}, () => {
+  const args = [
+    "--import",
+    "tsx",
+    "--test",
+    "--test-reporter=tap",
+    "--test-name-pattern",
+    "^bfloat16",
+    fileURLToPath(import.meta.url),
+  ];
+  const run = spawnSync(process.execPath, args, {
+    env: { ...process.env, NABLA_CPU: "avx2", NODE_TEST_CONTEXT: undefined },
+  });
+  assert.equal(run.status, 0, String(run.stdout) + String(run.stderr));
+  assert.match(String(run.stdout), /pass 2/);
 });
 
 test("float64 and int32 (which wraps)", { skip }, () => {
