@@ -34,6 +34,10 @@ async function convert(name: string, { to, dtype, out }: Flags): Outcome {
   if (out === undefined) throw new UsageError("--out is missing: name a new folder, or a .gguf file");
   if (to === "safetensors" && (dtype === "q8_0" || dtype === "q4_0"))
     throw new UsageError(`--dtype ${dtype} is for --to gguf; safetensors hold f32, bf16 or f16`);
+  if (to === "safetensors" && /\.(safetensors|gguf)$/i.test(out))
+    throw new UsageError(
+      `--out ${out}: safetensors are written as a folder, with config.json and the tokenizer beside the weights; name a folder`,
+    );
   if (to === "gguf" && !/\.gguf$/i.test(out)) throw new UsageError(`--out ${out}: a GGUF file's name ends in .gguf`);
   const { findModel } = await import("./model-argument.ts");
   const { toGguf, toSafetensors } = await import("./convert-model.ts");

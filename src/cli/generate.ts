@@ -75,6 +75,10 @@ async function generateText(name: string, flags: Flags): Outcome {
   const model = own
     ? await (await import("./load.ts")).loadGpt(name)
     : await openGenerator(place, adapter, tokenizer.tokenizer, flags);
+  if (!flags.chat && ids.length > model.contextLength)
+    console.error(
+      `nabla: the prompt has ${ids.length} tokens, of which the model sees the last ${model.contextLength} only`,
+    );
   const { generate } = await import("../generate/index.ts");
   const { printable } = await import("./gpt-run.ts");
   const { temperature, topK, topP, minP, repetitionPenalty, stop } = flags;
@@ -114,6 +118,12 @@ async function openGenerator(
   { dtype }: Flags,
 ) {
   const { openModel } = await import("./pretrained-model.ts");
+  if (adapter?.taskType === "SEQ_CLS") {
+    const { ModelError } = await import("./model-argument.ts");
+    throw new ModelError(
+      `${adapter.folder} is the adapter of a classifier, which writes no texts; nabla eval measures it`,
+    );
+  }
   return openModel(place, {
     task: "generation",
     tokenizer,

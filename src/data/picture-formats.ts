@@ -4,6 +4,8 @@
  */
 import type { HostArray } from "./dataset.ts";
 import { ImageError } from "./errors.ts";
+import { inflateRaw } from "./inflate.ts";
+import { joined } from "./pieces.ts";
 
 /** The channels that come out. "gray" is PIL's "L": 0.299 R + 0.587 G + 0.114 B. */
 export type ImageMode = "rgb" | "gray";
@@ -38,11 +40,60 @@ async function decodeJpeg(bytes: Uint8Array): Promise<Pixels> {
   return { width, height, channels: 3, data };
 }
 
-async function decodePng(bytes: Uint8Array): Promise<Pixels> {
+/** Where the chunks of a PNG are, as far as they are whole: after length and name come the content and a checksum. */
+function* pngChunks(
+  bytes: Uint8Array,
+): Generator<{ readonly name: string; readonly at: number; readonly length: number }> {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  for (let at = 8; at + 12 <= bytes.length; ) {
+    const length = view.getUint32(at);
+    if (at + 12 + length > bytes.length) return;
+    yield { name: String.fromCharCode(...bytes.subarray(at + 4, at + 8)), at, length };
+    at += 12 + length;
+  }
+}
+
+/** Without what a picture does not need: names, colour profiles, further frames. Some of it is packed, and is never unpacked so. */
+function essentialChunks(bytes: Uint8Array): Uint8Array {
+  const kept: Uint8Array[] = [bytes.subarray(0, 8)];
+  let end = 8;
+  for (const { name, at, length } of pngChunks(bytes)) {
+    end = at + 12 + length;
+    if (/^[A-Z]|^tRNS$/.test(name)) kept.push(bytes.subarray(at, end));
+  }
+  kept.push(bytes.subarray(end)); // what is cut: the decoder says so
+  return joined(kept);
+}
+
+/** Deflate makes at most so many bytes of one. */
+const mostExpansion = 1032;
+
+/** Throws where the pixels of a PNG unpack to more than there can be of them: the decoder would unpack it all. */
+async function checkUnpacked(bytes: Uint8Array, width: number, height: number): Promise<void> {
+  const parts = [...pngChunks(bytes)].filter(({ name }) => name === "IDAT");
+  const packed = parts.reduce((n, { length }) => n + length, 0);
+  // a row begins with a byte of its own, and an interlaced picture has up to two rows for one
+  const most = height * (Math.ceil((width * bitsOfPixel(bytes)) / 8) + 4) + 2 ** 20;
+  if (packed * mostExpansion <= most) return;
+  const stream = joined(parts.map(({ at, length }) => bytes.subarray(at + 8, at + 8 + length)));
+  try {
+    await inflateRaw(stream.subarray(2, -4), most); // without zlib's two bytes before and its checksum
+  } catch (error) {
+    if (!/larger|more than|limit/i.test((error as Error).message)) return; // damaged: the decoder says how
+    throw new Error(`its pixels unpack to more than ${most} bytes, which ${width} × ${height} pixels can't have`);
+  }
+}
+
+/** By the header: the number of channels of its kind of colour, and the bits of each. */
+const bitsOfPixel = (bytes: Uint8Array): number => bytes[24] * ({ 2: 3, 4: 2, 6: 4 }[bytes[25]] ?? 1);
+
+async function decodePng(file: Uint8Array): Promise<Pixels> {
+  const bytes = essentialChunks(file);
   const header = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  if (bytes.length < 24) throw new Error("the header is truncated");
+  if (bytes.length < 26) throw new Error("the header is truncated");
   const pixels = header.getUint32(16) * header.getUint32(20);
   if (pixels > mostPixels) throw new Error(`${pixels} pixels are more than the ${mostPixels} that are read`);
+  await checkUnpacked(bytes, header.getUint32(16), header.getUint32(20));
   const { decode } = await import("fast-png");
   const { width, height, depth, channels: stored, data, palette } = decode(bytes, { checkCrc: true });
   const samples = depth < 8 ? unpacked(data as Uint8Array, width, height, depth) : data;

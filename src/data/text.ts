@@ -93,6 +93,8 @@ export function invalidUtf8Offset(bytes: Uint8Array): number {
 export function decodeText(bytes: Uint8Array, file: string): string {
   if ((bytes[0] === 0xff && bytes[1] === 0xfe) || (bytes[0] === 0xfe && bytes[1] === 0xff))
     throw new TextError(`${file}: the text is UTF-16; convert it first (iconv -f UTF-16 -t UTF-8)`);
+  const packed = bytes[0] === 0x1f && bytes[1] === 0x8b ? "gzip" : bytes[0] === 0x50 && bytes[2] === 3 ? "zip" : null;
+  if (packed !== null) throw new TextError(`${file}: not a text file: it is packed (${packed}); unpack it first`);
   const nul = bytes.indexOf(0);
   if (nul >= 0) throw new TextError(`${file}: not a text file: a zero byte at offset ${nul}; name text files only`);
   try {

@@ -448,10 +448,13 @@ function findTargets(
     found.set(module, { path, module, places: [{ parent, name }] });
   }
   if (found.size === 0) {
-    const there = [...places(model)].filter(({ module }) => isAdaptable(module)).map(({ path }) => path);
+    const paths = [...places(model)].filter(({ module }) => isAdaptable(module)).map(({ path }) => path);
+    const there = [...new Set(paths.map((path) => path.slice(path.lastIndexOf(".") + 1)))];
     throw new FinetuneError(
       `applyLora: the target ${target instanceof RegExp ? String(target) : JSON.stringify(target)} matches no layer that LoRA can wrap; ` +
-        `there are ${listed(there) || "none in this model"}`,
+        (paths.length === 0
+          ? "there are none in this model"
+          : `there are ${listed(there)}, the first as "${paths[0]}"`),
     );
   }
   return [...found.values()];

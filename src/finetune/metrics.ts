@@ -139,7 +139,7 @@ export const metrics: readonly Metric[] = [
   { name: "exact match", better: "higher", needs: ["exact"], write: percent, value: mean("exact") },
   { name: "multiple choice", better: "higher", needs: ["choice"], write: percent, value: mean("choice") },
   {
-    name: "multiple choice, by length",
+    name: "multiple choice by length",
     better: "higher",
     needs: ["choiceNormalized"],
     write: percent,

@@ -74,6 +74,15 @@ test("temporaries of a deep model follow from shallow ones; recomputation takes 
   const [again, kept] = [await temporaries(true, [layers - 1]), await temporaries(false, [layers - 1])];
   // without the native runtime the floats of a quantised layer are most of the temporaries
   assert.ok(again < (device === "cpu" ? 0.5 : 1) * kept, `recomputed ${again}, kept ${kept}`);
+  // weights that are read by a block, and again by the block that is computed again, are not kept packed in between
+  for (const method of ["lora", "full"] as const) {
+    const [again, kept] = await Promise.all(
+      [true, false].map((recompute) =>
+        memoryOf(llama, method, { device, batch: 2, time: 128, recompute, depths: [5] }),
+      ),
+    );
+    assert.ok(again.temporaries < kept.temporaries, `${method}: ${again.temporaries}, kept ${kept.temporaries}`);
+  }
 });
 
 test("a configuration of no language model is refused", async () => {

@@ -4,6 +4,7 @@ import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { deflateSync, inflateSync } from "node:zlib";
 import { encode as encodePng, type ImageData } from "fast-png";
 import jpeg from "jpeg-js";
 import { DataLoader, decodeImage, ImageError, type ImageMode, imageFolder, LoaderError } from "../../src/data/index.ts";
@@ -115,6 +116,43 @@ test("damaged pictures, and files that are none, are ImageErrors that name the f
     });
   }
   await assert.rejects(decodeImage(join(room, "absent.png")), { name: "FileError" });
+});
+
+/** A PNG with other content in its chunks of one name, or with a chunk more after the header. */
+function withChunk(whole: Uint8Array, name: string, content: Uint8Array): Uint8Array {
+  const chunk = Buffer.alloc(12 + content.length);
+  chunk.writeUInt32BE(content.length, 0);
+  chunk.write(name, 4, "latin1");
+  chunk.set(content, 8);
+  chunk.writeUInt32BE(crc32(chunk.subarray(4, 8 + content.length)), 8 + content.length);
+  const at = Buffer.from(whole).indexOf(name, 33, "latin1") - 4;
+  const end = at < 0 ? 33 : at + 12 + Buffer.from(whole).readUInt32BE(at);
+  return Buffer.concat([whole.subarray(0, at < 0 ? 33 : at), chunk, whole.subarray(end)]);
+}
+
+/** The checksum of PNG's chunks. */
+function crc32(data: Uint8Array): number {
+  let crc = -1;
+  for (const byte of data) {
+    crc ^= byte;
+    for (let k = 0; k < 8; k++) crc = (crc >>> 1) ^ (crc & 1 ? 0xedb88320 : 0);
+  }
+  return ~crc >>> 0;
+}
+
+test("a PNG whose few pixels unpack to very many bytes is refused before they are there; other packed parts are left alone", async () => {
+  const whole = png({ data: bytes(60), channels: 3 });
+  const bomb = deflateSync(new Uint8Array(64 << 20));
+  await assert.rejects(decodeImage(withChunk(whole, "IDAT", bomb)), {
+    name: "ImageError",
+    message: /unpack to more than 10486\d\d bytes, which 5 × 4 pixels can't have/,
+  });
+  const profile = Buffer.concat([Buffer.from("icc\0\0"), bomb]);
+  const before = process.memoryUsage().arrayBuffers;
+  assert.deepEqual(await decodeImage(withChunk(whole, "iCCP", profile)), await decodeImage(whole));
+  assert.ok(process.memoryUsage().arrayBuffers - before < 32 << 20);
+  const again = deflateSync(inflateSync(Buffer.from(whole).subarray(Buffer.from(whole).indexOf("IDAT") + 4)));
+  assert.deepEqual(await decodeImage(withChunk(whole, "IDAT", again)), await decodeImage(whole));
 });
 
 test("300 mutated pictures of each kind are read or are ImageErrors", async () => {

@@ -176,7 +176,7 @@ describe("questions", () => {
     assert.deepEqual([...got["chosen"]], [1, 1, 0]);
     assert.deepEqual([...got["choice"]], [1, 1, 0]);
     assert.equal(metricsOf(got)["multiple choice"], 2 / 3);
-    assert.equal(metricsOf(got)["multiple choice, by length"], 2 / 3);
+    assert.equal(metricsOf(got)["multiple choice by length"], 2 / 3);
   });
 
   test("normalised by length, a long choice is not worse for its length", async () => {

@@ -257,7 +257,11 @@ describe("what can't be done is said", () => {
     ["a rank of 0", { r: 0 }, /r must be a whole number ≥ 1, got 0/],
     ["an alpha of 0", { alpha: 0 }, /alpha must be above 0/],
     ["a dropout of 1", { dropout: 1 }, /dropout must be a probability below 1/],
-    ["a target that matches nothing", { target: ["q_proj"] }, /\["q_proj"\] matches no layer.*"transformer\.wte"/],
+    [
+      "a target that matches nothing",
+      { target: ["q_proj"] },
+      /\["q_proj"\] matches no layer.* there are "wte", .*"c_attn".*, the first as "transformer\.wte"/,
+    ],
     ["a target that is no layer for LoRA", { target: ["ln_1"] }, /matches "transformer\.h\.0\.ln_1", a LayerNorm/],
     ["a pattern that is none", { target: "(" }, /\( is no regular expression/],
     ["a module to save that is not there", { modulesToSave: ["score"] }, /modulesToSave names "score"/],

@@ -157,6 +157,24 @@ describe("states", () => {
   });
 });
 
+test("a right side of two products is copied for each of them, right before it: a copy is not kept from the one to the other", async () => {
+  let expected: TypedArray[] = [];
+  for (const b of [referenceBackend(), backend]) {
+    const w = leaf([48, 48], b);
+    let x = leaf([70, 48], b);
+    for (let i = 0; i < 6; i++) x = o.tanh(o.matmul(x, i % 5 === 0 ? w : leaf([48, 48], b)));
+    const { run, program } = await compileNodes(b, [x]);
+    const results = await run();
+    if (b !== backend) expected = results;
+    else {
+      assert.equal(count(program, /^pack for/), 6, program.describe("memory"));
+      assertClose("result", results[0], expected[0], { rtol: 1e-3, atol: 1e-3 });
+      // two of [70, 48], and the copies of one product and the next
+      assert.ok(program.stats.arenaBytes <= 4 * (2 * 70 * 48 + 2 * 48 * 64), `${program.stats.arenaBytes}`);
+    }
+  }
+});
+
 test("products with one right side copy it once, before the state that it is gets its new value", async () => {
   let expected: TypedArray[] = [];
   for (const b of [referenceBackend(), backend]) {
