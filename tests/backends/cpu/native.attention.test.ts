@@ -145,6 +145,13 @@ test("long contexts go through several blocks of keys and of queries", { skip },
 test("grouped queries, a number of valid keys, a position of the first query", { skip }, () => {
   check({ B: 2, H: 6, Hkv: 2, Tq: 33, Tk: 33, D: 16, causal: true });
   check({ H: 4, Hkv: 1, Tq: 1, Tk: 97, D: 20, causal: true, offset: 40, length: 41 });
+  for (const [H, Hkv] of [
+    [3, 1],
+    [10, 2],
+    [24, 2],
+    [17, 1],
+  ])
+    for (const D of [7, 16, 64]) check({ B: 2, H, Hkv, Tq: 1, Tk: 300, D, causal: true, offset: 270, length: 271 });
   check({ H: 2, Tq: 15, Tk: 97, D: 16, length: 33 });
   check({ H: 2, Tq: 17, Tk: 300, D: 16, causal: true, offset: 250, length: 260 });
   check({ H: 2, Tq: 300, Tk: 300, D: 16, causal: true, length: 270 });

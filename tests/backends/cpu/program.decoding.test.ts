@@ -107,10 +107,21 @@ describe("a part of a state written in place", () => {
 });
 
 describe("attention over a cache", () => {
-  const cases: { tq: number; tk: number; d: number; length: number; mask: Shape | null; causal: boolean }[] = [
+  const cases: {
+    tq: number;
+    tk: number;
+    d: number;
+    length: number;
+    mask: Shape | null;
+    causal: boolean;
+    /** Of queries and of keys; 4 and 2 where left out. */
+    heads?: [number, number];
+  }[] = [
     { tq: 1, tk: 300, d: 64, length: 1, mask: null, causal: true },
     { tq: 1, tk: 300, d: 64, length: 258, mask: null, causal: true },
     { tq: 1, tk: 600, d: 20, length: 600, mask: [2, 1, 1, 600], causal: true },
+    { tq: 1, tk: 300, d: 20, length: 290, mask: [2, 12, 1, 300], causal: true, heads: [12, 1] },
+    { tq: 1, tk: 300, d: 36, length: 5, mask: [2, 1, 1, 300], causal: true, heads: [9, 3] },
     { tq: 2, tk: 70, d: 4, length: 33, mask: [2, 1, 2, 70], causal: true },
     { tq: 5, tk: 300, d: 36, length: 280, mask: [1, 1, 5, 300], causal: true },
     { tq: 70, tk: 300, d: 16, length: 100, mask: null, causal: true },
@@ -119,11 +130,11 @@ describe("attention over a cache", () => {
   ];
   for (const dtype of ["float32", "bfloat16", "float16"] as const)
     test(`${dtype}: runtime lengths, grouped heads, masks, one query and many`, async () => {
-      for (const { tq, tk, d, length, mask, causal } of cases) {
+      for (const { tq, tk, d, length, mask, causal, heads: [many, few] = [4, 2] } of cases) {
         const build: Build = (b) => {
-          const q = leaf(b, [2, 4, tq, d], dtype, 2);
-          const k = leaf(b, [2, 2, tk, d], dtype, 1, 1);
-          const v = leaf(b, [2, 2, tk, d], dtype, 1, 2);
+          const q = leaf(b, [2, many, tq, d], dtype, 2);
+          const k = leaf(b, [2, few, tk, d], dtype, 1, 1);
+          const v = leaf(b, [2, few, tk, d], dtype, 1, 2);
           const seen = mask && o.gt(leaf(b, mask, "float32", 1, 3), -0.3);
           const options = { causal, length: o.scalar(length, "int32"), mask: seen };
           const { out, lse } = composites.attention(q, k, v, options);
