@@ -25,7 +25,7 @@ import { assertClose } from "../support/fixtures.ts";
 type Sizes = readonly [width: number, inner: number];
 const small: Sizes = [64, 96];
 /** Rows that fill blocks of 256. */
-const wide: Sizes = [256, 512];
+const wide: Sizes = [256, 256];
 const [heads, kvHeads, vocab, layers] = [4, 2, 50, 2];
 
 /** Bytes of random blocks of a type that is not written here: codes and small scales of all kinds, numbers of at most some 0.2. */
@@ -114,21 +114,26 @@ async function modelOf(file: Uint8Array, keepQuantized: boolean): Promise<Causal
   return modelFrom(config, tensors, { blocks }) as CausalLM;
 }
 
+/** With NABLA_LONG=1 all; they differ in what a product reads, which the tests of each backend's products hold too. */
+const types = (
+  [
+    ["q8_0", false, small],
+    ["q4_0", true, small],
+    ["q4_k", true, wide],
+    ["q4_1", false, small],
+    ["q5_0", true, small],
+    ["q5_1", false, small],
+    ["q5_k", false, wide],
+    ["q6_k", true, wide],
+  ] as const
+).slice(0, process.env["NABLA_LONG"] === "1" ? undefined : 3);
+
 const ids = (values: number[]): Tensor => tensor(Int32Array.from(values), { shape: [1, values.length] });
 const prompt = [3, 1, 4, 1, 5, 9, 2, 6];
 
 for (const backend of (await backendsUnderTest()).filter((b) => !isBrief(b)))
   describe(`weights in blocks on ${backend.name}`, () => {
-    for (const [type, tied, sizes] of [
-      ["q8_0", false, small],
-      ["q4_0", true, small],
-      ["q4_1", false, small],
-      ["q5_0", true, small],
-      ["q5_1", false, small],
-      ["q4_k", true, wide],
-      ["q5_k", false, wide],
-      ["q6_k", true, wide],
-    ] as const)
+    for (const [type, tied, sizes] of types)
       test(`${type}, ${tied ? "the head tied" : "a head of its own"}: logits, tokens and gradients of the floating weights`, async () => {
         setDevice(backend.name);
         const file = ggufOf(type, tied, sizes);
@@ -168,7 +173,7 @@ const stored = Object.entries(fixture.gguf[0].tensors).flatMap(([name, { shape, 
   return Object.hasOwn(storedFormats, format) ? [{ name, format, shape, floats: floatsOf(float32) }] : [];
 });
 
-for (const backend of await backendsUnderTest())
+for (const backend of (await backendsUnderTest()).filter((b) => !isBrief(b)))
   test(`blocks are the numbers that the gguf package makes of them, on ${backend.name}`, async () => {
     assert.equal(stored.length, Object.keys(storedFormats).length);
     setDevice(backend.name);
