@@ -44,12 +44,12 @@ function randomBlocks(type: StoredFormat, elements: number, random: () => number
       [3, 0xac],
     ],
     q4_k: [
-      [1, 0x08],
-      [3, 0x12],
+      [1, 0x04],
+      [3, 0x0e],
     ],
     q5_k: [
-      [1, 0x04],
-      [3, 0x12],
+      [1, 0x02],
+      [3, 0x0e],
     ],
     q6_k: [[209, 0x02]],
   };
@@ -64,7 +64,7 @@ function ggufOf(
   [width, inner]: Sizes = small,
   typeOf: (name: string) => BlockFormat = () => type,
 ): Uint8Array {
-  let seed = 1;
+  let seed = inner;
   const random = (): number => {
     seed = (seed * 16807) % 2147483647;
     return seed / 2147483647;
