@@ -6,7 +6,7 @@ import { programCounts, setDevice } from "../../src/execution/index.ts";
 import { applyLora } from "../../src/finetune/index.ts";
 import { formatGguf, type GgufTensorInput, type GgufValue, readGguf } from "../../src/formats/index.ts";
 import { generate } from "../../src/generate/index.ts";
-import { type StoredFormat, storedFormats } from "../../src/graph/composites/index.ts";
+import { type StoredFormat, storedFormats, storedLinear } from "../../src/graph/composites/index.ts";
 import {
   BlockEmbedding,
   type BlockFormat,
@@ -266,6 +266,17 @@ test("a weight of another shape, and one that the model has no place for, are na
     () => modelFrom(config, tensors, { blocks: surplus }),
     /the model has no "model.layers.7.mlp.up_proj.weight"/,
   );
+});
+
+test("products with blocks that do not fit are refused, by name", () => {
+  setDevice("reference");
+  const blocks = (bytes: number) => fromRaw(new Uint8Array(2 * bytes), "uint8", [2, bytes]).node;
+  const x = tensor(new Float32Array(3 * 256), { shape: [3, 256] });
+  const product = (input: Tensor, bytes: number) => storedLinear(input.node, blocks(bytes), { format: "q4_k" });
+  assert.deepEqual(product(x, 144).shape, [3, 2]);
+  assert.throws(() => product(x, 288), /storedLinear: the input \[3, 256\] has 256 features, the weight takes 512/);
+  assert.throws(() => product(x, 145), /the weight takes 257\.7/);
+  assert.throws(() => product(x.reshape(3, 2, 128), 144), /the input must have 2 axes/);
 });
 
 test("decoding makes as many programs for 8 tokens as for 150", async () => {
