@@ -128,10 +128,11 @@ const types = (
   ] as const
 ).slice(0, process.env["NABLA_LONG"] === "1" ? undefined : 3);
 
+const backends = (await backendsUnderTest()).filter((b) => !isBrief(b));
 const ids = (values: number[]): Tensor => tensor(Int32Array.from(values), { shape: [1, values.length] });
 const prompt = [3, 1, 4, 1, 5, 9, 2, 6];
 
-for (const backend of (await backendsUnderTest()).filter((b) => !isBrief(b)))
+for (const backend of backends)
   describe(`weights in blocks on ${backend.name}`, () => {
     for (const [type, tied, sizes] of types)
       test(`${type}, ${tied ? "the head tied" : "a head of its own"}: logits, tokens and gradients of the floating weights`, async () => {
@@ -173,7 +174,7 @@ const stored = Object.entries(fixture.gguf[0].tensors).flatMap(([name, { shape, 
   return Object.hasOwn(storedFormats, format) ? [{ name, format, shape, floats: floatsOf(float32) }] : [];
 });
 
-for (const backend of (await backendsUnderTest()).filter((b) => !isBrief(b)))
+for (const backend of backends)
   test(`blocks are the numbers that the gguf package makes of them, on ${backend.name}`, async () => {
     assert.equal(stored.length, Object.keys(storedFormats).length);
     setDevice(backend.name);
