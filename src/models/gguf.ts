@@ -183,14 +183,14 @@ function keyOf(name: string, names: Readonly<Record<string, string>>): string {
 const isKept = ({ type, shape }: GgufTensor): boolean =>
   shape.length === 2 && (type === "q8_0" || type === "q4_0" || Object.hasOwn(storedFormats, type));
 
-/** A stored matrix as it is; codes and scales of q8_0 and q4_0 apart. */
+/** A stored matrix as it is; codes and scales of q8_0 and q4_0 apart. `owned`: nobody else has the bytes that are read. */
 async function readBlocks(
   { type, shape: [rows], read }: GgufTensor,
-  options: { readonly device?: string },
+  options: { readonly device?: string; readonly owned: boolean },
 ): Promise<BlockWeight> {
   if (type === "q8_0" || type === "q4_0") {
     const { codes, scales } = splitBlocks(type, await read());
-    const given = { owned: true, ...options };
+    const given = { ...options, owned: true };
     return {
       format: type,
       codes: fromRaw(codes, "uint8", [rows, codes.length / rows], given),
@@ -239,9 +239,10 @@ export async function readGgufModel(source: FormatSource, options: GgufModelOpti
     return x;
   };
   const kept = new Set(keepQuantized ? [...file.tensors.values()].filter(isKept) : []);
+  const owned = typeof source === "string" || source instanceof URL; // other sources may be read from memory
   const blocks: Record<string, BlockWeight> = {};
   for (const tensor of kept) {
-    const { format, codes, scales } = await readBlocks(tensor, where);
+    const { format, codes, scales } = await readBlocks(tensor, { ...where, owned });
     blocks[keyOf(tensor.name, names)] = {
       format,
       codes: ordered(tensor.name, codes),

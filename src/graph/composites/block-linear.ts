@@ -5,7 +5,7 @@
 import { isFloat } from "../../core/dtype.ts";
 import { DTypeError, ShapeError } from "../../core/errors.ts";
 import { showShape } from "../../core/shape.ts";
-import { make, type Node, registerOperation } from "../node.ts";
+import { make, type Node, registerOperation, type Spec } from "../node.ts";
 import {
   and,
   cast,
@@ -58,20 +58,24 @@ export function dequantizeBlocks(codes: Node, scales: Node, attrs: BlockLinearAt
   return reshape(mul(numbers, expandTo(unsqueeze(cast(scales, "float32"), 2), shape)), [rows, width]);
 }
 
+/** What x · weightᵀ is, of a weight [rows, width] that is not learnt. */
+export function productSpec(name: string, x: Node, [rows, width]: readonly [number, number]): Spec {
+  expectRank(name, "the input", x, 2, "[rows, width]");
+  if (x.dtype !== "float32" && x.dtype !== "float64")
+    throw new DTypeError(`${name}: the input must be float32 or float64, got ${x.dtype}`);
+  if (x.shape[1] !== width)
+    throw new ShapeError(
+      `${name}: the input ${showShape(x.shape)} has ${x.shape[1]} features, the weight takes ${width}`,
+    );
+  return { shape: [x.shape[0], rows], dtype: x.dtype };
+}
+
 const row = registerOperation({
   group: "composite",
   name: "blockLinear",
   infer: ([x, codes, scales], attrs) => {
     const name = "blockLinear";
-    const [rows, width] = checkBlocks(name, codes, scales, attrsOf<BlockLinearAttrs>(attrs));
-    expectRank(name, "the input", x, 2, "[rows, width]");
-    if (x.dtype !== "float32" && x.dtype !== "float64")
-      throw new DTypeError(`${name}: the input must be float32 or float64, got ${x.dtype}`);
-    if (x.shape[1] !== width)
-      throw new ShapeError(
-        `${name}: the input ${showShape(x.shape)} has ${x.shape[1]} features, the weight takes ${width}`,
-      );
-    return { shape: [x.shape[0], rows], dtype: x.dtype };
+    return productSpec(name, x, checkBlocks(name, codes, scales, attrsOf<BlockLinearAttrs>(attrs)));
   },
   decompose: ([x, codes, scales], attrs) => {
     const weight = dequantizeBlocks(codes, scales, attrsOf<BlockLinearAttrs>(attrs));
@@ -79,12 +83,15 @@ const row = registerOperation({
   },
 });
 
+/** A product with x, of which numbers of 16 bits are computed with in float32. */
+export const inFloat32 = (x: Node, product: (x: Node) => Node): Node =>
+  x.dtype === "float64" ? product(x) : cast(product(cast(x, "float32")), x.dtype);
+
 /**
  * x · weightᵀ of x [n, width] and a weight in blocks: codes uint8 [rows, bytes], scales [rows, width / 32] → [n, rows]. 16-bit inputs
  * are computed with in float32. On `cpu` the products are of integers, with x as 16-bit numbers in blocks of 32: an error of some 1e-5 of
  * a block's largest.
  */
 export function blockLinear(x: Node, codes: Node, scales: Node, attrs: BlockLinearAttrs): Node {
-  if (x.dtype === "float32" || x.dtype === "float64") return make(row, [x, codes, scales], attrs);
-  return cast(make(row, [cast(x, "float32"), codes, scales], attrs), x.dtype);
+  return inFloat32(x, (wide) => make(row, [wide, codes, scales], attrs));
 }

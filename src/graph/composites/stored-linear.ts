@@ -2,10 +2,9 @@
  * A product with a weight that stays in the blocks of a GGUF file (stored-blocks.ts). The decomposition makes the weight floating first; a
  * backend's template need not.
  */
-import { DTypeError, ShapeError } from "../../core/errors.ts";
-import { showShape } from "../../core/shape.ts";
 import { make, type Node, registerOperation } from "../node.ts";
 import { cast, contract, permute } from "../ops.ts";
+import { inFloat32, productSpec } from "./block-linear.ts";
 import { attrsOf, expectDType, expectRank } from "./check.ts";
 import { dequantize } from "./dequantize.ts";
 import { type StoredFormat, storedFormats } from "./stored-blocks.ts";
@@ -28,16 +27,9 @@ const row = registerOperation({
   infer: ([x, blocks], attrs) => {
     const name = "storedLinear";
     const { format } = attrsOf<StoredLinearAttrs>(attrs);
-    expectRank(name, "the input", x, 2, "[rows, width]");
     expectRank(name, "the blocks", blocks, 2, "[rows, bytes]");
-    if (x.dtype !== "float32" && x.dtype !== "float64")
-      throw new DTypeError(`${name}: the input must be float32 or float64, got ${x.dtype}`);
     expectDType(name, "the blocks", blocks, "uint8", "bytes");
-    if (x.shape[1] !== storedWidth(blocks.shape[1], format))
-      throw new ShapeError(
-        `${name}: the input ${showShape(x.shape)} does not fit a weight in ${format} of ${showShape(blocks.shape)} bytes`,
-      );
-    return { shape: [x.shape[0], blocks.shape[0]], dtype: x.dtype };
+    return productSpec(name, x, [blocks.shape[0], storedWidth(blocks.shape[1], format)]);
   },
   decompose: ([x, blocks], attrs) => {
     const weight = dequantizeStored(blocks, attrsOf<StoredLinearAttrs>(attrs).format);
@@ -51,6 +43,5 @@ const row = registerOperation({
  * block's largest.
  */
 export function storedLinear(x: Node, blocks: Node, attrs: StoredLinearAttrs): Node {
-  if (x.dtype === "float32" || x.dtype === "float64") return make(row, [x, blocks], attrs);
-  return cast(make(row, [cast(x, "float32"), blocks], attrs), x.dtype);
+  return inFloat32(x, (wide) => make(row, [wide, blocks], attrs));
 }

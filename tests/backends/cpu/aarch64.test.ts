@@ -13,7 +13,14 @@ import { encodeTable } from "../../../src/backends/cpu/table.ts";
 import { cpuFeatures, features, findCompiler } from "../../../src/backends/cpu/toolchain.ts";
 import { type DType, decode, dtypes } from "../../../src/core/dtype.ts";
 import { quantizeLinear } from "../../../src/finetune/index.ts";
-import { attention, blockLinear } from "../../../src/graph/composites/index.ts";
+import {
+  attention,
+  blockLinear,
+  dequantizeStored,
+  type StoredFormat,
+  storedFormats,
+  storedLinear,
+} from "../../../src/graph/composites/index.ts";
 import { constant, dynamicUpdate, scalar } from "../../../src/graph/ops.ts";
 import {
   arange,
@@ -267,6 +274,23 @@ const bodies: Record<string, (begin: Begin) => Promise<void>> = {
     };
     const seen = [wide, brain, half].flatMap((memory) => [over(q, memory), over(q5, memory)]);
     await read([...products, new Tensor(updated), ...seen]);
+  },
+  "weights in a file's blocks": async (begin) => {
+    const formats = Object.entries(storedFormats) as [StoredFormat, { elements: number; bytes: number }][];
+    // whatever of these bytes is a half is below 0.13
+    const weights = formats.map(([, { elements, bytes }]) =>
+      randint(0, 0x30, [70, (256 / elements) * bytes]).to({ dtype: "uint8" }),
+    );
+    const [x1, x5, x50, dy, ...blocks] = await ready(
+      begin,
+      ...[randn([1, 256]), randn([5, 256]), randn([50, 256]), randn([3, 70]), ...weights],
+    );
+    await read(
+      formats.flatMap(([format], i) => [
+        ...[x1, x5, x50].map((x) => new Tensor(storedLinear(x.node, blocks[i].node, { format }))),
+        dy.matmul(new Tensor(dequantizeStored(blocks[i].node, format))),
+      ]),
+    );
   },
   "functions of float32": async (begin) => {
     const [x] = await ready(begin, randn([3, 131]).mul(4));

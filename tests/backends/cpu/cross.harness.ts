@@ -40,6 +40,7 @@ const runtimeSources = [
   "indexed",
   "conv",
   "quantized",
+  "stored",
 ];
 const main = fileURLToPath(new URL("./cross.c", import.meta.url));
 

@@ -149,6 +149,8 @@ INLINE void row_of_k(int format, int rows, const uint8_t *w, Integers x, float *
   const int is_6 = format == FORMAT_Q6_K;
   vx s[ROWS] = {{0}};
   for (int64_t b = 0; b < x.blocks; b++, w += block_bytes(format)) {
+    /* a tenth faster on Zen 4; q5_k and q6_k, of which a block is more memory for the same work, are slower with it */
+    if (format == FORMAT_Q4_K) for (int i = 0; i < 144; i += 64) __builtin_prefetch(w + 1536 + i);
     const SixBits six = six_bits(w + 4);
     const Scales scales = is_6 ? scales_of_6(w + 192) : scales_of_4(six.scales), minima = is_6 ? scales : scales_of_4(six.minima);
     vn high[ROWS] = {{0}}, low[ROWS] = {{0}};
