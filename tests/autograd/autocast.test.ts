@@ -13,7 +13,7 @@ import { GPT2 } from "../../src/models/index.ts";
 import * as nn from "../../src/nn/index.ts";
 import { SGD } from "../../src/optim/index.ts";
 import { autocast, einsum, manualSeed, noGrad, rand, randn, type Tensor, tensor } from "../../src/tensor/index.ts";
-import { EvaluateError, evaluate, fit, saveCheckpoints } from "../../src/train/index.ts";
+import { checkpointToResume, EvaluateError, evaluate, fit, saveCheckpoints } from "../../src/train/index.ts";
 import { backendsUnderTest } from "../support/backends.ts";
 
 const F = nn.functional;
@@ -180,7 +180,7 @@ describe("fit in bfloat16", () => {
       const dir = join(folder, "checkpoints");
       await fit(first.model, { ...options, ...first, epochs: 2, callbacks: [saveCheckpoints({ every: 6, dir })] });
       const second = make();
-      const rest = await fit(second.model, { ...options, ...second, epochs: 4, resume: join(dir, "step-6") });
+      const rest = await fit(second.model, { ...options, ...second, epochs: 4, resume: await checkpointToResume(dir) });
       assert.deepEqual(lossesOf(rest.history), lossesOf(all.history).slice(6));
     } finally {
       rmSync(folder, { recursive: true, force: true });
