@@ -1,10 +1,10 @@
 /**
- * A LoRA step on GPT-2's 124 M shape: rank 16 on all linear layers, 4 × 256 tokens, float32, AdamW; against PEFT on transformers. The time of a
- * step, and the most that is resident in the whole process over three of them.
+ * A LoRA step on GPT-2's 124 M shape: rank 16 on all linear layers, 4 × 256 tokens, AdamW; against PEFT on transformers, in float32 and in mixed
+ * precision (products in bfloat16) against its autocast. The time of a step, and the most that is resident in the whole process over three.
  */
 
 import { applyLora } from "../src/finetune/index.ts";
-import { noGrad, optim, tensor } from "../src/index.ts";
+import { autocast, noGrad, optim, tensor } from "../src/index.ts";
 import { GPT2 } from "../src/models/index.ts";
 import { type Benchmark, type Result, race } from "./support/benchmark.ts";
 import { integers, uniform } from "./support/numbers.ts";
@@ -15,9 +15,11 @@ import { fill } from "./support/weights.ts";
 
 const shape = { vocabSize: 50257, contextLength: 1024, numLayers: 12, numHeads: 12, hiddenSize: 768 };
 const [batch, time, rank] = [4, 256, 16];
-const peer = python("peft", "lora.py", "eager", ...[...Object.values(shape), batch, time, rank].map(String));
+type Precision = "float32" | "bfloat16";
+const peerIn = (precision: Precision): Side =>
+  python("peft", "lora.py", "eager", ...[...Object.values(shape), batch, time, rank].map(String), precision);
 
-async function serve(): Promise<Served> {
+async function serve([precision]: readonly string[]): Promise<Served> {
   const base = new GPT2({ ...shape, dropout: 0 });
   // setting other weights would count as memory of ours
   if (!process.env["NABLA_BENCH_MEMORY"]) fill(base, () => false);
@@ -42,7 +44,7 @@ async function serve(): Promise<Served> {
     optimizer,
     steps: 1,
     checked: 3,
-    loss: (i) => model.forward(batches[i % 2], targets[i % 2]),
+    loss: (i) => autocast({ enabled: precision === "bfloat16" }, () => model.forward(batches[i % 2], targets[i % 2])),
   });
 }
 
@@ -53,12 +55,14 @@ async function peak(side: Side): Promise<{ title: string; mb: number }> {
   return { title: session.title, mb: bytes / 1e6 };
 }
 
-async function memory(): Promise<Result> {
-  const common = { line: "most resident", unit: "MB", target: { atLeast: 2 } };
+const suffix = (precision: Precision): string => (precision === "bfloat16" ? ", products in bfloat16" : "");
+
+async function memory(precision: Precision): Promise<Result> {
+  const common = { line: `most resident${suffix(precision)}`, unit: "MB", target: { atLeast: 2 } };
   process.env["NABLA_BENCH_MEMORY"] = "1"; // the peer then tries no numbers of threads
-  const mine = await peak(ours("lora"));
+  const mine = await peak(ours("lora", precision));
   try {
-    const theirs = await peak(peer);
+    const theirs = await peak(peerIn(precision));
     const ratio = theirs.mb / mine.mb;
     return {
       ...common,
@@ -81,14 +85,19 @@ export const benchmark: Benchmark = {
   name: "lora",
   title: "LoRA step: GPT-2's 124 M shape, rank 16 on all linear layers, 4 × 256 tokens, AdamW",
   ours: serve,
-  run: async (options) => [
-    ...(await race(options, {
-      sides: [ours("lora"), peer],
-      lines: ["step"],
-      seconds: 1,
-      tolerance: 1e-3,
-      targets: { peft: { atLeast: 1.8 } },
-    })),
-    await memory(),
-  ],
+  run: async (options) => {
+    const results: Result[] = [];
+    for (const precision of ["float32", "bfloat16"] as const) {
+      const times = await race(options, {
+        sides: [ours("lora", precision), peerIn(precision)],
+        lines: ["step"],
+        seconds: 1,
+        // three steps' losses: what rounding to 8 bits moves is below this
+        tolerance: precision === "bfloat16" ? 4e-3 : 1e-3,
+        targets: { peft: { atLeast: precision === "bfloat16" ? 1 : 1.8 } },
+      });
+      results.push(...times.map((each) => ({ ...each, line: each.line + suffix(precision) })), await memory(precision));
+    }
+    return results;
+  },
 };

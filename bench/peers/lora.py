@@ -1,10 +1,12 @@
-# LoRA on GPT-2's architecture in PEFT: lora.py eager VOCABULARY CONTEXT LAYERS HEADS WIDTH BATCH TIME RANK
+# LoRA on GPT-2's architecture in PEFT: lora.py eager VOCABULARY CONTEXT LAYERS HEADS WIDTH BATCH TIME RANK [float32|bfloat16]
+# bfloat16: under torch.autocast, weights and optimiser in float32
 import sys
 
 from common import absent, fill, integers, serve_training, torch_or_absent, uniform
 
 mode = sys.argv[1]
 V, T, L, H, C, B, TIME, R = map(int, sys.argv[2:10])
+mixed = sys.argv[10:] == ["bfloat16"]
 torch = torch_or_absent(mode)
 try:
     import peft
@@ -34,8 +36,9 @@ def make(compile):
 
     def loss(i):
         ids, targets = batches[i % 2]
-        logits = model(input_ids=ids).logits
-        return torch.nn.functional.cross_entropy(logits.view(-1, V), targets.view(-1))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+            logits = model(input_ids=ids).logits
+            return torch.nn.functional.cross_entropy(logits.view(-1, V), targets.view(-1))
 
     return loss, optimizer
 

@@ -296,6 +296,39 @@ function liesInMemory(n: GNode): boolean {
   return n.op === "buffer" || n.op === "dynamicUpdate";
 }
 
+type Intern = (op: string, inputs: readonly GNode[], attrs: Attrs, shape: Shape, dtype: DType) => GNode;
+
+/** A view of a cast to `dtype` as the same view of what is cast, where that `fits`; else as it is. */
+function beforeCast(intern: Intern, x: GNode, dtype: DType, fits: (n: GNode) => boolean): GNode {
+  if (x.op === "cast") return x.dtype === dtype && fits(x.inputs[0]) ? x.inputs[0] : x;
+  if (!plainViews.has(x.op)) return x;
+  const inner = beforeCast(intern, x.inputs[0], dtype, fits);
+  return inner === x.inputs[0] ? x : intern(x.op, [inner], x.attrs, x.shape, inner.dtype);
+}
+
+/**
+ * What a view of a 16-bit tensor in memory shows before it is widened to float32: who reads it converts as it reads, so that the wide copy,
+ * twice as large, is never there. Anything else as it is.
+ */
+const unwidened = (intern: Intern, x: GNode): GNode =>
+  beforeCast(intern, x, "float32", (n) => wideInFloat32.has(n.dtype) && liesInMemory(n));
+
+/**
+ * The product of two widened bfloat16 operands, from them as they are; the right one, where it is rounded from float32 that lies in
+ * memory (a weight), from that, so that there is no copy of it. Null for other products.
+ */
+function halfProduct(
+  intern: Intern,
+  { shape, dtype }: Node,
+  inputs: readonly GNode[],
+  rounds: (shape: Shape) => boolean,
+): GNode | null {
+  const [a, b] = inputs.map((x) => beforeCast(intern, x, "float32", (n) => n.dtype === "bfloat16"));
+  if (a.dtype !== "bfloat16" || b.dtype !== "bfloat16") return null;
+  const whole = rounds(shape) ? beforeCast(intern, b, "bfloat16", (n) => n.dtype === "float32" && liesInMemory(n)) : b;
+  return intern("contract", [a, whole], whole === b ? {} : { rounds: true }, shape, dtype);
+}
+
 class Lowering {
   private readonly capture: Capture;
   private readonly hasTemplate: HasTemplate;
@@ -407,12 +440,14 @@ class Lowering {
       return this.intern("output", [source as GNode], node.attrs, node.shape, node.dtype);
     }
     let inputs = node.inputs.map((i) => this.single(i));
-    if (name === "contract" && this.rule.rounds) {
-      const half = this.halfProduct(node, inputs);
+    // not in browsers, whose backends read floats
+    if (!import.meta.forBrowsers) {
+      const intern: Intern = (...args) => this.intern(...args);
+      const { readsHalf, rounds } = this.rule;
+      const half = name === "contract" && rounds ? halfProduct(intern, node, inputs, rounds) : null;
       if (half) return half;
+      if (readsHalf) inputs = inputs.map((x, i) => (readsHalf(name, i) ? unwidened(intern, x) : x));
     }
-    const { readsHalf } = this.rule;
-    if (readsHalf) inputs = inputs.map((x, i) => (readsHalf(name, i) ? this.unwidened(x) : x));
     if (name === "detach") return inputs[0];
     if (name === "assign") return inputs[1];
     if (name === "cast") {
@@ -431,35 +466,6 @@ class Lowering {
       outputs: node.outputs,
       region: node.region,
     });
-  }
-
-  /**
-   * What a view of a 16-bit tensor in memory shows before it is widened to float32: who reads it converts as it reads, so that the wide copy,
-   * twice as large, is never there. Anything else as it is.
-   */
-  private unwidened(x: GNode): GNode {
-    return this.beforeCast(x, "float32", (n) => (n.dtype === "bfloat16" || n.dtype === "float16") && liesInMemory(n));
-  }
-
-  /** A view of a cast to `dtype` as the same view of what is cast, where that `fits`; else as it is. */
-  private beforeCast(x: GNode, dtype: DType, fits: (n: GNode) => boolean): GNode {
-    if (x.op === "cast") return x.dtype === dtype && fits(x.inputs[0]) ? x.inputs[0] : x;
-    if (!plainViews.has(x.op)) return x;
-    const inner = this.beforeCast(x.inputs[0], dtype, fits);
-    return inner === x.inputs[0] ? x : this.intern(x.op, [inner], x.attrs, x.shape, inner.dtype);
-  }
-
-  /**
-   * The product of two widened bfloat16 operands, from them as they are; the right one, where it is rounded from float32 that lies in
-   * memory (a weight), from that, so that there is no copy of it. Null for other products.
-   */
-  private halfProduct({ shape, dtype }: Node, inputs: readonly GNode[]): GNode | null {
-    const [a, b] = inputs.map((x) => this.beforeCast(x, "float32", (n) => n.dtype === "bfloat16"));
-    if (a.dtype !== "bfloat16" || b.dtype !== "bfloat16") return null;
-    const whole = this.rule.rounds?.(shape)
-      ? this.beforeCast(b, "bfloat16", (n) => n.dtype === "float32" && liesInMemory(n))
-      : b;
-    return this.intern("contract", [a, whole], whole === b ? {} : { rounds: true }, shape, dtype);
   }
 
   private intern(
