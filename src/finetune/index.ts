@@ -58,6 +58,7 @@ export {
   multipleChoice,
 } from "./questions.ts";
 export { formatColumns, formatComparison, formatResult } from "./report.ts";
+export { type ScoredText, type ScoreOptions, scoreTexts, type TextScore } from "./score.ts";
 export {
   type LabelMeaning,
   labelValues,

@@ -19,6 +19,9 @@ import { firstDifference } from "../support/fixtures.ts";
 const firstSeed = Number(process.env["NABLA_TEST_SEED"] ?? 1);
 const programs = Number(process.env["NABLA_TEST_PROGRAMS"] ?? 150);
 
+/** Whether an ordinary run does less on this backend because a C compiler makes all that is in a program; tests/backends/cpu has more of its own. */
+const isCompiled = ({ name }: Backend): boolean => name === "cpu" && process.env["NABLA_LONG"] !== "1";
+
 /** Mulberry32: small, seeded, good enough to choose with. */
 class Dice {
   private state: number;
@@ -217,7 +220,11 @@ const oracle = referenceBackend({ exact: true });
 for (const backend of await backendsUnderTest())
   for (const dtype of (["float64", "float32"] as const).filter((each) => backend.dtypes.includes(each)))
     describe(`random programs on ${backend.name} in ${dtype}`, () => {
-      const count = isBrief(backend) ? Math.ceil(programs / 8) : programs;
+      const count = isBrief(backend)
+        ? Math.ceil(programs / 8)
+        : isCompiled(backend)
+          ? Math.ceil(programs / 3)
+          : programs;
       test(`seeds ${firstSeed} … ${firstSeed + count - 1} agree with exact arithmetic`, async () => {
         for (let seed = firstSeed; seed < firstSeed + count; seed++) {
           const what = (): string => `seed ${seed}\n${show(randomProgram(backend, dtype, seed))}`;

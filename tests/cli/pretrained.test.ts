@@ -173,9 +173,11 @@ describe("embedding", () => {
 
 describe("info", () => {
   test("tells what a model is, and the memory of each use", async () => {
-    const { code, stdout, stderr } = await nabla(["info", join(fixtures, "llama"), "--json", "--length", "32"]);
+    const args = ["info", join(fixtures, "llama"), "--json", "--length", "32", "--target", "q_proj,v_proj"];
+    const { code, stdout, stderr } = await nabla([...args, "--quantize", "int8", "--recompute"]);
     assert.equal(code, 0, stderr);
     const facts = JSON.parse(stdout);
+    assert.equal(facts.recompute, true);
     const config = JSON.parse(readFileSync(join(fixtures, "llama", "config.json"), "utf8"));
     assert.equal(facts.architecture, "llama");
     assert.equal(facts.className, "LlamaForCausalLM");
@@ -184,6 +186,10 @@ describe("info", () => {
       facts.memory.map(({ name, memory }: { name: string; memory: object }) => [name, memory]),
     );
     assert.deepEqual(Object.keys(planned), ["inference", "LoRA", "QLoRA", "full training"]);
+    // AdamW's moments of rank 16 on two layers a block
+    const { hidden_size: width, num_key_value_heads: keys, num_attention_heads: heads } = config;
+    const learnt = 16 * config.num_hidden_layers * (2 * width + width + (width * keys) / heads);
+    assert.ok(Math.abs(planned["LoRA"].otherState / (8 * learnt) - 1) < 0.05, JSON.stringify(planned["LoRA"]));
     // AdamW keeps two float32 moments of every parameter that learns
     const full = planned["full training"];
     assert.ok(Math.abs(full.otherState / full.weights - 2) < 0.05, JSON.stringify(full));

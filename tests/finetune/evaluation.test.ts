@@ -18,6 +18,7 @@ import {
   multipleChoice,
   readChoices,
   readEvaluation,
+  scoreTexts,
   writeEvaluation,
 } from "../../src/finetune/index.ts";
 import { GPT2 } from "../../src/models/index.ts";
@@ -197,6 +198,26 @@ describe("questions", () => {
     const got = await multipleChoice(model, [ask("cat:", choices, 0)], { tokenizer });
     assert.deepEqual([got["chosen"][0], got["chosenNormalized"][0]], [by, normalised]);
     assert.equal(by, 0); // a beginning is never less likely than the whole
+  });
+
+  test("each token of a text, and of a completion behind its prompt, has its own logarithmic probability", async () => {
+    const texts = ["cat:meow. ", { prompt: "dog:", completion: "woof." }, "co"] as const;
+    const scores = await scoreTexts(model, texts, { tokenizer, batch: 2 });
+    for (const [i, each] of texts.entries()) {
+      const [before, judged] = typeof each === "string" ? [each[0], each.slice(1)] : [each.prompt, each.completion];
+      const ids = [...tokenizer.encode(before + judged)];
+      const logits = (await noGrad(() =>
+        model.forward(tensor([ids], { dtype: "int32" })).logSoftmax(2),
+      ).tolist()) as number[][][];
+      const from = before.length;
+      const expected = ids.slice(from).map((id, t) => logits[0][from - 1 + t][id]);
+      assert.equal(tokenizer.decode(scores[i].ids), judged);
+      assertClose("logProbs", scores[i].logProbs, expected, { rtol: 1e-4, atol: 1e-5 });
+      assertClose("logProb", [scores[i].logProb], [expected.reduce((a, b) => a + b, 0)], { rtol: 1e-4, atol: 1e-5 });
+    }
+    await assert.rejects(scoreTexts(model, ["cat", "c"], { tokenizer }), /texts\[1\]: there must be a token before/);
+    await assert.rejects(scoreTexts(model, ["c".repeat(40)], { tokenizer }), /40 tokens are more than the 33/);
+    await assert.rejects(scoreTexts(model, ["cat"]), /does not know its tokenizer/);
   });
 
   test("a choice that is longer than the model sees, and a question without tokens, are told by their place", async () => {

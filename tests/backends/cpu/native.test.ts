@@ -4,11 +4,13 @@
  */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { lanesPrelude } from "../../../src/backends/cpu/lanes.ts";
 import { builtins, kernelPrelude, NativeRuntime, ProgramBuilder } from "../../../src/backends/cpu/native.ts";
+import { buildAhead } from "../../../src/backends/cpu/together.ts";
 import {
   CompilerError,
   cacheFolder,
@@ -360,6 +362,49 @@ test("a library that is cut short or no library at all is set aside and built ag
     assert.equal(run.stdout.trim(), "true", run.stderr);
     assert.ok(readdirSync(dir).some((f) => f.startsWith(`${made}.bad`)));
   }
+});
+
+test("kernels of one prelude are built together, and each is found alone as if it had been; one that is no C leaves the others whole", {
+  skip,
+}, async () => {
+  const count = 2 * availableParallelism() + 1;
+  const made = (which: string, body: (i: number) => string) =>
+    Array.from({ length: count }, (_, i) => ({
+      symbol: "nabla_kernel",
+      source: `${lanesPrelude(4, i % 2 ? ["f_exp"] : [])}
+void nabla_kernel(const Cmd *c, nb_i64 r0, nb_i64 r1, int tid) { /* ${which} */ ${body(i)} }
+`,
+    }));
+  const libraries = () => readdirSync(cacheFolder()).filter((name) => /^kernel-[0-9a-f]+\.(so|dylib)$/.test(name));
+  const files = () => new Set(libraries().map((name) => statSync(join(cacheFolder(), name)).ino)).size;
+  const store = (i: number) => `((float *)c->b[0])[${i}] = ${i} + ${i % 2 ? "f_exp(f_splat(0.f))[0]" : "0"};`;
+  const [names, inodes] = [libraries().length, files()];
+  const good = made("good", store);
+  await buildAhead(good, runtime.features);
+  assert.equal(libraries().length, names + count);
+  assert.ok(files() - inodes <= availableParallelism() + 1, `${files() - inodes} files for ${count} kernels`);
+  const functions = await runtime.compileKernels(good);
+  assert.equal(new Set(functions).size, count);
+  assert.equal(libraries().length, names + count, "none was built again");
+  const builder = new ProgramBuilder();
+  for (let i = 0; i < count; i++)
+    builder.phase([builder.command({ fn: i, rows: 1, grain: 1, buffers: [[0, 0]], scalars: [] })]);
+  const program = runtime.createProgram(builder.build({ numBuffers: 1, numScalars: 0, scratchBytes: 0 }), functions);
+  const pointer = runtime.alloc(4 * count);
+  program.run(Float64Array.of(pointer), none);
+  const values = new Float32Array(runtime.view(pointer, 4 * count));
+  assert.deepEqual(
+    Array.from(values),
+    Array.from({ length: count }, (_, i) => i + (i % 2)),
+  );
+  program.dispose();
+  runtime.free(pointer);
+
+  const mixed = made("mixed", (i) => (i === 1 ? "this is no C" : store(i)));
+  await buildAhead(mixed, runtime.features);
+  await assert.rejects(runtime.compileKernels(mixed), { name: "CompilerError", message: /kept at .*\.c/ });
+  const whole = await runtime.compileKernels(mixed.filter((_, i) => i !== 1));
+  assert.equal(new Set(whole).size, count - 1);
 });
 
 test("a source that does not compile gives the command, the compiler's words and the kept source", {
