@@ -15,7 +15,7 @@ import { nn, optim } from "../../src/index.ts";
 import { root } from "../support/build.ts";
 
 /** Bytes of tensors, nn, optim, wasm and webgpu, packed by gzip -9. The goal is 120,000. */
-const most = 162_000;
+const most = 163_000;
 
 const room = mkdtempSync(join(tmpdir(), "nabla-size-"));
 const installed = join(room, "node_modules", "nabla");
