@@ -219,7 +219,7 @@ EXPORT Program *nabla_program(const int32_t *table, int64_t words, const double 
     for (int32_t k = 0; k < phase->count; k++) {
       const Cmd *c = &p->commands[p->order[phase->first + k]];
       phase->tiles += ceil_div(c->rows, c->grain);
-      phase->streams |= c->fn == k_gemm_skinny || c->fn == k_block_linear;
+      phase->streams |= c->fn == k_gemm_skinny || c->fn == k_block_linear || c->fn == k_stored_linear;
     }
     if (phase->tiles > 1) p->parallel = 1;
   }
