@@ -358,8 +358,8 @@ test("bfloat16 by bfloat16, stored or rounded from float32 as it is read: every 
 }, () => {
   const used = new Set<string>();
   for (const rounds of [false, true]) {
-    for (const M of [9, 15, 33])
-      for (const N of [1, 16, 17, 65])
+    for (const M of [9, 33])
+      for (const N of [1, 17, 65])
         for (const K of [1, 2, 33])
           for (const aOrder of ["mk", "km"] as const)
             used.add(checkBfloat16(M, N, K, { aOrder, bOrder: (M + N + K) % 2 ? "kn" : "nk", rounds }));
