@@ -43,7 +43,7 @@ export type BuiltinName = (typeof builtins)[number];
 export type Ref = readonly [slot: number, byteOffset: number];
 
 const MAGIC = 0x4e42504c;
-const VERSION = 1;
+const VERSION = 2;
 
 export interface Command {
   /** Index into the functions given to `createProgram`, or a builtin's name. */

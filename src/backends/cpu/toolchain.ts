@@ -54,7 +54,8 @@ export const features = {
   dotprod: 2048,
 } as const;
 
-const ABI_VERSION = 1;
+/** Of what a library in the cache holds: another version does not find it (abi.h). */
+const ABI_VERSION = 2;
 const debug = (): number => Number(process.env["NABLA_DEBUG"] ?? 0);
 
 /** The folder of the runtime's C sources: beside this file in `src/` and, copied by the build, in `dist/`. */

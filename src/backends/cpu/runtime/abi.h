@@ -4,7 +4,7 @@
  */
 #ifndef NABLA_ABI_H
 #define NABLA_ABI_H
-#define NABLA_ABI_VERSION 1
+#define NABLA_ABI_VERSION 2
 typedef __INT64_TYPE__ nb_i64;
 typedef __INT32_TYPE__ nb_i32;
 
