@@ -228,8 +228,8 @@ export function modelFrom<T extends Task = "generation">(
   };
   return withDeferredInit(
     () => architecture.build(reader, where, build),
-    (model) => {
-      const kept = keepBlocks(model, blocks, dtype, reader.source);
+    (model, forget) => {
+      const kept = keepBlocks(model, blocks, dtype, reader.source, forget);
       fill(model, { ...adapted, ...kept }, architecture, reader.source, numLabels);
     },
   ).eval() as Tasks[T];
@@ -244,6 +244,7 @@ function keepBlocks(
   blocks: Readonly<Record<string, BlockWeight>>,
   dtype: DType,
   source: string,
+  forget: (weight: Linear["weight"]) => void,
 ): StateDict {
   const modules = new Map(model.namedModules());
   const out: StateDict = {};
@@ -261,6 +262,7 @@ function keepBlocks(
     const replacement =
       layer instanceof Linear ? new BlockLinear(block, dtype, layer.bias) : new BlockEmbedding(block, dtype);
     (modules.get(parent ?? "") as Module).replaceChild(name, replacement);
+    forget(layer.weight); // or its first values would be computed
   }
   return out;
 }

@@ -58,11 +58,11 @@ export function deferInit<T>(make: () => T): Deferred<T> {
 /**
  * Makes a module whose weights come from elsewhere: the first values of its parameters and buffers are only recorded while
  * `make` runs, and computed for those alone that `load` has not replaced (torch.nn.utils.skip_init). Modules that are
- * made outside are not concerned.
+ * made outside are not concerned. `load` tells `forget` of tensors that it has taken out of the module.
  */
-export function withDeferredInit<T>(make: () => T, load: (made: T) => void): T {
-  const { made, finish } = deferInit(make);
-  load(made);
+export function withDeferredInit<T>(make: () => T, load: (made: T, forget: Deferred<T>["forget"]) => void): T {
+  const { made, forget, finish } = deferInit(make);
+  load(made, forget);
   finish();
   return made;
 }

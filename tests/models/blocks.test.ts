@@ -15,6 +15,7 @@ import {
   modelFrom,
   readGgufModel,
 } from "../../src/models/index.ts";
+import { Linear, withDeferredInit } from "../../src/nn/index.ts";
 import { AdamW } from "../../src/optim/index.ts";
 import { fromRaw, manualSeed, noGrad, type Tensor, tensor } from "../../src/tensor/index.ts";
 import { bytesOf, fixture, floatsOf } from "../formats/files.ts";
@@ -267,6 +268,20 @@ test("a weight of another shape, and one that the model has no place for, are na
     () => modelFrom(config, tensors, { blocks: surplus }),
     /the model has no "model.layers.7.mlp.up_proj.weight"/,
   );
+});
+
+test("a tensor that was taken out while a module is loaded is not computed", () => {
+  setDevice("reference");
+  let taken: Tensor | null = null;
+  const layer = withDeferredInit(
+    () => new Linear(2, 3),
+    (made, forget) => {
+      taken = made.weight;
+      forget(made.weight);
+    },
+  );
+  assert.equal((taken as unknown as Tensor).requiresGrad, false);
+  assert.equal(layer.bias?.requiresGrad, true);
 });
 
 test("products with blocks that do not fit are refused, by name", () => {
