@@ -114,12 +114,12 @@ describe("finetune", () => {
     );
     assert.deepEqual(
       result.samples.map(({ after: text }) => text),
-      ["7 9 0"],
+      [" 7 9 0"], // goes on with its prompt
     );
     const text = formatResult(result);
     assert.match(text, /loss +\d\.\d{4} +→ +\d\.\d{4} +−\d\.\d{4} {2}\[−\d\.\d{4}, −\d\.\d{4}\]/);
     assert.match(text, /40 examples, \d+ targets/);
-    assert.match(text, /"1 3 5"\n {2}before .*\n {2}after {3}7 9 0/);
+    assert.match(text, /"1 3 5"\n {2}before .*\n {2}after {4}7 9 0/);
     const saved = JSON.parse(readFileSync(join(out, "evaluation.json"), "utf8"));
     assert.equal(saved.after.loss, result.after.loss);
     assert.equal(saved.before.examples.loss.length, 40);
