@@ -221,9 +221,9 @@ for (const backend of await backendsUnderTest())
   for (const dtype of (["float64", "float32"] as const).filter((each) => backend.dtypes.includes(each)))
     describe(`random programs on ${backend.name} in ${dtype}`, () => {
       const count = isBrief(backend)
-        ? Math.ceil(programs / 8)
+        ? Math.ceil(programs / 15)
         : isCompiled(backend)
-          ? Math.ceil(programs / 3)
+          ? Math.ceil(programs / 6)
           : programs;
       test(`seeds ${firstSeed} … ${firstSeed + count - 1} agree with exact arithmetic`, async () => {
         for (let seed = firstSeed; seed < firstSeed + count; seed++) {
