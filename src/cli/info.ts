@@ -72,9 +72,9 @@ async function info(name: string, flags: Flags): Outcome {
   const again = flags.recompute ? ", whose blocks are computed again for the gradient" : "";
   console.log(`\nmemory of the process, training with batches of ${flags.batch} × ${length} tokens${again}`);
   for (const { name: each, memory: planned } of memory) {
-    const { weights, otherState, temporaries, process: own, total } = planned;
+    const { weights, otherState, temporaries, best, process: own, total } = planned;
     const state = each === "inference" ? "keys and values" : "optimiser";
-    const parts = { weights, [state]: otherState, activations: temporaries, process: own };
+    const parts = { weights, [state]: otherState, activations: temporaries, "best weights": best, process: own };
     const shown = Object.entries(parts).filter(([, bytes]) => bytes >= 0.005 * total);
     const words = shown.map(([what, bytes]) => `${what} ${formatBytes(bytes)}`).join(", ");
     row(each, `${formatBytes(total).padStart(9)}   ${words}`);

@@ -52,8 +52,9 @@ test("parameters, what is learnt and weights are the model's own, to the byte", 
     assert.equal(memory.parameters, parameters, method);
     assert.equal(memory.trained, trained, method);
     assert.equal(memory.weights, weights, method);
-    const { weights: w, otherState, temporaries, process, total } = memory;
-    assert.equal(total, w + otherState + temporaries + process);
+    const { weights: w, otherState, temporaries, best, process, total } = memory;
+    assert.equal(best, 4 * trained, method);
+    assert.equal(total, w + otherState + temporaries + best + process);
     // AdamW: two moments of all that is learnt
     if (method !== "inference") assert.ok(Math.abs(otherState / (8 * trained) - 1) < 0.1, `${method}: ${otherState}`);
   }
