@@ -138,6 +138,12 @@ interface Planned {
 const bytesOf = (tensors: Iterable<Tensor>): number =>
   [...new Set(tensors)].reduce((n, x) => n + x.size * dtypes[x.dtype].bytes, 0);
 
+/** What linear layers are quantised to as they are read; null: they stay floating. */
+function quantizationOf(method: MemoryMethod, { quantization }: MemoryOptions): Quantization | null {
+  if (method === "qlora") return quantization ?? "nf4";
+  return method === "inference" ? (quantization ?? null) : null;
+}
+
 async function planDepth(
   raw: RawConfig,
   method: MemoryMethod,
@@ -145,11 +151,11 @@ async function planDepth(
   programs: PlannedProgram[],
 ): Promise<Planned> {
   const { batch = 1, rank = 16, target = "all-linear", dtype = "float32" } = options;
-  const quantization = options.quantization ?? (method === "qlora" ? "nf4" : null);
+  const quantization = quantizationOf(method, options);
   const model = build(raw, dtype);
   const parameters = model.parameterCount();
   const time = options.time ?? Math.min(512, model.contextLength);
-  if (quantization !== null && (method === "qlora" || method === "inference")) {
+  if (quantization !== null) {
     const wanted = quantizer({ make: (layer) => blankQuantized(layer, quantization) });
     await replaceLayers(model, wanted);
   }
@@ -221,7 +227,6 @@ export async function memoryOf(
       ? first[key]
       : Math.round(first[key] + ((second[key] - first[key]) / (depths[1] - depths[0])) * (own - depths[0]));
   const trained = at("trained");
-  const quantises = method === "qlora" || (method === "inference" && options.quantization !== undefined);
   const sum = {
     parameters: at("parameters"),
     trained,
@@ -229,7 +234,7 @@ export async function memoryOf(
     otherState: at("otherState"),
     temporaries: at("temporaries"),
     best: trained * (method === "full" ? dtypes[options.dtype ?? "float32"].bytes : 4),
-    process: at("process") + IMPORTED_BYTES + (quantises ? QUANTISING_BYTES : 0),
+    process: at("process") + IMPORTED_BYTES + (quantizationOf(method, options) === null ? 0 : QUANTISING_BYTES),
   };
   return { ...sum, total: sum.weights + sum.otherState + sum.temporaries + sum.best + sum.process };
 }

@@ -5,7 +5,7 @@
  */
 import type { Capture } from "../backends/backend.ts";
 import { type Shape, sameShape, sizeOf } from "../core/shape.ts";
-import { Node, noAttrs, Storage } from "../graph/node.ts";
+import { isCurrent, Node, noAttrs, Storage } from "../graph/node.ts";
 import { leaf } from "../graph/ops.ts";
 import { primitives as p } from "../graph/primitives.ts";
 import { detectsAnomalies } from "./anomaly.ts";
@@ -102,9 +102,6 @@ function run(line: Line, work: () => void | Promise<void>): void {
     line.failure = { error };
   }
 }
-
-/** Whether `node` means what its storage holds now. */
-export const isCurrent = (node: Node): boolean => node.storage !== null && node.storage.version === node.version;
 
 /**
  * Begins `step` with other inputs and numbers. Gives the node of the result, and nodes that mean the states as they are afterwards, in

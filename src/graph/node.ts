@@ -191,6 +191,9 @@ export class Node {
   }
 }
 
+/** Whether a node means what its storage holds now. */
+export const isCurrent = (node: Node): boolean => node.storage !== null && node.storage.version === node.version;
+
 /** Records an operation: infers its outputs, checks that its inputs share a device. */
 export function make(operation: Operation, inputs: readonly Node[], attrs: Attrs = noAttrs): Node {
   let device = "";

@@ -79,17 +79,20 @@ function renamed(tensors: Readonly<StateDict>, { prefix, without, head, drop = [
 const names: Readonly<Record<string, string>> = { gemma3_text: "Gemma3", smollm3: "SmolLM3" };
 const nameOf = (type: string): string => names[type] ?? type[0].toUpperCase() + type.slice(1);
 
+/** A decoder's keys with a head: without the frequencies that old checkpoints hold, the parts that see, and what `drop` names. */
+const decoderKeys = (head: RegExp, drop: readonly RegExp[]): Keys => ({
+  prefix: "model.",
+  head,
+  drop: [/\.rotary_emb\.inv_freq$/, ...drop, ...textPartKeys.drop],
+  rename: textPartKeys.rename,
+});
+
 const decoder = (type: string): Architecture<CausalLM> => ({
   build: (config, where) => new CausalLM(decoders[type](config), where),
   adapt: (tensors, config) => {
-    // frequencies that old checkpoints hold; a head that is the embedding again
-    const drop = [/\.rotary_emb\.inv_freq$/, ...(decoders[type](config).tieEmbeddings ? [/^lm_head\.weight$/] : [])];
-    return renamed(tensors, {
-      prefix: "model.",
-      head: /^lm_head\./,
-      drop: [...drop, ...textPartKeys.drop],
-      rename: textPartKeys.rename,
-    });
+    // a head that is the embedding again
+    const drop = decoders[type](config).tieEmbeddings ? [/^lm_head\.weight$/] : [];
+    return renamed(tensors, decoderKeys(/^lm_head\./, drop));
   },
   transformers: `${nameOf(type)}ForCausalLM`,
 });
@@ -101,13 +104,7 @@ const decoderClassifier = (type: string): Architecture<CausalLMForSequenceClassi
       ...where,
       padTokenId: config.padTokenId(),
     }),
-  adapt: (tensors) =>
-    renamed(tensors, {
-      prefix: "model.",
-      head: /^score\./,
-      drop: [/\.rotary_emb\.inv_freq$/, /^lm_head\./, ...textPartKeys.drop],
-      rename: textPartKeys.rename,
-    }),
+  adapt: (tensors) => renamed(tensors, decoderKeys(/^score\./, [/^lm_head\./])),
   head: /^score\./,
   transformers: `${type === "gemma3_text" ? "Gemma3Text" : nameOf(type)}ForSequenceClassification`,
 });

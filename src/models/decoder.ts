@@ -371,8 +371,8 @@ export class CausalLM extends Module {
     cache.checkRoom(ids.shape[1]);
     const place = cache.place(ids.shape[1]);
     const record = (): Tensor => this.#logits(rowAt(this.model.forward(ids, place), count - 1));
-    const tables = this.model.tables(cache.length + 1, ids.device);
-    const logits = count === 1 ? replayed({ model: this, ids, place, tables }, record) : record();
+    const tables = () => this.model.tables(cache.length + 1, ids.device);
+    const logits = count === 1 ? replayed({ model: this, ids, place, tables: tables() }, record) : record();
     cache.advance(count);
     return logits;
   }

@@ -3,7 +3,7 @@
  * microseconds, where recording the forward again costs a hundred times that. Only for models all of whose classes say that this is all
  * (`Module.isPure`): a user's own module may look at anything.
  */
-import type { Node, Storage } from "../graph/node.ts";
+import { isCurrent, type Storage } from "../graph/node.ts";
 import { Tensor } from "../tensor/tensor.ts";
 import { Module } from "./module.ts";
 
@@ -20,8 +20,6 @@ const isPlain = (value: object): boolean => {
   const prototype = Object.getPrototypeOf(value);
   return prototype === Object.prototype || prototype === null || Array.isArray(value);
 };
-
-const isCurrent = (node: Node): boolean => node.storage !== null && node.storage.version === node.version;
 
 export class Watch {
   private readonly held: Held[] = [];

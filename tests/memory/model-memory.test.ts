@@ -1,6 +1,6 @@
 /**
- * What `nabla info` says that fine-tuning a model takes, against `nabla finetune` of that model, as the kernel counts it. The smallest of
- * the models that the constants were fitted to. With NABLA_LONG=1.
+ * What `nabla info` says that fine-tuning a model takes, against `nabla finetune` of that model, as the kernel counts it. The model is the
+ * smallest of those that the constants were fitted to. With NABLA_LONG=1.
  */
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";

@@ -43,7 +43,8 @@ export type BuiltinName = (typeof builtins)[number];
 export type Ref = readonly [slot: number, byteOffset: number];
 
 const MAGIC = 0x4e42504c;
-const VERSION = 2;
+/** Of the table, and of what a library in the cache holds: NABLA_ABI_VERSION of runtime/abi.h. */
+export const ABI_VERSION = 2;
 
 export interface Command {
   /** Index into the functions given to `createProgram`, or a builtin's name. */
@@ -173,7 +174,7 @@ export function encodeTable({
   numScalars,
   scratchBytes,
 }: Table): Int32Array {
-  const words: number[] = [MAGIC, VERSION, commands.length, phases.length, numBuffers, numScalars, scratchBytes];
+  const words: number[] = [MAGIC, ABI_VERSION, commands.length, phases.length, numBuffers, numScalars, scratchBytes];
   const wide = (value: number) => words.push(Number(BigInt.asIntN(32, BigInt(value))), Math.floor(value / 2 ** 32));
   const buffers = (list: readonly Ref[]): void => {
     words.push(list.length);

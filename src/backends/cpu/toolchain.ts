@@ -25,6 +25,7 @@ import { basename, delimiter, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import koffi from "koffi";
 import { BackendError } from "../../core/errors.ts";
+import { ABI_VERSION } from "./table.ts";
 
 /** A C compiler that failed on a source that should compile. */
 export class CompilerError extends BackendError {
@@ -54,8 +55,6 @@ export const features = {
   dotprod: 2048,
 } as const;
 
-/** Of what a library in the cache holds: another version does not find it (abi.h). */
-const ABI_VERSION = 2;
 const debug = (): number => Number(process.env["NABLA_DEBUG"] ?? 0);
 
 /** The folder of the runtime's C sources: beside this file in `src/` and, copied by the build, in `dist/`. */

@@ -111,14 +111,11 @@ def size_of(folder):
     print(f"{folder.name}: {sum(f.stat().st_size for f in folder.iterdir()) / 1024:.0f} KiB")
 
 
-def decoder(root, name):
-    kind, fields, dtype = DECODERS[name]
-    model = None
+def decisive(name, make, dtype):
+    """A model of `make(seed)` with random weights whose greedy tokens are beyond doubt, and what is expected of it."""
     for seed in range(200):
-        config = AutoConfig.for_model(kind, **fields)
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
-        randomise(model, seed, dtype)
+        model = randomise(make(), seed, dtype)
         g = torch.Generator().manual_seed(seed)
         prompt = torch.randint(3, VOCABULARY, (1, PROMPT), generator=g)
         tokens = greedy(model, prompt)
@@ -129,11 +126,18 @@ def decoder(root, name):
     ids = torch.randint(0, VOCABULARY, (2, 20), generator=g)
     with torch.no_grad():
         logits = model(ids, use_cache=False).logits
+    return model, {"seed": seed, "ids": record(ids), "logits": record(logits), "prompt": prompt[0].tolist(), "greedy": tokens}
+
+
+def decoder(root, name):
+    kind, fields, dtype = DECODERS[name]
+    # a new configuration each time: a model may change what it is given
+    make = lambda: AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **fields), attn_implementation="eager", dtype=torch.float32)
+    model, expected = decisive(name, make, dtype)
     folder = root / name
     checkpoint(folder, model, dtype, **({"max_shard_size": "20KB"} if name == "mistral" else {}))
     if name in ("llama", "llama3", "gemma2", "gemma3"):
         modern_to_old(folder, **{k: v for k, v in fields.items() if k.startswith(("rope_", "sliding_"))})
-    expected = {"seed": seed, "ids": record(ids), "logits": record(logits), "prompt": prompt[0].tolist(), "greedy": tokens}
     if name == "llama":
         expected["ropes"] = [variant(folder, *each) for each in ROPES.items()]
     save(folder / "expected.json", expected)
@@ -145,20 +149,8 @@ def seeing(root, name):
     text = dict(vocab_size=VOCABULARY, hidden_size=16, intermediate_size=24, num_hidden_layers=6, head_dim=4, query_pre_attn_scalar=12, sliding_window=4)
     vision = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4)
     config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, eos_token_id=[2])
-    for seed in range(200):
-        torch.manual_seed(seed)
-        model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager", dtype=torch.float32)
-        randomise(model, seed, torch.bfloat16)
-        g = torch.Generator().manual_seed(seed)
-        prompt = torch.randint(3, VOCABULARY, (1, PROMPT), generator=g)
-        tokens = greedy(model, prompt)
-        if tokens is not None and len(set(tokens)) >= 8:
-            break
-    else:
-        raise RuntimeError(f"{name}: no seed of 200 keeps the two likeliest tokens apart")
-    ids = torch.randint(0, VOCABULARY, (2, 20), generator=g)
-    with torch.no_grad():
-        logits = model(ids, use_cache=False).logits
+    make = lambda: AutoModelForImageTextToText.from_config(config, attn_implementation="eager", dtype=torch.float32)
+    model, expected = decisive(name, make, torch.bfloat16)
     folder = root / name
     checkpoint(folder, model, torch.bfloat16)
     path = folder / "config.json"
@@ -167,7 +159,7 @@ def seeing(root, name):
     default = transformers.Gemma3TextConfig().to_dict()
     written["text_config"] = {k: v for k, v in written["text_config"].items() if k == "model_type" or (k != "layer_types" and v != default.get(k))}
     path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
-    save(folder / "expected.json", {"seed": seed, "ids": record(ids), "logits": record(logits), "prompt": prompt[0].tolist(), "greedy": tokens})
+    save(folder / "expected.json", expected)
     size_of(folder)
 
 
