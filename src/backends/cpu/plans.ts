@@ -385,6 +385,6 @@ export function planBlockLinear(desc: {
       params: [M, N, K, bits],
     },
     temporaries: [2 * BLOCK * blocks, 4 * blocks + slack, bits === 4 ? 4 * blocks : slack],
-    scratchBytes: 4 * (roundUp(K / BLOCK, 16) + 32),
+    scratchBytes: 8 * 4 * (roundUp(K / BLOCK, 16) + 32), // scales of up to eight rows
   };
 }

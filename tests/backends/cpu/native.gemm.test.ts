@@ -346,6 +346,12 @@ test("bfloat16 and float16 operands, on either side, in every kernel", { skip },
       }
 });
 
+test("one row of A that the first cache can't keep", { skip }, () => {
+  for (const dtype of ["float32", "bfloat16", "float16"] as const)
+    for (const N of [7, 24, 77])
+      for (const K of [4096, 4103]) check(1, N, K, { b: { dtype, strides: [] }, bOrder: "nk", gap: 3 });
+});
+
 /** Both sides bfloat16; with `rounds` the right one is float32 that is rounded as it is read. */
 function checkBfloat16(M: number, N: number, K: number, options: Options = {}): string {
   const half = { dtype: "bfloat16" as const, strides: [] };

@@ -200,6 +200,7 @@ describe("products of few rows", () => {
         [4, 7, 160],
         [9, 70, 288],
         [70, 33, 64],
+        [1, 29, 8224], // several rows of the weight at a time
       ] as const) {
         const bytes = (K * bits) / 8;
         const build: Build = (b) => {

@@ -123,6 +123,19 @@ INLINE void row_of_8(const uint8_t *w, const float *scales, int rows, int64_t K,
   EACH_OF_4(int r = 0; r < rows; r++) out[r * ldo] = hsum(s[r] + u[r]);
 }
 
+/*
+ * Eight rows of the weight by one of x whose codes fill half of the first cache: see gemm.c, STREAM_TOGETHER. Scales are products of both
+ * sides', `lds` floats from a row's to the next.
+ */
+enum { TOGETHER = 8, LONG_ROW = 8192 };
+#define EACH_TOGETHER _Pragma("GCC unroll 8") for (int j = 0; j < TOGETHER; j++)
+static void together_of_8(const uint8_t *w, const float *scales, int64_t lds, int64_t K, const int16_t *x, float *out) {
+  vf s[TOGETHER] = {{0}};
+  for (int64_t b = 0; b < K / BLOCK; b++)
+    EACH_TOGETHER s[j] = fma_(__builtin_convertvector(products(numbers8(w + j * K + b * BLOCK), x + b * BLOCK), vf), splat(scales[j * lds + b]), s[j]);
+  EACH_TOGETHER out[j] = hsum(s[j]);
+}
+
 /* ---- 4 bits: W / 4 blocks a vector of bytes ------------------------------------------------------------------------------ */
 
 typedef uint8_t vb __attribute__((vector_size(4 * W)));
@@ -226,7 +239,13 @@ void k_block_linear(const Cmd *c, int64_t r0, int64_t r1, int tid) {
       case 3: ROWS_OF(3); break;          \
       default: ROWS_OF(4);                \
     }
-  for (int64_t n = r0 * TILE; n < min64(r1 * TILE, N); n++) {
+  int64_t n = r0 * TILE;
+  const int64_t end = min64(r1 * TILE, N), lds = round_up(blocks, W) + W;
+  if (one && K >= LONG_ROW) for (; n + TOGETHER <= end; n += TOGETHER) {
+    for (int64_t j = 0; j < TOGETHER; j++) float_scales((const uint16_t *)c->b[4] + (n + j) * blocks, blocks, xs, scales + j * lds);
+    together_of_8((const uint8_t *)c->b[3] + n * K, scales, lds, K, x, y + n);
+  }
+  for (; n < end; n++) {
     const uint8_t *w = (const uint8_t *)c->b[3] + n * (K * p[3] / 8);
     float_scales((const uint16_t *)c->b[4] + n * blocks, blocks, one ? xs : 0, scales);
     if (one) row_of_8(w, scales, 1, K, x, 0, y + n, 1);
