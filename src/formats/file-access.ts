@@ -4,6 +4,7 @@
  */
 import { type FileHandle, open } from "node:fs/promises";
 import { FileError, fileError } from "../data/files.ts";
+import { longestView, type MappedFile, mapFile } from "./mapping.ts";
 import type { RandomAccess } from "./random-access.ts";
 
 const pieceBytes = 1 << 30; // below every system's limit of one read
@@ -25,14 +26,25 @@ async function withHandle<T>(path: string, use: (handle: FileHandle) => Promise<
 export async function fileAccess(path: string): Promise<RandomAccess> {
   const first = await withHandle(path, (handle) => handle.stat());
   if (!first.isFile()) throw new FileError(`can't read ${path}: it is not a regular file; name a file`, "EINVAL", path);
+  const unchanged = <T>(use: (handle: FileHandle) => Promise<T>): Promise<T> =>
+    withHandle(path, async (handle) => {
+      const now = await handle.stat();
+      if (now.ino !== first.ino || now.size !== first.size || now.mtimeMs !== first.mtimeMs)
+        throw new FileError(`can't read ${path}: it changed since it was opened; read it again`, "ESTALE", path);
+      return use(handle);
+    });
+  let mapping: Promise<MappedFile | null> | undefined;
   return {
     size: first.size,
     name: path,
+    mapped: (offset, length) =>
+      unchanged(async () => {
+        mapping ??= mapFile(path);
+        const file = length > 0 && length <= longestView ? await mapping : null;
+        return file && file.size === first.size ? file.view(offset, length) : null;
+      }),
     read: (offset, length) =>
-      withHandle(path, async (handle) => {
-        const now = await handle.stat();
-        if (now.ino !== first.ino || now.size !== first.size || now.mtimeMs !== first.mtimeMs)
-          throw new FileError(`can't read ${path}: it changed since it was opened; read it again`, "ESTALE", path);
+      unchanged(async (handle) => {
         const out = new Uint8Array(length);
         for (let at = 0; at < length; ) {
           const { bytesRead } = await handle.read(out, at, Math.min(length - at, pieceBytes), offset + at);

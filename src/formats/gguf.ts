@@ -98,6 +98,8 @@ export interface GgufTensor {
   readonly byteLength: number;
   /** Its bytes as they are stored. */
   read(): Promise<Uint8Array>;
+  /** The same, where the file can be mapped in a buffer of their own that takes memory only where it is used; null where it can't. */
+  mapped(): Promise<Uint8Array<ArrayBuffer> | null>;
   /** Its elements as float32, in row-major order; blocks are dequantised as ggml does. */
   float32(): Promise<Float32Array<ArrayBuffer>>;
 }
@@ -333,6 +335,7 @@ function tensorOf(
     offset: at,
     byteLength,
     read,
+    mapped: () => source.mapped(at, byteLength),
     float32: async () => dequantize(type, await read(), sizeOf(shape)),
   };
 }

@@ -1,6 +1,7 @@
 /** State dicts from GGUF, PyTorch's and NumPy's files: every tensor of a file on a device, by its name. */
 import { dtypes, isDType } from "../core/dtype.ts";
 import { DTypeError } from "../core/errors.ts";
+import { foreignOf } from "../core/foreign.ts";
 import { sizeOf } from "../core/shape.ts";
 import type { StateDict } from "../nn/index.ts";
 import { fromRaw, type Tensor } from "../tensor/index.ts";
@@ -13,6 +14,13 @@ import { readTorch } from "./torch-file.ts";
 
 /** Copies of bytes that are views of what was given in memory, so that the tensor does not share it. */
 const copied = (bytes: Uint8Array): ArrayBuffer => bytes.slice().buffer as ArrayBuffer;
+
+/** Bytes that nobody else writes to: of a mapped file where they are aligned for elements of `each` bytes there, else a copy. */
+async function ownBytes(stored: StoredTensor, each: number): Promise<ArrayBuffer> {
+  const mapped = await stored.mapped?.();
+  const address = mapped && foreignOf(mapped.buffer)?.address;
+  return mapped && address && address % each === 0 ? mapped.buffer : copied(await stored.read());
+}
 
 /** int64 elements as int32. Throws DTypeError where one does not fit. */
 function narrowed(where: string, bytes: Uint8Array): Int32Array {
@@ -42,10 +50,10 @@ export async function storedTensor(where: string, stored: StoredTensor, options:
   const given = { owned: true, ...options };
   if (dtype === "int64") return fromRaw(narrowed(where, await stored.read()), "int32", shape, given);
   if (!isDType(dtype)) throw new DTypeError(`${where} is of ${dtype}, which tensors here can't hold; convert it first`);
-  const bytes = await stored.read();
-  if (dtype === "bool" && bytes.some((b) => b > 1))
-    throw new DTypeError(`${where} is of bool, but holds ${bytes.find((b) => b > 1)}; only 0 and 1 are bool`);
-  return fromRaw(new dtypes[dtype].array(copied(bytes)), dtype, shape, given);
+  const bytes = await ownBytes(stored, dtypes[dtype].bytes);
+  const above = dtype === "bool" ? new Uint8Array(bytes).find((b) => b > 1) : undefined;
+  if (above !== undefined) throw new DTypeError(`${where} is of bool, but holds ${above}; only 0 and 1 are bool`);
+  return fromRaw(new dtypes[dtype].array(bytes), dtype, shape, given);
 }
 
 /** Of tensors that are one in the file one tensor is made. */
@@ -70,7 +78,8 @@ const floats: Readonly<Record<string, StoredDType>> = { f32: "float32", f16: "fl
 
 function storedGguf(tensor: GgufTensor): StoredTensor {
   const { type, shape, byteLength } = tensor;
-  if (type in floats) return { dtype: floats[type], shape, byteLength, read: tensor.read };
+  if (type in floats)
+    return { dtype: floats[type], shape, byteLength, read: () => tensor.read(), mapped: () => tensor.mapped() };
   const read = async (): Promise<Uint8Array> => new Uint8Array((await tensor.float32()).buffer);
   return { dtype: "float32", shape, byteLength: 4 * sizeOf(shape), read };
 }

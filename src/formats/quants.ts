@@ -300,17 +300,18 @@ export function quantize(type: GgufType, values: Float32Array): Uint8Array<Array
 
 /**
  * Blocks of q8_0 or q4_0 taken apart: the codes of all, 32 or 16 bytes each, and their scales as half-precision bits. Nothing is
- * converted.
+ * converted. `room` of as many bytes is written to, if it is given, instead of new memory.
  */
 export function splitBlocks(
   type: "q8_0" | "q4_0",
   bytes: Uint8Array,
+  room?: ArrayBuffer,
 ): { codes: Uint8Array<ArrayBuffer>; scales: Uint16Array<ArrayBuffer> } {
   const size = blockTypes[type].bytes;
   const each = size - 2;
   const blocks = bytes.length / size;
-  const codes = new Uint8Array(blocks * each);
-  const scales = new Uint16Array(blocks);
+  const scales = room ? new Uint16Array(room, 0, blocks) : new Uint16Array(blocks);
+  const codes = room ? new Uint8Array(room, 2 * blocks, blocks * each) : new Uint8Array(blocks * each);
   for (let b = 0, at = 0, to = 0; b < blocks; b++, at += size, to += each) {
     scales[b] = u16At(bytes, at);
     for (let j = 0; j < each; j++) codes[to + j] = bytes[at + 2 + j];

@@ -14,6 +14,11 @@ export interface RandomAccess {
   readonly name?: string;
   /** `length` bytes from `offset`; only asked for what lies inside. The bytes are not written to by the reader. */
   read(offset: number, length: number): Promise<Uint8Array>;
+  /**
+   * The same bytes where they lie, in a buffer of their own, as mapping.ts maps them: memory of a page is taken when it is used. Null where
+   * they can't be had so.
+   */
+  mapped?(offset: number, length: number): Promise<Uint8Array<ArrayBuffer> | null>;
 }
 
 /**
@@ -29,6 +34,8 @@ export interface OpenedSource {
   /** All of it, where it is in memory. */
   readonly bytes: Uint8Array | null;
   read(offset: number, length: number): Promise<Uint8Array>;
+  /** See RandomAccess. */
+  mapped(offset: number, length: number): Promise<Uint8Array<ArrayBuffer> | null>;
 }
 
 /** Bytes as a plain Uint8Array: slice() of Node's Buffer does not copy. */
@@ -38,7 +45,7 @@ const plain = (bytes: Uint8Array): Uint8Array =>
 function bytesSource(given: Uint8Array, name: string): OpenedSource {
   const bytes = plain(given);
   const read = async (offset: number, length: number) => bytes.subarray(offset, offset + length);
-  return { name, size: bytes.length, bytes, read };
+  return { name, size: bytes.length, bytes, read, mapped: async () => null };
 }
 
 /** Opens a source; `fallback` names what has no name. Throws FileError where a path or an address can't be read. */
@@ -63,6 +70,7 @@ export async function openAccess(source: FormatSource, fallback: string): Promis
         throw new FormatError(name, offset, `asked for ${length} bytes, got ${bytes.length}; the file has changed`);
       return plain(bytes);
     },
+    mapped: async (offset, length) => (await access.mapped?.(offset, length)) ?? null,
   };
 }
 

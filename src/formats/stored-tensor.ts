@@ -14,6 +14,8 @@ export interface StoredTensor {
   readonly byteLength: number;
   /** The elements in row-major order, contiguous, little-endian. Throws FormatError, or FileError where a file can't be read. */
   read(): Promise<Uint8Array>;
+  /** The same as they lie in a mapped file, in a buffer of their own; null where they don't. */
+  mapped?(): Promise<Uint8Array<ArrayBuffer> | null>;
 }
 
 /** Bytes of one element. */

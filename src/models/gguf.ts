@@ -4,6 +4,7 @@
  * transformers' checkpoints: Llama's heads turn neighbouring features instead of halves, and Gemma's norms include the 1.
  */
 import { basename } from "../data/path.ts";
+import { backendOf, defaultDevice } from "../execution/index.ts";
 import {
   type FormatSource,
   type GgufFile,
@@ -183,21 +184,27 @@ function keyOf(name: string, names: Readonly<Record<string, string>>): string {
 const isKept = ({ type, shape }: GgufTensor): boolean =>
   shape.length === 2 && (type === "q8_0" || type === "q4_0" || Object.hasOwn(storedFormats, type));
 
-/** A stored matrix as it is; codes and scales of q8_0 and q4_0 apart. `owned`: nobody else has the bytes that are read. */
+const isSplit = ({ type }: GgufTensor): boolean => type === "q8_0" || type === "q4_0";
+
+/**
+ * A stored matrix as it is, mapped where that can be; codes and scales of q8_0 and q4_0 apart, which takes `room`. `owned`: nobody else has
+ * the bytes that are read.
+ */
 async function readBlocks(
-  { type, shape: [rows], read }: GgufTensor,
+  { type, shape: [rows], read, mapped }: GgufTensor,
+  room: ArrayBuffer,
   options: { readonly device?: string; readonly owned: boolean },
 ): Promise<BlockWeight> {
   if (type === "q8_0" || type === "q4_0") {
-    const { codes, scales } = splitBlocks(type, await read());
-    const given = { ...options, owned: true };
+    const { codes, scales } = splitBlocks(type, await read(), room);
+    const given = { ...options, owned: false };
     return {
       format: type,
       codes: fromRaw(codes, "uint8", [rows, codes.length / rows], given),
       scales: fromRaw(scales, "float16", [rows, scales.length / rows], given),
     };
   }
-  const blocks = await read();
+  const blocks = (await mapped()) ?? (await read());
   const codes = fromRaw(blocks, "uint8", [rows, blocks.length / rows], options);
   return { format: type as BlockFormat, codes, scales: null };
 }
@@ -241,8 +248,11 @@ export async function readGgufModel(source: FormatSource, options: GgufModelOpti
   const kept = new Set(keepQuantized ? [...file.tensors.values()].filter(isKept) : []);
   const owned = typeof source === "string" || source instanceof URL; // other sources may be read from memory
   const blocks: Record<string, BlockWeight> = {};
+  // opened, so that what is read goes to the device at once and not when it is first used
+  if (kept.size > 0) await backendOf(where.device ?? defaultDevice());
+  const room = new ArrayBuffer(Math.max(0, ...[...kept].filter(isSplit).map((tensor) => tensor.byteLength)));
   for (const tensor of kept) {
-    const { format, codes, scales } = await readBlocks(tensor, { ...where, owned });
+    const { format, codes, scales } = await readBlocks(tensor, room, { ...where, owned });
     blocks[keyOf(tensor.name, names)] = {
       format,
       codes: ordered(tensor.name, codes),

@@ -258,9 +258,11 @@ function keepBlocks(
       throw new PretrainedError(
         `${source}: the tensors do not fit the configuration. "${key}" has shape [${found}], the model's is [${expected}]`,
       );
-    if (block.scales) out[`${key}.scales`] = block.scales;
     const replacement =
       layer instanceof Linear ? new BlockLinear(block, dtype, layer.bias) : new BlockEmbedding(block, dtype);
+    // the layer's own, which it need not be given again
+    out[key] = replacement.codes;
+    if (replacement.scales) out[`${key}.scales`] = replacement.scales;
     (modules.get(parent ?? "") as Module).replaceChild(name, replacement);
     forget(layer.weight); // or its first values would be computed
   }

@@ -231,6 +231,7 @@ export function write<T extends Tensor>(operation: string, x: T, value: Node): T
 
 /** Gives a state new contents that are already in memory of their own, without a copy: for loading weights. */
 export function setData(x: Tensor, source: Tensor): void {
+  if (source.node === x.node) return; // it has them
   if (!x.isState) {
     x.node = source.node;
     return;

@@ -1,6 +1,6 @@
 /** Safetensors that are mapped instead of read: the same values, no copy, and nothing that is written to them reaches the file. */
 import assert from "node:assert/strict";
-import { mkdtemp, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { appendFile, mkdtemp, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, type TestContext, test } from "node:test";
@@ -10,7 +10,15 @@ import { openCpuBackend } from "../../src/backends/cpu/index.ts";
 import type { Memory } from "../../src/backends/cpu/memory.ts";
 import { foreignOf } from "../../src/core/foreign.ts";
 import { setDevice } from "../../src/execution/index.ts";
-import { formatSafetensors, load, readSafetensors, SafetensorsError } from "../../src/formats/index.ts";
+import {
+  formatGguf,
+  formatSafetensors,
+  load,
+  loadGguf,
+  readGguf,
+  readSafetensors,
+  SafetensorsError,
+} from "../../src/formats/index.ts";
 import { Linear } from "../../src/nn/index.ts";
 import { backendsUnderTest } from "../support/backends.ts";
 import { whyNoCpu } from "../support/cpu.ts";
@@ -48,6 +56,21 @@ function shifted(bytes: Uint8Array, by: number): Uint8Array {
   out.set(bytes.subarray(8 + length), 8 + length + by);
   new DataView(out.buffer).setBigUint64(0, BigInt(length + by), true);
   return out;
+}
+
+/** A GGUF file without metadata whose tensor begins at an odd byte. */
+function unalignedGguf(bytes: Uint8Array): Uint8Array {
+  const text = (value: string): Buffer => Buffer.concat([u64(value.length), Buffer.from(value)]);
+  const u64 = (value: number): Buffer => Buffer.from(BigUint64Array.of(BigInt(value)).buffer);
+  const u32 = (value: number): Buffer => Buffer.from(Uint32Array.of(value).buffer);
+  const head = Buffer.concat([
+    ...[Buffer.from(bytes.subarray(0, 8)), u64(1), u64(2)],
+    ...[text("general.alignment"), u32(4), u32(1)], // uint32
+    ...[text("byte"), u32(0), Buffer.of(7)], // uint8
+    ...[text("a"), u32(2), u64(columns), u64(rows), u32(0), u64(0)], // f32, at 0
+  ]);
+  assert.equal(head.length % 2, 1);
+  return Buffer.concat([head, Buffer.from(a.buffer)]);
 }
 
 // who has no mmap, or asks for none, reads: then there is nothing mapped to look at
@@ -88,6 +111,28 @@ test("elements that are not aligned in the file are copied, the others are not",
     const loaded = await load(await written(shifted(file, by)), { device: "reference" });
     assert.deepEqual([...(await loaded["a"].data())].slice(0, 5), [...a].slice(0, 5));
   }
+});
+
+test("floating tensors of a GGUF file are mapped, and copied where they are not aligned", async () => {
+  const values = { type: "f32", shape: [rows, columns], data: a } as const;
+  const bytes = formatGguf({ metadata: {}, tensors: { a: values } });
+  const path = await written(bytes);
+  const tensor = (await readGguf(path)).tensors.get("a")!;
+  const mapped = await tensor.mapped();
+  assert.equal(mapped !== null, maps);
+  if (mapped) {
+    assert.deepEqual(Buffer.from(mapped), Buffer.from(await tensor.read()));
+    assert.equal(foreignOf(mapped.buffer) !== null, true);
+    mapped.fill(0xff);
+    assert.deepEqual(await readFile(path), Buffer.from(bytes));
+  }
+  assert.equal(await (await readGguf(bytes)).tensors.get("a")!.mapped(), null, "what is in memory is not mapped");
+  for (const file of [path, await written(unalignedGguf(bytes))]) {
+    const { a: loaded } = await loadGguf(file, { device: "reference" });
+    assert.deepEqual((await loaded.data()).subarray(0, 100), a.subarray(0, 100));
+  }
+  await appendFile(path, "x");
+  await assert.rejects(tensor.mapped(), /changed since it was opened/);
 });
 
 test("what is written to the bytes does not reach the file", async () => {

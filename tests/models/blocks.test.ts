@@ -1,6 +1,10 @@
 /** GGUF files whose matrices stay in their blocks, on every device present: the model is that of the floating weights. */
 import assert from "node:assert/strict";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, test } from "node:test";
+import type { Memory } from "../../src/backends/cpu/memory.ts";
 import { dtypes } from "../../src/core/dtype.ts";
 import { programCounts, setDevice } from "../../src/execution/index.ts";
 import { applyLora } from "../../src/finetune/index.ts";
@@ -12,6 +16,7 @@ import {
   type BlockFormat,
   BlockLinear,
   type CausalLM,
+  fromPretrained,
   modelFrom,
   readGgufModel,
 } from "../../src/models/index.ts";
@@ -20,7 +25,7 @@ import { AdamW } from "../../src/optim/index.ts";
 import { fromRaw, manualSeed, noGrad, type Tensor, tensor } from "../../src/tensor/index.ts";
 import { bytesOf, fixture, floatsOf } from "../formats/files.ts";
 import { backendsUnderTest, isBrief } from "../support/backends.ts";
-import { nativeDevice } from "../support/cpu.ts";
+import { nativeDevice, whyNoCpu } from "../support/cpu.ts";
 import { assertClose } from "../support/fixtures.ts";
 
 type Sizes = readonly [width: number, inner: number];
@@ -305,4 +310,33 @@ test("decoding makes as many programs for 8 tokens as for 150", async () => {
     return programCounts(device).made;
   };
   assert.equal(await made(8), await made(150));
+});
+
+const maps = process.platform === "linux" && process.env["NABLA_MMAP"] !== "0";
+test("weights in blocks are on the device once: those of a mapped file where they lie in it", async (t) => {
+  const why = (await whyNoCpu()) || (maps ? false : "needs /proc/self/maps, to see where a file lies");
+  if (why) return t.skip(why);
+  setDevice("cpu");
+  const folder = await mkdtemp(join(tmpdir(), "nabla-blocks-"));
+  try {
+    for (const type of ["q4_k", "q8_0"] as const) {
+      const path = join(folder, `${type}.gguf`);
+      await writeFile(path, ggufOf(type, false, [768, 1024]));
+      const model = await fromPretrained(path, { keepQuantized: true, tokenizer: null });
+      const ranges = (await readFile("/proc/self/maps", "utf8"))
+        .split("\n")
+        .filter((line) => line.includes(path))
+        .map((line) => line.split(/[- ]/, 2).map((x) => Number.parseInt(x, 16)));
+      for (const [name, layer] of model.namedModules()) {
+        // rows of queries and keys are put in another order first
+        if (!(layer instanceof BlockLinear) || /[qk]_proj$/.test(name)) continue;
+        const memory = layer.codes.node.storage?.memory as Memory | null | undefined;
+        assert.ok(memory, `${type}, ${name}: nothing is left to be computed`);
+        const inFile = ranges.some(([start, end]) => memory.pointer >= start && memory.pointer < end);
+        assert.equal(inFile, type === "q4_k", `${type}, ${name}`);
+      }
+    }
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
 });
