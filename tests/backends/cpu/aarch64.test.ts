@@ -223,6 +223,7 @@ const bodies: Record<string, (begin: Begin) => Promise<void>> = {
       [65, 17, 33],
       [128, 1, 64],
       [40, 520, 1],
+      [1, 4101, 10],
     ];
     const leaves = shapes.flatMap(([m, k, n]) => [randn([m, k]), randn([n, k])]);
     const batched = [randn([5, 20, 30]), randn([5, 30, 24]), randn([2, 3, 17, 40]), randn([40, 50])];
@@ -274,6 +275,25 @@ const bodies: Record<string, (begin: Begin) => Promise<void>> = {
     };
     const seen = [wide, brain, half].flatMap((memory) => [over(q, memory), over(q5, memory)]);
     await read([...products, new Tensor(updated), ...seen]);
+  },
+  "one row of x that the first cache can't keep": async (begin) => {
+    const [rows, K] = [11, 8192];
+    const bytes = (columns: number) => randint(0, 0x30, [rows, columns]).to({ dtype: "uint8" });
+    const inputs = [
+      randn([1, K]),
+      bytes(K),
+      bytes(K / 2),
+      randn([rows, K / 32])
+        .mul(0.01)
+        .half(),
+    ];
+    const [x, c8, c4, s, k, q5] = await ready(begin, ...inputs, bytes((K / 256) * 144), bytes((K / 32) * 22));
+    await read([
+      new Tensor(blockLinear(x.node, c8.node, s.node, { bits: 8 })),
+      new Tensor(blockLinear(x.node, c4.node, s.node, { bits: 4 })),
+      new Tensor(storedLinear(x.node, k.node, { format: "q4_k" })),
+      new Tensor(storedLinear(x.node, q5.node, { format: "q5_0" })),
+    ]);
   },
   "weights in a file's blocks": async (begin) => {
     const formats = Object.entries(storedFormats) as [StoredFormat, { elements: number; bytes: number }][];

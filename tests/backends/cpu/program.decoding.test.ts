@@ -229,6 +229,7 @@ describe("products of few rows", () => {
         [9, 70, 2],
         [17, 64, 2],
         [70, 33, 3],
+        [1, 21, 8192 / elements + 1], // several rows of the weight at a time
       ] as const) {
         const K = elements * blocks;
         const build: Build = (b) => {

@@ -173,37 +173,49 @@ INLINE vi halves(vb first, vb second, const int8_t *x) { return sum_of_pairs(pai
 #define PLACE(j) (j * 16)
 #endif
 
-/* As row_of_8; `blocks` of x are whole groups, of the weight `own`. W blocks at a time, whose scales are one vector. */
-INLINE void row_of_4(const uint8_t *w, const float *scales, int rows, int64_t own, const int8_t *x, const float *xs, const float *offsets, float *out, int64_t ldo) {
-  const int64_t blocks = round_up(own, GROUP);
-  uint8_t last[16 * W] __attribute__((aligned(64))) = {0};
+/* x by `rows` rows, K filled up to `blocks`, which are whole groups. */
+typedef struct { const int8_t *codes; const float *scales, *offsets; int64_t blocks; } Bytes;
+typedef struct { vf s[ROWS], u[ROWS]; } Sums;
+
+/* W blocks of a row of the weight from b on, whose scales are one vector, by `rows` rows of x, added to `to`. */
+INLINE void blocks_of_4(const uint8_t *from, vf own, int rows, const Bytes *x, int64_t b, Sums *to) {
   const vb low = (uint8_t)15 - (vb){0};
-  vf s[ROWS] = {{0}}, u[ROWS] = {{0}};
-  for (int64_t b = 0; b < own; b += W) {
-    const uint8_t *from = w + b * 16;
-    if (b + W > own) from = memcpy(last, from, (own - b) * 16);
-    const vf own_scales = LOAD(scales + b);
-    vf scale[ROWS];
-    EACH_OF_4(int r = 0; r < rows; r++) {
-      scale[r] = own_scales * LOAD(xs + r * blocks + b);
-      u[r] = fma_(scale[r], LOAD(offsets + r * blocks + b), u[r]);
-    }
-#define ADD(to, j)                                                                                                            \
+  vf scale[ROWS];
+  EACH_OF_4(int r = 0; r < rows; r++) {
+    scale[r] = own * LOAD(x->scales + r * x->blocks + b);
+    to->u[r] = fma_(scale[r], LOAD(x->offsets + r * x->blocks + b), to->u[r]);
+  }
+#define ADD(sums, j)                                                                                                          \
   {                                                                                                                           \
     const vb v = (vb)*(const vb_u *)(from + j * 4 * W), first = v & low, second = (vb)((u16s)v >> 4) & low;                     \
     EACH_OF_4(int r = 0; r < rows; r++) {                                                                                     \
-      const int8_t *at = x + (r * blocks + b) * 2 * BLOCK + PLACE(j);                                                         \
+      const int8_t *at = x->codes + (r * x->blocks + b) * 2 * BLOCK + PLACE(j);                                               \
       const vi t = (halves(first, second, at) << 8) + halves(first, second, at + 128);                                        \
-      to[r] = fma_(__builtin_convertvector(t, vf), FOURFOLD(scale[r], j), to[r]);                                             \
+      sums[r] = fma_(__builtin_convertvector(t, vf), FOURFOLD(scale[r], j), sums[r]);                                         \
     }                                                                                                                         \
   }
-    ADD(s, 0)
-    ADD(s, 1)
-    ADD(s, 2)
-    ADD(u, 3)
+  ADD(to->s, 0)
+  ADD(to->s, 1)
+  ADD(to->s, 2)
+  ADD(to->u, 3)
 #undef ADD
-  }
-  EACH_OF_4(int r = 0; r < rows; r++) out[r * ldo] = hsum(s[r] + u[r]);
+}
+
+/*
+ * `count` neighbouring rows of the weight (of `own` blocks, their scales lds apart) by `rows` rows of x, to out[j + r * ldo]. One of the two
+ * is 1.
+ */
+INLINE void rows_of_4(const uint8_t *w, const float *scales, int64_t lds, int count, int rows, int64_t own, Bytes x, float *out, int64_t ldo) {
+  uint8_t last[16 * W] __attribute__((aligned(64))) = {0};
+  Sums sums[TOGETHER];
+  for (int j = 0; j < count; j++) sums[j] = (Sums){{{0}}};
+  for (int64_t b = 0; b < own; b += W)
+    for (int j = 0; j < count; j++) {
+      const uint8_t *from = w + (j * own + b) * 16;
+      if (b + W > own) from = memcpy(last, from, (own - b) * 16);
+      blocks_of_4(from, LOAD(scales + j * lds + b), rows, &x, b, &sums[j]);
+    }
+  for (int j = 0; j < count; j++) EACH_OF_4(int r = 0; r < rows; r++) out[j + r * ldo] = hsum(sums[j].s[r] + sums[j].u[r]);
 }
 
 /* Half-precision scales of a row as floats, times `by` where there is one, and zeros behind them. */
@@ -222,15 +234,16 @@ INLINE void float_scales(const uint16_t *s, int64_t n, const float *by, float *t
  * block_linear: b = [x's codes, x's scales, x's offsets, codes, scales, y [M, N]]; params: M, N, K, bits; a row is 64 rows of the weight.
  */
 void k_block_linear(const Cmd *c, int64_t r0, int64_t r1, int tid) {
-  const int64_t *p = c->p, M = p[0], N = p[1], K = p[2], blocks = K / BLOCK, groups = round_up(blocks, GROUP);
+  const int64_t *p = c->p, M = p[0], N = p[1], K = p[2], blocks = K / BLOCK, groups = round_up(blocks, GROUP), bytes = K * p[3] / 8;
+  const uint8_t *weight = (const uint8_t *)c->b[3];
   const int16_t *x = (const int16_t *)c->b[0];
-  const int8_t *bytes = (const int8_t *)c->b[0];
-  const float *xs = (const float *)c->b[1];
-  const float *offsets = (const float *)c->b[2];
+  const float *xs = (const float *)c->b[1], *offsets = (const float *)c->b[2];
   float *y = (float *)c->b[5], *scales = (float *)c->run->scratch[tid];
-  const int one = M == 1 && p[3] == 8;
+  const int one = M == 1 && p[3] == 8, together = M == 1 && K >= LONG_ROW;
+  const int64_t end = min64(r1 * TILE, N), lds = round_up(blocks, W) + W;
 #define ROWS_OF_8(rows) row_of_8(w, scales, rows, K, x + m * K, xs + m * blocks, y + m * N + n, N)
-#define ROWS_OF_4(rows) row_of_4(w, scales, rows, blocks, bytes + m * groups * 2 * BLOCK, xs + m * groups, offsets + m * groups, y + m * N + n, N)
+#define BYTES(m) ((Bytes){(const int8_t *)c->b[0] + (m) * groups * 2 * BLOCK, xs + (m) * groups, offsets + (m) * groups, groups})
+#define ROWS_OF_4(rows) rows_of_4(w, scales, lds, 1, rows, blocks, BYTES(m), y + m * N + n, N)
 #define EVERY_ROW(ROWS_OF)                \
   for (int64_t m = 0; m < M; m += ROWS)   \
     switch (min64(ROWS, M - m)) {         \
@@ -239,17 +252,15 @@ void k_block_linear(const Cmd *c, int64_t r0, int64_t r1, int tid) {
       case 3: ROWS_OF(3); break;          \
       default: ROWS_OF(4);                \
     }
-  int64_t n = r0 * TILE;
-  const int64_t end = min64(r1 * TILE, N), lds = round_up(blocks, W) + W;
-  if (one && K >= LONG_ROW) for (; n + TOGETHER <= end; n += TOGETHER) {
-    for (int64_t j = 0; j < TOGETHER; j++) float_scales((const uint16_t *)c->b[4] + (n + j) * blocks, blocks, xs, scales + j * lds);
-    together_of_8((const uint8_t *)c->b[3] + n * K, scales, lds, K, x, y + n);
-  }
-  for (; n < end; n++) {
-    const uint8_t *w = (const uint8_t *)c->b[3] + n * (K * p[3] / 8);
-    float_scales((const uint16_t *)c->b[4] + n * blocks, blocks, one ? xs : 0, scales);
-    if (one) row_of_8(w, scales, 1, K, x, 0, y + n, 1);
+  for (int64_t n = r0 * TILE; n < end;) {
+    const int count = together && n + TOGETHER <= end ? TOGETHER : 1;
+    const uint8_t *w = weight + n * bytes;
+    for (int j = 0; j < count; j++) float_scales((const uint16_t *)c->b[4] + (n + j) * blocks, blocks, one ? xs : 0, scales + j * lds);
+    if (count > 1 && one) together_of_8(w, scales, lds, K, x, y + n);
+    else if (count > 1) rows_of_4(w, scales, lds, TOGETHER, 1, blocks, BYTES(0), y + n, N);
+    else if (one) row_of_8(w, scales, 1, K, x, 0, y + n, 1);
     else if (p[3] == 8) EVERY_ROW(ROWS_OF_8)
     else EVERY_ROW(ROWS_OF_4)
+    n += count;
   }
 }

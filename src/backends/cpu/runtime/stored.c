@@ -8,8 +8,8 @@
 #include "stored.h"
 #include <math.h>
 
-/* A row of the command is TILE rows of the weight (plans.ts). */
-enum { TILE = 64, ROWS = 4 };
+/* A row of the command is TILE rows of the weight (plans.ts); TOGETHER and LONG_ROW as in blocks.c. */
+enum { TILE = 64, ROWS = 4, TOGETHER = 8, LONG_ROW = 8192 };
 
 /*
  * x by blocks of U (32 or 256) numbers, x = scale (256 high + low): codes, 2 U bytes a block, first all high ones; then
@@ -144,34 +144,42 @@ INLINE vn products_of(const Scales *small, const int32_t *sums) {
 
 typedef struct { const int8_t *codes; const float *scales; const int32_t *sums; int64_t blocks; } Integers;
 
-/* One row of the weight by `rows` rows of x, in blocks of 256; sums to out[r * ldo]. */
-INLINE void row_of_k(int format, int rows, const uint8_t *w, Integers x, float *out, int64_t ldo) {
+/* Block b of a row of the weight, 256 numbers, by `rows` rows of x, added to s. */
+INLINE void block_of_k(int format, int rows, const uint8_t *w, Integers x, int64_t b, vx *s) {
   const int is_6 = format == FORMAT_Q6_K;
-  vx s[ROWS] = {{0}};
-  for (int64_t b = 0; b < x.blocks; b++, w += block_bytes(format)) {
-    /* a tenth faster on Zen 4; q5_k and q6_k, of which a block is more memory for the same work, are slower with it */
-    if (format == FORMAT_Q4_K) for (int i = 0; i < 144; i += 64) __builtin_prefetch(w + 1536 + i);
-    const SixBits six = six_bits(w + 4);
-    const Scales scales = is_6 ? scales_of_6(w + 192) : scales_of_4(six.scales), minima = is_6 ? scales : scales_of_4(six.minima);
-    vn high[ROWS] = {{0}}, low[ROWS] = {{0}};
-    EACH_PART (int p = 0; p < 8; p++) {
-      EACH_PIECE (int i = 0; i < PIECES; i++) {
-        const vb codes = codes_of(format, w, p, i);
-        const int8_t *at = x.codes + 512 * b + 32 * p + VB * i;
-        EACH_ROW_OF_X (int r = 0; r < rows; r++, at += 512 * x.blocks) {
-          high[r] = add_scaled(high[r], codes, at, scale_of(&scales, p, i));
-          low[r] = add_scaled(low[r], codes, at + 256, scale_of(&scales, p, i));
-        }
+  /* a tenth faster on Zen 4; q5_k and q6_k, of which a block is more memory for the same work, are slower with it */
+  if (format == FORMAT_Q4_K) for (int i = 0; i < 144; i += 64) __builtin_prefetch(w + 1536 + i);
+  const SixBits six = six_bits(w + 4);
+  const Scales scales = is_6 ? scales_of_6(w + 192) : scales_of_4(six.scales), minima = is_6 ? scales : scales_of_4(six.minima);
+  vn high[ROWS] = {{0}}, low[ROWS] = {{0}};
+  EACH_PART (int p = 0; p < 8; p++) {
+    EACH_PIECE (int i = 0; i < PIECES; i++) {
+      const vb codes = codes_of(format, w, p, i);
+      const int8_t *at = x.codes + 512 * b + 32 * p + VB * i;
+      EACH_ROW_OF_X (int r = 0; r < rows; r++, at += 512 * x.blocks) {
+        high[r] = add_scaled(high[r], codes, at, scale_of(&scales, p, i));
+        low[r] = add_scaled(low[r], codes, at + 256, scale_of(&scales, p, i));
       }
     }
-    const float d = half_at(is_6 ? w + 208 : w), least = is_6 ? d * 32 : half_at(w + 2);
-    EACH_ROW_OF_X (int r = 0; r < rows; r++) {
-      const int64_t at = r * x.blocks + b;
-      s[r] = fma_x(fma_x(float_x(high[r]), splat_x(256), float_x(low[r])), splat_x(d * x.scales[at]), s[r]);
-      s[r] = fma_x(float_x(products_of(&minima, x.sums + 16 * at)), splat_x(-least * x.scales[at]), s[r]);
-    }
   }
-  for (int r = 0; r < rows; r++) out[r * ldo] = sum_x(s[r]);
+  const float d = half_at(is_6 ? w + 208 : w), least = is_6 ? d * 32 : half_at(w + 2);
+  EACH_ROW_OF_X (int r = 0; r < rows; r++) {
+    const int64_t at = r * x.blocks + b;
+    s[r] = fma_x(fma_x(float_x(high[r]), splat_x(256), float_x(low[r])), splat_x(d * x.scales[at]), s[r]);
+    s[r] = fma_x(float_x(products_of(&minima, x.sums + 16 * at)), splat_x(-least * x.scales[at]), s[r]);
+  }
+}
+
+/*
+ * `count` neighbouring rows of the weight by `rows` rows of x, sums to out[j + r * ldo]. One of the two is 1; several rows of the weight
+ * at a time are for one row of x that the first cache can't keep (gemm.c, STREAM_TOGETHER).
+ */
+INLINE void rows_of_k(int format, int count, int rows, const uint8_t *w, Integers x, float *out, int64_t ldo) {
+  vx s[TOGETHER][ROWS];
+  for (int j = 0; j < count; j++) for (int r = 0; r < rows; r++) s[j][r] = (vx){0};
+  for (int64_t b = 0; b < x.blocks; b++)
+    for (int j = 0; j < count; j++) block_of_k(format, rows, w + (j * x.blocks + b) * block_bytes(format), x, b, s[j]);
+  for (int j = 0; j < count; j++) for (int r = 0; r < rows; r++) out[j + r * ldo] = sum_x(s[j][r]);
 }
 
 typedef float f32x4 __attribute__((vector_size(16)));
@@ -188,53 +196,67 @@ INLINE f32x4 scales_of_2(int format, const uint8_t *first, const uint8_t *second
 #endif
 }
 
-/* The same in blocks of 32, two at a time. */
-INLINE void row_of_32(int format, int rows, const uint8_t *w, Integers x, float *out, int64_t ldo) {
+typedef struct { vx s[ROWS][2]; f32x4 rest[ROWS]; } Sums;
+
+/* Blocks b and b + 1 of 32 numbers of a row of the weight, as block_of_k. */
+INLINE void blocks_of_32(int format, int rows, const uint8_t *w, Integers x, int64_t b, Sums *to) {
   const int64_t bytes = block_bytes(format);
-  vx s[ROWS][2] = {{{0}}};
-  f32x4 rest[ROWS] = {{0}};
-  for (int64_t b = 0; b < x.blocks; b += 2, w += 2 * bytes) {
-    const int two = b + 1 < x.blocks;
-    const f32x4 scales = scales_of_2(format, w, two ? w + bytes : w);
-    f32x4 both[ROWS];
+  const int two = b + 1 < x.blocks;
+  const f32x4 scales = scales_of_2(format, w, two ? w + bytes : w);
+  f32x4 both[ROWS];
+  EACH_ROW_OF_X (int r = 0; r < rows; r++) {
+    const float *of = x.scales + 2 * (r * x.blocks + b);
+    both[r] = scales * (two ? (f32x4)*(const f32x4_u *)of : (f32x4){of[0], of[1], 0, 0});
+    to->rest[r] += both[r];
+  }
+  _Pragma("GCC unroll 2") for (int k = 0; k < 2; k++) {
+    if (k > 0 && !two) break;
+    vb codes[PIECES];
+    EACH_PIECE (int i = 0; i < PIECES; i++) codes[i] = codes_of(format, w + k * bytes, 0, i);
     EACH_ROW_OF_X (int r = 0; r < rows; r++) {
-      const float *of = x.scales + 2 * (r * x.blocks + b);
-      both[r] = scales * (two ? (f32x4)*(const f32x4_u *)of : (f32x4){of[0], of[1], 0, 0});
-      rest[r] += both[r];
-    }
-    _Pragma("GCC unroll 2") for (int k = 0; k < 2; k++) {
-      if (k > 0 && !two) break;
-      vb codes[PIECES];
-      EACH_PIECE (int i = 0; i < PIECES; i++) codes[i] = codes_of(format, w + k * bytes, 0, i);
-      EACH_ROW_OF_X (int r = 0; r < rows; r++) {
-        const int8_t *at = x.codes + 64 * (r * x.blocks + b + k);
-        vn sum = {0};
-        EACH_PIECE (int i = 0; i < PIECES; i++) sum = add_scaled(sum, codes[i], at + VB * i, scale_one());
-        sum = sum << 8;
-        EACH_PIECE (int i = 0; i < PIECES; i++) sum = add_scaled(sum, codes[i], at + 32 + VB * i, scale_one());
-        s[r][k] = fma_x(float_x(sum), splat_x(both[r][2 * k]), s[r][k]);
-      }
+      const int8_t *at = x.codes + 64 * (r * x.blocks + b + k);
+      vn sum = {0};
+      EACH_PIECE (int i = 0; i < PIECES; i++) sum = add_scaled(sum, codes[i], at + VB * i, scale_one());
+      sum = sum << 8;
+      EACH_PIECE (int i = 0; i < PIECES; i++) sum = add_scaled(sum, codes[i], at + 32 + VB * i, scale_one());
+      to->s[r][k] = fma_x(float_x(sum), splat_x(both[r][2 * k]), to->s[r][k]);
     }
   }
-  for (int r = 0; r < rows; r++) out[r * ldo] = sum_x(s[r][0] + s[r][1]) + (rest[r][1] + rest[r][3]) * (format == FORMAT_Q5_0 ? -16 : 1);
 }
 
-INLINE void rows_of(int format, int rows, const uint8_t *w, Integers x, float *out, int64_t ldo) {
-  if (is_k(format)) row_of_k(format, rows, w, x, out, ldo); else row_of_32(format, rows, w, x, out, ldo);
+/* As rows_of_k. */
+INLINE void rows_of_32(int format, int count, int rows, const uint8_t *w, Integers x, float *out, int64_t ldo) {
+  Sums sums[TOGETHER];
+  for (int j = 0; j < count; j++) sums[j] = (Sums){{{{0}}}};
+  for (int64_t b = 0; b < x.blocks; b += 2)
+    for (int j = 0; j < count; j++) blocks_of_32(format, rows, w + (j * x.blocks + b) * block_bytes(format), x, b, &sums[j]);
+  for (int j = 0; j < count; j++)
+    for (int r = 0; r < rows; r++) {
+      const Sums *of = &sums[j];
+      out[j + r * ldo] = sum_x(of->s[r][0] + of->s[r][1]) + (of->rest[r][1] + of->rest[r][3]) * (format == FORMAT_Q5_0 ? -16 : 1);
+    }
+}
+
+INLINE void rows_of(int format, int count, int rows, const uint8_t *w, Integers x, float *out, int64_t ldo) {
+  if (is_k(format)) rows_of_k(format, count, rows, w, x, out, ldo); else rows_of_32(format, count, rows, w, x, out, ldo);
 }
 
 INLINE void every_row(int format, const Cmd *c, int64_t r0, int64_t r1) {
-  const int64_t M = c->p[0], N = c->p[1], K = c->p[2], U = block_elements(format), blocks = K / U;
-  const int64_t scales = is_k(format) ? blocks : 2 * blocks;
-  for (int64_t n = r0 * TILE; n < min64(r1 * TILE, N); n++) {
-    const uint8_t *w = (const uint8_t *)c->b[3] + n * blocks * block_bytes(format);
+  const int64_t M = c->p[0], N = c->p[1], K = c->p[2], U = block_elements(format), blocks = K / U, end = min64(r1 * TILE, N);
+  const int64_t scales = is_k(format) ? blocks : 2 * blocks, bytes = blocks * block_bytes(format);
+  const uint8_t *weight = (const uint8_t *)c->b[3];
+  int64_t n = r0 * TILE;
+  if (M == 1 && K >= LONG_ROW) {
+    const Integers x = {(const int8_t *)c->b[0], (const float *)c->b[1], (const int32_t *)c->b[2], blocks};
+    for (; n + TOGETHER <= end; n += TOGETHER) rows_of(format, TOGETHER, 1, weight + n * bytes, x, (float *)c->b[4] + n, N);
+  }
+  for (; n < end; n++)
     for (int64_t m = 0; m < M;) {
       const Integers x = {(const int8_t *)c->b[0] + m * 2 * K, (const float *)c->b[1] + m * scales, (const int32_t *)c->b[2] + m * 16 * blocks, blocks};
       float *y = (float *)c->b[4] + m * N + n;
-      if (M - m >= ROWS) { rows_of(format, ROWS, w, x, y, N); m += ROWS; }
-      else { rows_of(format, 1, w, x, y, N); m++; }
+      if (M - m >= ROWS) { rows_of(format, 1, ROWS, weight + n * bytes, x, y, N); m += ROWS; }
+      else { rows_of(format, 1, 1, weight + n * bytes, x, y, N); m++; }
     }
-  }
 }
 
 /* b = [x's codes, x's scales, x's sums, the weight's blocks, y [M, N]]; params: M, N, K, format. */
