@@ -24,8 +24,14 @@ export interface Unit {
 
 const ALIGNMENT = 64;
 
-/** Units in phases: each after what it needs; among those ready, one that frees memory, else the oldest. */
-export function schedule<U extends Unit>(all: readonly U[]): U[][] {
+/** How early a unit should run that gives back `gain` bytes in all and needs `written` until then: of those that give back something, what needs the least. */
+const urgency = (gain: number, written: number): number => (gain > 0 ? 1 / (1 + written) : gain);
+
+/**
+ * Units in phases: each after what it needs; among those ready, one that frees memory, else the oldest. With `late` a unit that waits for nothing (a
+ * weight that is packed for several products) is run when the first that reads it would be, and such a one counts as ready.
+ */
+export function schedule<U extends Unit>(all: readonly U[], late = false): U[][] {
   const leads = new Set<Unit>(all.flatMap((u) => u.lead));
   const units = all.filter((u) => !leads.has(u));
   const writer = new Map<Buffer, Unit>();
@@ -59,14 +65,19 @@ export function schedule<U extends Unit>(all: readonly U[]): U[][] {
   const readsOf = (u: U): Set<Buffer> =>
     new Set([...u.reads, ...u.lead.flatMap((l) => l.reads)].filter((b) => b.slot < 0));
   for (const u of units) for (const b of readsOf(u)) readers.set(b, (readers.get(b) ?? 0) + 1);
+  const idle = new Set<number>();
+  if (late) needs.forEach((set, i) => void (set.size === 0 && followers[i].length > 0 && idle.add(i)));
   const ready = new Set<number>();
-  waiting.forEach((n, i) => {
-    if (n === 0) ready.add(i);
+  const makeReady = (i: number): void => {
+    if (!idle.has(i) && [...needs[i]].filter((n) => idle.has(n)).length === waiting[i]) ready.add(i);
+  };
+  units.forEach((_, i) => {
+    makeReady(i);
   });
+  const written = (u: U): number => u.writes.reduce((n, b) => (b.slot < 0 ? n + b.bytes : n), 0);
   const gain = (u: U): number => {
-    let bytes = 0;
+    let bytes = -written(u);
     for (const b of readsOf(u)) if (readers.get(b) === 1) bytes += b.bytes;
-    for (const b of u.writes) if (b.slot < 0) bytes -= b.bytes;
     return Math.max(0, bytes);
   };
   const phases: U[][] = [];
@@ -75,37 +86,55 @@ export function schedule<U extends Unit>(all: readonly U[]): U[][] {
     while (phases.length <= phase) phases.push([]);
     phases[phase].push(u);
   };
+  const earliest = (set: ReadonlySet<number>): number => {
+    let phase = 0;
+    for (const n of set) phase = Math.max(phase, phaseOf[n] + 1);
+    return phase;
+  };
+  const run = (i: number, least: number): void => {
+    const u = units[i];
+    let phase = Math.max(least, earliest(needs[i]));
+    for (const l of u.lead) phase = Math.max(phase, earliest(needsOf(l, u)) + 1);
+    for (const l of u.lead) put(l as U, phase - 1);
+    phaseOf[i] = phase;
+    put(u, phase);
+    for (const b of readsOf(u)) readers.set(b, (readers.get(b) as number) - 1);
+    for (const f of followers[i]) {
+      waiting[f]--;
+      makeReady(f);
+    }
+  };
+  const urgencyOf = (u: U): number => (late ? urgency(gain(u), written(u)) : gain(u));
   while (ready.size) {
     let best = -1;
     let most = -1;
     for (const i of ready) {
-      const g = gain(units[i]);
+      const g = urgencyOf(units[i]);
       if (g > most || (g === most && i < best)) {
         best = i;
         most = g;
       }
     }
+    const last = Math.max(0, phases.length - 1);
+    for (const n of needs[best]) if (idle.delete(n)) run(n, Math.max(0, last - 1)); // beside what runs now
     ready.delete(best);
-    const u = units[best];
-    const earliest = (set: ReadonlySet<number>): number => {
-      let phase = 0;
-      for (const n of set) phase = Math.max(phase, phaseOf[n] + 1);
-      return phase;
-    };
-    let phase = Math.max(0, phases.length - 1, earliest(needs[best]));
-    for (const l of u.lead) {
-      const own = earliest(needsOf(l, u));
-      phase = Math.max(phase, own + 1);
-    }
-    for (const l of u.lead) put(l as U, phase - 1);
-    phaseOf[best] = phase;
-    put(u, phase);
-    for (const b of readsOf(u)) readers.set(b, (readers.get(b) as number) - 1);
-    for (const f of followers[best]) if (--waiting[f] === 0) ready.add(f);
+    run(best, last);
   }
   if (phases.reduce((n, p) => n + p.length, 0) !== all.length)
     throw new Error("compiler: the units of a program wait for one another");
   return phases;
+}
+
+/**
+ * The phases of a program that runs on one device in order: cut where that saves memory, and with what waits for nothing run late where that
+ * saves `worth` bytes more.
+ */
+export function arrange<U extends Unit>(all: readonly U[], worth = WORTH_BYTES): U[][] {
+  const usual = relieve(schedule(all), worth);
+  const most = mostAlive(usual);
+  if (most < worth) return usual;
+  const late = relieve(schedule(all, true), worth);
+  return most - mostAlive(late) < worth ? usual : late;
 }
 
 interface Life {
@@ -128,44 +157,57 @@ function lifetimes(phases: readonly (readonly Unit[])[]): Map<Buffer, Life> {
   return life;
 }
 
+/** Bytes of temporaries in each phase. */
+function alive(phases: readonly (readonly Unit[])[], life: ReadonlyMap<Buffer, Life>): number[] {
+  const live = new Array<number>(phases.length).fill(0);
+  for (const [b, { first, last }] of life) for (let i = first; i <= last; i++) live[i] += b.bytes;
+  return live;
+}
+const mostAlive = (phases: readonly (readonly Unit[])[]): number => Math.max(0, ...alive(phases, lifetimes(phases)));
+
 /** Below this many bytes at once, an end of a phase more costs more than the memory is worth. */
 const WORTH_BYTES = 32 * 2 ** 20;
-const MOST_CUTS = 8;
+const MOST_CUTS = 32;
+/** What cuts leave is to be at most this share. */
+const LESS = 63 / 64;
 
 /**
- * Cuts the phase with the most memory in two where some of its units give back what the others would take, again and again
- * while that makes the most less (and it is `worth` bytes). What is returned is in the same order.
+ * Cuts the phase with the most memory in two where some of its units give back what the others would take (and it is `worth` bytes), again and
+ * again: of several that need as much, all must be cut before less is needed. What is returned is in the same order, without cuts that were for nothing.
  */
 export function relieve<U extends Unit>(phases: readonly U[][], worth = WORTH_BYTES): U[][] {
   const all = phases.slice();
-  for (let cuts = 0; cuts < MOST_CUTS; cuts++) {
+  let [best, least] = [all.slice(), Number.POSITIVE_INFINITY];
+  for (let cuts = 0; cuts <= MOST_CUTS; cuts++) {
     const life = lifetimes(all);
-    const live = new Array<number>(all.length).fill(0);
-    for (const [b, { first, last }] of life) for (let i = first; i <= last; i++) live[i] += b.bytes;
+    const live = alive(all, life);
     const most = Math.max(...live);
+    if (most < least * LESS) [best, least] = [all.slice(), most];
     const at = live.indexOf(most);
-    const rest = Math.max(0, ...live.slice(0, at), ...live.slice(at + 1));
-    const halves = most < worth ? null : halvesOf(all[at], at, life, most, rest);
+    const halves = most < worth ? null : halvesOf(all[at], at, life, most);
     if (!halves) break;
     all.splice(at, 1, ...halves);
   }
-  return all;
+  return best;
 }
 
-/** The halves of phase `at`, which needs `live` bytes (no other more than `rest`), that need the fewest; null where none need less. */
+/** The halves of phase `at`, which needs `live` bytes, that need the fewest; null where none need less. */
 function halvesOf<U extends Unit>(
   phase: readonly U[],
   at: number,
   life: ReadonlyMap<Buffer, Life>,
   live: number,
-  rest: number,
 ): [U[], U[]] | null {
   const touched = (u: U): Set<Buffer> => new Set([...u.reads, ...u.writes]);
   const bytes = (list: Iterable<Buffer>, edge: "first" | "last"): number =>
     [...list].reduce((n, b) => (life.get(b)?.[edge] === at ? n + b.bytes : n), 0);
   const units = phase
-    .map((u) => ({ u, gain: bytes(new Set(u.reads), "last") - bytes(new Set(u.writes), "first") }))
-    .sort((x, y) => y.gain - x.gain)
+    .map((u) => {
+      const written = bytes(new Set(u.writes), "first");
+      const gain = bytes(new Set(u.reads), "last") - written;
+      return { u, first: urgency(gain, written) };
+    })
+    .sort((x, y) => y.first - x.first)
     .map(({ u }) => u);
   const readers = new Map<Buffer, number>();
   for (const u of units) for (const b of touched(u)) readers.set(b, (readers.get(b) ?? 0) + 1);
@@ -181,7 +223,7 @@ function halvesOf<U extends Unit>(
       readers.set(b, left);
       if (left === 0) behind -= bytes([b], "last");
     }
-    const most = Math.max(before, behind, rest);
+    const most = Math.max(before, behind);
     if (most < least) [cut, least] = [k, most];
   }
   return cut > 0 ? [units.slice(0, cut), units.slice(cut)] : null;

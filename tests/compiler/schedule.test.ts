@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import fc from "fast-check";
-import { type Buffer, planMemory, relieve, schedule, type Unit } from "../../src/compiler/schedule.ts";
+import { arrange, type Buffer, planMemory, relieve, schedule, type Unit } from "../../src/compiler/schedule.ts";
 
 const numRuns = process.env["NABLA_LONG"] === "1" ? 5_000 : 500;
 
@@ -61,8 +61,8 @@ const graphs: fc.Arbitrary<Graph> = fc
     return { units, buffers };
   });
 
-function phasesOf(units: readonly RandomUnit[]): { phases: RandomUnit[][]; at: Map<Unit, number> } {
-  const phases = schedule(units);
+function phasesOf(units: readonly RandomUnit[], late = false): { phases: RandomUnit[][]; at: Map<Unit, number> } {
+  const phases = schedule(units, late);
   const at = new Map<Unit, number>();
   phases.forEach((phase, i) => {
     for (const u of phase) {
@@ -83,11 +83,22 @@ function lives(phases: readonly (readonly Unit[])[]): Map<Buffer, [number, numbe
   return life;
 }
 
+/** Bytes of temporaries in the phase that has the most. */
+const most = (phases: readonly (readonly Unit[])[]): number => {
+  const life = [...lives(phases)];
+  return Math.max(
+    0,
+    ...phases.map((_, i) =>
+      life.filter(([, [from, to]]) => from <= i && i <= to).reduce((sum, [b]) => sum + b.bytes, 0),
+    ),
+  );
+};
+
 describe("schedule", () => {
   test("runs every unit once, after everything it reads and everything it waits for", () => {
     fc.assert(
-      fc.property(graphs, ({ units }) => {
-        const { at } = phasesOf(units);
+      fc.property(graphs, fc.boolean(), ({ units }, late) => {
+        const { at } = phasesOf(units, late);
         assert.equal(at.size, units.length);
         const writer = new Map<Buffer, Unit>();
         for (const u of units) for (const b of u.writes) writer.set(b, u);
@@ -103,8 +114,8 @@ describe("schedule", () => {
 
   test("runs what prepares a unit exactly one phase before it", () => {
     fc.assert(
-      fc.property(graphs, ({ units }) => {
-        const { at } = phasesOf(units);
+      fc.property(graphs, fc.boolean(), ({ units }, late) => {
+        const { at } = phasesOf(units, late);
         for (const u of units) for (const l of u.lead) assert.equal(at.get(l), (at.get(u) as number) - 1, l.label);
       }),
       { numRuns },
@@ -113,8 +124,8 @@ describe("schedule", () => {
 
   test("leaves no phase empty", () => {
     fc.assert(
-      fc.property(graphs, ({ units }) => {
-        for (const phase of phasesOf(units).phases) assert.ok(phase.length > 0);
+      fc.property(graphs, fc.boolean(), ({ units }, late) => {
+        for (const phase of phasesOf(units, late).phases) assert.ok(phase.length > 0);
       }),
       { numRuns },
     );
@@ -137,14 +148,6 @@ describe("schedule", () => {
   });
 
   test("a phase is cut only where fewer bytes are needed at once, and keeps its place", () => {
-    const most = (phases: readonly (readonly Unit[])[]): number => {
-      const life = [...lives(phases)];
-      return Math.max(
-        ...phases.map((_, i) =>
-          life.filter(([, [from, to]]) => from <= i && i <= to).reduce((sum, [b]) => sum + b.bytes, 0),
-        ),
-      );
-    };
     let cuts = 0;
     fc.assert(
       fc.property(graphs, ({ units }) => {
@@ -184,6 +187,45 @@ describe("schedule", () => {
     const frees: RandomUnit = { label: "frees", reads: [large], writes: [out(2)], after: [source], lead: [] };
     const order = schedule([source, keeps, frees]).flat();
     assert.ok(order.indexOf(frees) < order.indexOf(keeps));
+  });
+});
+
+describe("arrange", () => {
+  test("never needs more than the usual order, and keeps every unit", () => {
+    fc.assert(
+      fc.property(graphs, ({ units }) => {
+        const phases = arrange(units, 1);
+        assert.equal(new Set(phases.flat()).size, units.length);
+        assert.ok(most(phases) <= most(relieve(schedule(units), 1)));
+      }),
+      { numRuns },
+    );
+  });
+
+  test("chunks go one after another to their end, over weights that are packed once for all of them", () => {
+    const buffer = (bytes: number, label: string): Buffer => ({ bytes, slot: -1, offset: 0, label });
+    const unit = (label: string, reads: Buffer[], writes: Buffer[]): RandomUnit => ({
+      ...{ label, reads, writes, after: [], lead: [] },
+    });
+    const chunks = 16;
+    const [turned, plain] = [buffer(300, "turned"), buffer(300, "plain")];
+    const units = [unit("pack the head", [], [turned])];
+    const behind = [unit("pack it again", [], [plain])];
+    for (let i = 0; i < chunks; i++) {
+      const [logits, gradient] = [buffer(100, `logits ${i}`), buffer(100, `gradient ${i}`)];
+      const result: Buffer = { bytes: 4, slot: i, offset: 0, label: `result ${i}` };
+      units.push(
+        unit(`head ${i}`, [turned], [logits, gradient]),
+        unit(`loss ${i}`, [logits], [buffer(4, `loss ${i}`)]),
+      );
+      behind.push(unit(`back ${i}`, [gradient, plain], [result]));
+    }
+    units.push(...behind);
+    const usual = most(relieve(schedule(units), 1));
+    const least = most(arrange(units, 1));
+    assert.ok(usual > 300 + 100 * chunks, `${usual}`);
+    assert.ok(least < 600 + 2 * 200 + 4 * chunks, `${least}`);
+    assert.equal(most(arrange(units, usual)), usual, "not where it is not worth it");
   });
 });
 

@@ -10,7 +10,7 @@ import { BLOCK } from "../../compiler/index-expr.ts";
 import { partDType, showKernel } from "../../compiler/kernel.ts";
 import { type GNode, type Lowered, lower } from "../../compiler/lower.ts";
 import { opaqueChecks, valueKey } from "../../compiler/place.ts";
-import { type Buffer, planMemory, relieve, schedule, showPhases, type Unit } from "../../compiler/schedule.ts";
+import { arrange, type Buffer, planMemory, showPhases, type Unit } from "../../compiler/schedule.ts";
 import { isView, strided } from "../../compiler/views.ts";
 import { type DType, dtypes } from "../../core/dtype.ts";
 import { contiguousStrides, type Shape, sizeOf } from "../../core/shape.ts";
@@ -499,7 +499,7 @@ export class Assembler extends Assembly<Work> {
   // ---- the table --------------------------------------------------------------------------------------------------------
 
   private assemble(): Parts {
-    const phases = relieve(schedule(this.works));
+    const phases = arrange(this.works);
     const arenaBytes = planMemory(phases);
     const numStorages = this.capture.storages.length;
     const poison =

@@ -74,6 +74,8 @@ const ACCUMULATE = 1;
 const ROW_SUMS = 2;
 const B_IN_PLACE = 4;
 const STREAM_C = 8;
+/** Tiles of the same columns follow one another: where B is large it is then read once for all of them. */
+const DOWN_FIRST = 16;
 /** The runtime's type of float32 that is rounded as it is read (BF16_OF_F32 in runtime/runtime.h). */
 const ROUNDED = 15;
 /** A result of this many bytes is written past the caches: its lines would be fetched to be written over, and leave again. */
@@ -264,12 +266,13 @@ export function planContract(shape: KernelShape, desc: ContractDesc): ContractPl
     !desc.accumulate &&
     !desc.hasEpilogue &&
     !desc.hasPost;
+  const downFirst = !import.meta.forBrowsers && !desc.hasPost && N * K > LARGE;
   const main = (buffer: "b" | "packed", flag: number, strides: readonly number[]): CommandDesc => ({
     fn: pairs ? "gemm_bf16" : kind,
     rows: ceilDiv(M, mc) * ceilDiv(N, nc) * batches,
     grain: 1,
     buffers: ["a", buffer, ...outputs],
-    params: [...base(mc, nc, flag | (streams ? STREAM_C : 0)), ...strides],
+    params: [...base(mc, nc, flag | (streams ? STREAM_C : 0) | (downFirst ? DOWN_FIRST : 0)), ...strides],
   });
   // the last columns are then a whole panel or half of one, never beyond B
   const panelsFit = N % (nr / 2) === 0;

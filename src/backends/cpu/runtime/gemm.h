@@ -22,7 +22,15 @@ INLINE Batch batch_offsets(const int64_t *dims, int64_t n, int64_t index) {
 enum { PB_K, PB_N, PB_SK, PB_SN, PB_DTYPE, PB_KB, PB_TILES, PB_DIMS, PB_BATCH };
 enum { ROWS_A_TILE = 64, PANELS_A_TILE = 4 };
 enum { G_M, G_N, G_K, G_AM, G_AK, G_DTYPE, G_MC, G_NC, G_KB, G_FLAGS, G_BK, G_BN, G_BDTYPE, G_DIMS, G_BATCH };
-enum { ACCUMULATE = 1, ROW_SUMS = 2, B_IN_PLACE = 4, STREAM_C = 8 };
+enum { ACCUMULATE = 1, ROW_SUMS = 2, B_IN_PLACE = 4, STREAM_C = 8, DOWN_FIRST = 16 };
+
+/* A tile's first row and column of one batch. DOWN_FIRST: those of the same columns follow one another. */
+typedef struct { int64_t i, j; } Corner;
+INLINE Corner corner_of(const int64_t *p, int64_t at) {
+  const int64_t across = ceil_div(p[G_N], p[G_NC]), down = ceil_div(p[G_M], p[G_MC]);
+  if (p[G_FLAGS] & DOWN_FIRST) return (Corner){at % down * p[G_MC], at / down * p[G_NC]};
+  return (Corner){at / across * p[G_MC], at % across * p[G_NC]};
+}
 
 INLINE void store_tile(const float *T, float *C, int64_t ldc, int64_t mr, int64_t nr, int add) {
   if (!add) { copy_tile(T, NR, C, ldc, mr, nr); return; }

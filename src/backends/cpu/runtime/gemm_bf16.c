@@ -174,9 +174,10 @@ static void block_bf16(const Cmd *c, const char *A, const float *packed, int64_t
 
 void k_gemm_bf16(const Cmd *c, int64_t r0, int64_t r1, int tid) {
   const int64_t *p = c->p, M = p[G_M], N = p[G_N], mc = p[G_MC], nc = p[G_NC];
-  const int64_t across = ceil_div(N, nc), per = ceil_div(M, mc) * across;
+  const int64_t per = ceil_div(M, mc) * ceil_div(N, nc);
   for (int64_t t = r0; t < r1; t++) {
-    const int64_t batch = t / per, at = t % per, i0 = at / across * mc, j0 = at % across * nc, i1 = min64(M, i0 + mc);
+    const Corner corner = corner_of(p, t % per);
+    const int64_t batch = t / per, i0 = corner.i, j0 = corner.j, i1 = min64(M, i0 + mc);
     const Batch o = batch_offsets(p + G_BATCH, p[G_DIMS], batch);
     block_bf16(c, c->b[0] + o.a * dtype_size((int)p[G_DTYPE]), (const float *)c->b[1] + o.b, batch * M, i0, i1, j0, min64(N, j0 + nc), (float *)c->run->scratch[tid]);
     if (c->post) c->post->fn(c->post, batch * M + i0, batch * M + i1, tid);
