@@ -26,7 +26,7 @@ import type { Outcome } from "./main.ts";
 import type { ModelPlace } from "./model-argument.ts";
 import { expectFree, writeWholeFolder } from "./model-folder.ts";
 import { type ModelTokenizer, openTokenizer } from "./model-tokenizer.ts";
-import { type AdapterPlace, configOf, findText, labelsOf, openModel, taskOf } from "./pretrained-model.ts";
+import { type AdapterPlace, configOf, findText, labelsOf, namesFor, openModel, taskOf } from "./pretrained-model.ts";
 
 type Flags = EvalFlags & { readonly data: readonly string[] };
 
@@ -91,7 +91,8 @@ function metricNames(given: readonly string[] | undefined): readonly string[] | 
       .toLowerCase()
       .replaceAll(/[\s_-]+/g, " ");
   return given.map((name) => {
-    const found = metrics.find((metric) => plain(metric.name) === plain(name));
+    const asked = plain(name) === "f1" ? "macro f1" : plain(name);
+    const found = metrics.find((metric) => plain(metric.name) === asked);
     if (found === undefined)
       throw new UsageError(
         `--metrics: there is no "${name}"; known are ${metrics.map((metric) => metric.name.replaceAll(" ", "-")).join(", ")}`,
@@ -114,7 +115,7 @@ async function measureClasses(
     ...(dtype === undefined ? {} : { dtype }),
   });
   const regress = model.numLabels === 1;
-  const labels = adapter?.labels ?? (regress ? null : ofConfig);
+  const labels = adapter?.labels ?? (regress ? null : namesFor(model.numLabels, ofConfig));
   const read = await readTargets(data, tokenizer, { text, label, regress, labels });
   const task = textTask({ maxLength: maxLength ?? Math.min(model.contextLength, usualLength) });
   const measurement = await measure(model as never, task as never, read.examples as never, {

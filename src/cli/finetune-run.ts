@@ -108,6 +108,7 @@ async function prepareSubject(folder: string, settings: FinetuneSettings): Promi
       task: modelTask(settings),
       dtype: dtypeOf(subject.model),
       labels,
+      regression: settings.task === "regress",
     });
     await writeCompanions(folder, place, config);
   } else if (settings.task === "classify") await writeJson(join(folder, labelsName), subject.labels);
