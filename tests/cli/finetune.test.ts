@@ -266,6 +266,12 @@ describe("what can't be done", { concurrency: 2 }, () => {
     assert.equal(existsSync(join(room, "new")), false);
   });
 
+  test("a loss that is no number any more: what to do, with this command's flags", async () => {
+    const flags = ["--data", train, "--method", "full", "--lr", "1e30", "--steps", "3", "--samples", "0"];
+    const run = await nabla(["finetune", base, ...flags, "--out", join(room, "diverged")]);
+    fails(run, 76, /the loss is (NaN|Infinity)[\s\S]*begin another with a smaller --lr than 1e\+30/);
+  });
+
   test("an --out that exists, and a run that is there already", async () => {
     fails(await nabla(finetune(base)), 65, /base already holds a run/);
     fails(await nabla(finetune(tuned)), 65, /already holds a run; go on with it \(npx nabla finetune --resume/);
