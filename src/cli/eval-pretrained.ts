@@ -17,6 +17,7 @@ import {
   writeEvaluation,
 } from "../finetune/index.ts";
 import { countedRows } from "../finetune/metrics.ts";
+import { leftOut } from "../finetune/report.ts";
 import { formatCount } from "../train/terminal.ts";
 import { openDevice } from "./device.ts";
 import type { EvalFlags } from "./eval.ts";
@@ -26,7 +27,7 @@ import type { Outcome } from "./main.ts";
 import type { ModelPlace } from "./model-argument.ts";
 import { expectFree, writeWholeFolder } from "./model-folder.ts";
 import { type ModelTokenizer, openTokenizer } from "./model-tokenizer.ts";
-import { type AdapterPlace, configOf, findText, labelsOf, openModel, taskOf } from "./pretrained-model.ts";
+import { type AdapterPlace, configOf, findText, labelsOf, namesFor, openModel, taskOf } from "./pretrained-model.ts";
 
 type Flags = EvalFlags & { readonly data: readonly string[] };
 
@@ -40,6 +41,8 @@ interface Opened {
 interface Measured {
   readonly columns: Columns;
   readonly print: string;
+  /** Examples that were cut, and the tokens that are seen of one. */
+  readonly cut?: { readonly examples: number; readonly maxLength: number };
 }
 
 export async function evaluatePretrained(name: string, flags: Flags): Outcome {
@@ -51,7 +54,7 @@ export async function evaluatePretrained(name: string, flags: Flags): Outcome {
   const config = await configOf(place);
   const classifies = adapter ? adapter.taskType === "SEQ_CLS" : taskOf(config, place.name) === "classification";
   const chooses = wanted?.some((each) => each.startsWith("multiple choice")) ?? false;
-  const { columns, print } = classifies
+  const { columns, print, cut }: Measured = classifies
     ? await measureClasses(opened, flags, labelsOf(config))
     : chooses
       ? { columns: await measureChoices(opened, flags), print: "" }
@@ -74,7 +77,9 @@ export async function evaluatePretrained(name: string, flags: Flags): Outcome {
     return exitCodes.ok;
   }
   const what = adapter === undefined ? place.name : `${place.name} with ${adapter.folder}`;
-  console.log(`${what}, on ${device}: ${formatCount(examples)} examples\n`);
+  console.log(`${what}, on ${device}: ${formatCount(examples)} examples${leftOut(columns)}`);
+  if (cut && cut.examples > 0) console.log(`longer than ${cut.maxLength} tokens and cut off: ${cut.examples}`);
+  console.log();
   const width = Math.max(...Object.keys(shown).map((each) => each.length));
   for (const { name: each, write } of metrics)
     if (each in shown) console.log(`${each.padEnd(width)}  ${write(shown[each])}`);
@@ -91,7 +96,8 @@ function metricNames(given: readonly string[] | undefined): readonly string[] | 
       .toLowerCase()
       .replaceAll(/[\s_-]+/g, " ");
   return given.map((name) => {
-    const found = metrics.find((metric) => plain(metric.name) === plain(name));
+    const asked = plain(name) === "f1" ? "macro f1" : plain(name);
+    const found = metrics.find((metric) => plain(metric.name) === asked);
     if (found === undefined)
       throw new UsageError(
         `--metrics: there is no "${name}"; known are ${metrics.map((metric) => metric.name.replaceAll(" ", "-")).join(", ")}`,
@@ -114,13 +120,18 @@ async function measureClasses(
     ...(dtype === undefined ? {} : { dtype }),
   });
   const regress = model.numLabels === 1;
-  const labels = adapter?.labels ?? (regress ? null : ofConfig);
+  const labels = adapter?.labels ?? (regress ? null : namesFor(model.numLabels, ofConfig));
   const read = await readTargets(data, tokenizer, { text, label, regress, labels });
-  const task = textTask({ maxLength: maxLength ?? Math.min(model.contextLength, usualLength) });
+  const longest = maxLength ?? Math.min(model.contextLength, usualLength);
+  const task = textTask({ maxLength: longest });
   const measurement = await measure(model as never, task as never, read.examples as never, {
     ...(batch === undefined ? {} : { batch }),
   });
-  return { columns: measurement.examples, print: examplesPrint(read.examples.map(task.identity)) };
+  return {
+    columns: measurement.examples,
+    print: examplesPrint(read.examples.map(task.identity)),
+    cut: { examples: read.examples.filter(({ ids }) => ids.length > longest).length, maxLength: longest },
+  };
 }
 
 async function measureLanguage(
@@ -141,7 +152,8 @@ async function measureLanguage(
   });
   const task = languageTask({ maxLength });
   const print = examplesPrint(read.tokens.map(task.identity));
-  if (!wanted?.some((name) => written.includes(name))) return { columns: measurement.examples, print };
+  const cut = { examples: read.tokens.filter(({ ids }) => ids.length - 1 > maxLength).length, maxLength };
+  if (!wanted?.some((name) => written.includes(name))) return { columns: measurement.examples, print, cut };
   const { columns } = await exactMatch(model, read.textual, {
     tokenizer: {
       encode: (text, options) => tokenizer.tokenizer.encode(text, options),
@@ -150,7 +162,7 @@ async function measureLanguage(
     ...(tokenizer.bosId === undefined ? {} : { bosId: tokenizer.bosId }),
     stopTokens: tokenizer.endIds,
   });
-  return { columns: { ...measurement.examples, ...columns }, print };
+  return { columns: { ...measurement.examples, ...columns }, print, cut };
 }
 
 /** Metrics for which the model has to write: asked for by name, because it takes long. */

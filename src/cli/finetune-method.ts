@@ -36,7 +36,7 @@ export function prepareModel(model: Module, settings: FinetuneSettings): string 
     taskType: settings.task === "language" ? "CAUSAL_LM" : "SEQ_CLS",
     baseModel: settings.model,
   });
-  const base = quantized.length === 0 ? "" : `, on ${quantized.length} layers quantised to ${quantize}`;
+  const base = quantized.length === 0 ? "" : `; ${quantized.length} layers quantised to ${quantize}`;
   const trained = tuned.parameterCount({ trainable: true });
   const head = heads.length === 0 ? "" : `, and ${heads.join(" and ")} as a whole`;
   return `${method}: rank ${rank}, alpha ${alpha}, on ${tuned.adapter.layers.size} layers${head}${base}; ${share(trained)}`;

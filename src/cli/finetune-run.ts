@@ -23,7 +23,7 @@ import type { Task as ModelTask } from "../models/index.ts";
 import type { Module } from "../nn/index.ts";
 import { checkpointToResume, progress } from "../train/callbacks.ts";
 import { resumeRunFolder } from "../train/checkpoint-folder.ts";
-import type { Callback } from "../train/fit.ts";
+import { type Callback, DivergedError } from "../train/fit.ts";
 import { formatCount, formatDuration } from "../train/terminal.ts";
 import { openDevice } from "./device.ts";
 import { exitCodes } from "./exit.ts";
@@ -108,6 +108,7 @@ async function prepareSubject(folder: string, settings: FinetuneSettings): Promi
       task: modelTask(settings),
       dtype: dtypeOf(subject.model),
       labels,
+      regression: settings.task === "regress",
     });
     await writeCompanions(folder, place, config);
   } else if (settings.task === "classify") await writeJson(join(folder, labelsName), subject.labels);
@@ -331,7 +332,9 @@ async function train(
       say(`go on with: ${resumeCommand("finetune", folder)}`);
       return exitCodes.interrupted;
     }
-    if (error instanceof Error && !(error instanceof FinetuneError))
+    if (error instanceof DivergedError)
+      Object.assign(error, { hint: `the run is in ${folder}; begin another with a smaller --lr than ${settings.lr}` });
+    else if (error instanceof Error && !(error instanceof FinetuneError))
       Object.assign(error, {
         hint: `the run is in ${folder}; once the cause is gone, go on with: ${resumeCommand("finetune", folder)}`,
       });

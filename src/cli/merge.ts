@@ -28,7 +28,7 @@ export const declare: Declare = (parent: Command, done) => {
 async function merge(name: string, flags: Flags): Outcome {
   const { out, dtype } = flags;
   if (out === undefined) throw new UsageError("--out is missing: name a new folder for the model");
-  const { configOf, findText, labelsOf, openModel, taskOf } = await import("./pretrained-model.ts");
+  const { configOf, findText, labelsOf, namesFor, openModel, taskOf } = await import("./pretrained-model.ts");
   const { expectFree, writeCompanions, writeWholeFolder, writtenConfig } = await import("./model-folder.ts");
   const { openDevice } = await import("./device.ts");
   const { adapterOf } = await import("../finetune/index.ts");
@@ -42,11 +42,13 @@ async function merge(name: string, flags: Flags): Outcome {
   const task = adapter.taskType === "SEQ_CLS" ? "classification" : taskOf(config, place.name);
   const model = await openModel(place, { task, adapter, tokenizer: null, ...(dtype === undefined ? {} : { dtype }) });
   const merged = adapterOf(model)!.mergedStateDict();
-  const labels = task === "classification" ? (adapter.labels ?? labelsOf(config)) : null;
+  const { numLabels } = model as { readonly numLabels?: number };
+  const regression = numLabels === 1;
+  const labels = numLabels === undefined ? null : (adapter.labels ?? namesFor(numLabels, labelsOf(config)));
   const largest = Object.values(merged).reduce((a, b) => (b.size > a.size ? b : a));
   await writeWholeFolder(out, async (folder) => {
     await save(merged, join(folder, "model.safetensors"));
-    await writeCompanions(folder, place, writtenConfig(config, { task, dtype: largest.dtype, labels }));
+    await writeCompanions(folder, place, writtenConfig(config, { task, dtype: largest.dtype, labels, regression }));
   });
   const size = Object.values(merged).reduce((n, { size }) => n + size, 0);
   console.log(

@@ -2,10 +2,20 @@
  * Writing a model's folder in Hugging Face's layout, all or nothing: it is filled under another name beside its place, and renamed when
  * it is whole. What lies beside the weights (configuration, tokenizer, pooling) comes along from where the model came from.
  */
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmdirSync, rmSync } from "node:fs";
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  renameSync,
+  rmdirSync,
+  rmSync,
+} from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { fileError, writeFileAtomic } from "../formats/atomic.ts";
-import { architectures, type RawConfig, type Task } from "../models/index.ts";
+import { architectures, formatConfig, type RawConfig, type Task } from "../models/index.ts";
 import { labelMaps, tokenizerFileNames } from "../models/save-pretrained.ts";
 import type { ModelPlace } from "./model-argument.ts";
 import { tokenizerFiles } from "./model-tokenizer.ts";
@@ -45,6 +55,7 @@ export async function writeWholeFolder(out: string, fill: (folder: string) => Pr
   try {
     mkdirSync(dirname(place), { recursive: true });
     temporary = mkdtempSync(join(dirname(place), `.${basename(place)}-`));
+    chmodSync(temporary, 0o777 & ~process.umask()); // mkdtemp's are for the user alone
     await fill(temporary);
     if (existsSync(place)) rmdirSync(place); // empty
     renameSync(temporary, place);
@@ -61,10 +72,15 @@ export interface WrittenConfig {
   /** Of the weights; left as it is where it is not given. */
   readonly dtype?: string;
   readonly labels?: readonly string[] | null;
+  /** Of a classifier: its one output is a number. */
+  readonly regression?: boolean;
 }
 
 /** The configuration of the model that is written, from that of the one it was made of; as transformers writes it. */
-export function writtenConfig(config: RawConfig, { task, dtype, labels }: WrittenConfig): RawConfig {
+export function writtenConfig(
+  config: RawConfig,
+  { task, dtype, labels, regression = false }: WrittenConfig,
+): RawConfig {
   const rows: Readonly<Record<string, { readonly transformers: string }>> = architectures()[task];
   const { dtype: _, torch_dtype: __, num_labels: ___, ...rest } = config;
   const kept = config["dtype"] ?? config["torch_dtype"];
@@ -72,13 +88,13 @@ export function writtenConfig(config: RawConfig, { task, dtype, labels }: Writte
     ...rest,
     architectures: [rows[String(config["model_type"])].transformers],
     ...((dtype ?? kept) === undefined ? {} : { dtype: dtype ?? kept }),
-    ...(labels ? labelMaps(labels) : {}),
+    ...(regression ? { ...labelMaps(["LABEL_0"]), problem_type: "regression" } : labels ? labelMaps(labels) : {}),
   };
 }
 
 /** Writes config.json, and the files that belong to the weights. Of a GGUF file the tokenizer inside is written out. */
 export async function writeCompanions(folder: string, place: ModelPlace, config: RawConfig): Promise<void> {
-  await writeJson(join(folder, "config.json"), config);
+  await writeFileAtomic(join(folder, "config.json"), formatConfig(config));
   if (place.kind === "folder") {
     for (const name of companions) {
       const from = join(place.path, name);

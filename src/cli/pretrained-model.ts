@@ -7,6 +7,7 @@ import { join } from "node:path";
 import type { DType } from "../core/dtype.ts";
 import type { Tokenizer } from "../data/index.ts";
 import { type Adapted, loadAdapter, parseAdapterConfig, type Quantization, quantizer } from "../finetune/index.ts";
+import { readSafetensorsParts } from "../formats/safetensors-parts.ts";
 import {
   architectures,
   fromPretrained,
@@ -68,6 +69,18 @@ export function labelsOf(config: RawConfig): readonly string[] | null {
   return list.map(([, name]) => String(name));
 }
 
+/** The names of `count` classes: these where they are as many, else transformers' own. */
+export const namesFor = (count: number, names: readonly string[] | null): readonly string[] =>
+  names?.length === count ? names : Array.from({ length: count }, (_, i) => `LABEL_${i}`);
+
+/** How many classes an adapter's own head tells apart; undefined where it has none. */
+async function headRows({ folder, modulesToSave }: AdapterPlace): Promise<number | undefined> {
+  if (modulesToSave.length === 0) return undefined;
+  const parts = await readSafetensorsParts(join(folder, "adapter_model.safetensors"));
+  const head = [...parts.keys()].find((key) => /\.(classifier|classifier\.out_proj|score)\.weight$/.test(key));
+  return head === undefined ? undefined : parts.get(head)?.shape[0];
+}
+
 /** What a model is for, where nobody says: by the class that config.json names, else the first task that knows its kind. */
 export function taskOf(config: RawConfig, source: string): Task {
   const type = String(config["model_type"]);
@@ -103,7 +116,8 @@ export interface OpenOptions<T extends Task> {
 /** Loads a model, and puts the adapter on it. */
 export async function openModel<T extends Task>(place: ModelPlace, options: OpenOptions<T>): Promise<Tasks[T]> {
   const { task, dtype, adapter, tokenizer, quantize = null, keepQuantized = false } = options;
-  const numLabels = options.numLabels ?? adapter?.labels?.length;
+  const ofAdapter = async () => adapter && task === "classification" && (adapter.labels?.length ?? headRows(adapter));
+  const numLabels = options.numLabels ?? ((await ofAdapter()) || undefined);
   const model = await fromPretrained<T>(place.path, {
     task,
     ...(dtype === undefined ? {} : { dtype: weightDTypes[dtype] }),

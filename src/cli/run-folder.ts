@@ -5,8 +5,8 @@
  */
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
-import { rm } from "node:fs/promises";
-import { join } from "node:path";
+import { rm, rmdir } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
 import { ensureFolder, fileError, writeFileAtomic } from "../formats/atomic.ts";
 import { lockRun, RunError, unlockRun } from "./run-lock.ts";
 
@@ -58,7 +58,7 @@ export async function startRun<S extends RunSettings, T>(
     );
   };
   refuse();
-  const made = !existsSync(folder);
+  const made = missingFolders(folder);
   await ensureFolder(folder);
   lockRun(folder);
   try {
@@ -67,13 +67,20 @@ export async function startRun<S extends RunSettings, T>(
     try {
       return await prepare();
     } catch (error) {
-      await (made ? rm(folder, { recursive: true, force: true }) : rm(path)).catch(() => {});
+      await (made.length > 0 ? rm(folder, { recursive: true, force: true }) : rm(path)).catch(() => {});
+      for (const parent of made.slice(1)) await rmdir(parent).catch(() => {}); // one that somebody else uses by now stays
       throw error;
     }
   } catch (error) {
     unlockRun(folder);
     throw error;
   }
+}
+
+/** The folder and those around it, from the inside out, that are not there. */
+function missingFolders(folder: string): string[] {
+  const place = resolve(folder);
+  return existsSync(place) ? [] : [place, ...missingFolders(dirname(place))];
 }
 
 /** The settings of a run. Throws RunError where there is no run of this kind. */

@@ -9,7 +9,15 @@ import { BlockEmbedding, BlockLinear } from "../models/blocks.ts";
 import type { Module, Parameter, StateDict } from "../nn/index.ts";
 import { noGrad, realize, setData, type Tensor } from "../tensor/index.ts";
 import { FinetuneError, listed } from "./errors.ts";
-import { isAdaptable, isLoraLayer, type LoraLayer, type LoraSettings, linearKind, withLora } from "./lora.ts";
+import {
+  isAdaptable,
+  isLoraLayer,
+  LoraEmbedding,
+  type LoraLayer,
+  type LoraSettings,
+  linearKind,
+  withLora,
+} from "./lora.ts";
 import { type AdapterConfig, formatAdapterConfig, type LoraBias, parseAdapterConfig } from "./peft.ts";
 import { QuantizedLinear } from "./quantized-linear.ts";
 import { endsIn, pathTest, places, type Target, targetTest } from "./targets.ts";
@@ -280,9 +288,9 @@ export class LoraAdapter {
     const given = await load(file);
     const own = this.adapterStateDict();
     const missing = Object.keys(own).filter((key) => !(key in given));
-    // PEFT writes the biases of modules_to_save a second time, with bias="all"
+    // PEFT writes the biases of modules_to_save a second time, with bias="all", and the table beside the update of an embedding
     const unknown = Object.keys(given).filter(
-      (key) => !(key in own) && !/\.(modules_to_save|original_module)\./.test(key),
+      (key) => !(key in own) && !/\.(modules_to_save|original_module)\./.test(key) && !this.#tableOf(key),
     );
     const wrong = Object.keys(own).filter((key) => given[key] && given[key].shape.join() !== own[key].shape.join());
     const complaints = [
@@ -292,8 +300,27 @@ export class LoraAdapter {
     ];
     if (complaints.length)
       throw new FinetuneError(`${file}: ${complaints.join("; ")}. Is it an adapter of this model? Nothing was loaded`);
+    for (const [key, table] of Object.entries(given)) await this.#expectTable(file, key, table);
     for (const [key, tensor] of Object.entries(own)) setData(tensor, given[key].to(tensor.dtype).to(tensor.device));
     await realize(...Object.values(own));
+  }
+
+  /** The table of an embedding with an update that PEFT's key is of. */
+  #tableOf(key: string): Tensor | undefined {
+    const [, path] = /^base_model\.model\.(.+)\.base_layer\.weight$/.exec(key) ?? [];
+    const layer = path === undefined ? undefined : this.layers.get(path);
+    return layer instanceof LoraEmbedding ? layer.weight : undefined;
+  }
+  /** PEFT saves an embedding's table with its update; one that has been trained, or has other tokens, makes it another model. */
+  async #expectTable(file: string, key: string, saved: Tensor): Promise<void> {
+    const table = this.#tableOf(key);
+    if (table === undefined) return;
+    const same =
+      table.shape.join() === saved.shape.join() && noGrad(() => saved.to(table.dtype).to(table.device).eq(table).all());
+    if (same && (await same.item())) return;
+    throw new FinetuneError(
+      `${file}: "${key}" is not the table [${table.shape}] of this model; merge the adapter into its model with PEFT and use that. Nothing was loaded`,
+    );
   }
 }
 
@@ -337,7 +364,7 @@ function checkOptions({ r = 8, alpha = 8, dropout = 0, bias = "none" }: LoraOpti
 /**
  * Wraps layers of `model` in place by LoRA layers (Hu et al. 2021) and freezes all else, so that only the adapter is trained; the
  * model computes what it did until then. Gives the model back, with the methods of its adapter. Make the optimiser afterwards. Throws FinetuneError
- * where nothing matches, where the target names what can't be wrapped, or where there is an adapter already.
+ * where nothing matches, or one of several names does not, where the target names what can't be wrapped, or where there is an adapter already.
  */
 export function applyLora<M extends Module>(model: M, options: LoraOptions = {}): Adapted<M> {
   checkOptions(options);
@@ -391,7 +418,7 @@ export async function loadAdapter<M extends Module>(model: M, folder: string): P
     dropout: config.dropout,
     rslora: config.rslora,
     bias: config.bias,
-    target: config.targetModules,
+    target: isNames(config.targetModules) ? knownOf(model, config.targetModules) : config.targetModules,
     modulesToSave: config.modulesToSave,
     ...(Array.isArray(config.excludeModules) ? { exclude: config.excludeModules } : {}),
     ...(config.taskType === null ? {} : { taskType: config.taskType }),
@@ -404,6 +431,13 @@ export async function loadAdapter<M extends Module>(model: M, folder: string): P
     throw error;
   }
   return tuned;
+}
+
+/** What an adapter names may be more than the model has: PEFT's lists are made for several kinds of models. */
+function knownOf(model: Module, names: readonly string[]): readonly string[] {
+  const missed = unmatched(model, names);
+  const known = names.filter((name) => !missed.includes(name));
+  return known.length > 0 ? known : names;
 }
 
 /** The modules that are trained as a whole: those given, and a classifier's head. */
@@ -422,6 +456,14 @@ interface Found {
   readonly path: string;
   readonly module: Module;
   readonly places: { readonly parent: Module; readonly name: string }[];
+}
+
+const isNames = (target: Target): target is readonly string[] => Array.isArray(target);
+
+/** The names that no module is called. */
+function unmatched(model: Module, names: readonly string[]): string[] {
+  const paths = [...places(model)].map(({ path }) => path);
+  return names.filter((name) => !paths.some((path) => endsIn(path, [name])));
 }
 
 /** The modules to wrap, each once. */
@@ -447,11 +489,15 @@ function findTargets(
       );
     found.set(module, { path, module, places: [{ parent, name }] });
   }
-  if (found.size === 0) {
+  // a name that is misspelt among others would be left out unseen
+  const missed = isNames(target) ? unmatched(model, target) : [];
+  if (found.size === 0 || missed.length > 0) {
     const paths = [...places(model)].filter(({ module }) => isAdaptable(module)).map(({ path }) => path);
     const there = [...new Set(paths.map((path) => path.slice(path.lastIndexOf(".") + 1)))];
+    const shown =
+      missed.length > 0 ? listed(missed) : target instanceof RegExp ? String(target) : JSON.stringify(target);
     throw new FinetuneError(
-      `applyLora: the target ${target instanceof RegExp ? String(target) : JSON.stringify(target)} matches no layer that LoRA can wrap; ` +
+      `applyLora: the target ${shown} matches no layer that LoRA can wrap; ` +
         (paths.length === 0
           ? "there are none in this model"
           : `there are ${listed(there)}, the first as "${paths[0]}"`),

@@ -78,6 +78,10 @@ function messagesOf(value: object, where: string): Message[] {
 /** An example of an object with the fields of one; `where` is what errors call it. Throws FinetuneError naming the field. */
 export function exampleOf(value: object, where: string, textField = "text"): TextualExample {
   if ("messages" in value) return { where, messages: messagesOf(value, where) };
+  if ("choices" in value && !("completion" in value))
+    throw new FinetuneError(
+      `${where}: a line of "choices" is a question of multiple choice, which can be measured only (readChoices and multipleChoice; nabla eval --metrics multiple-choice)`,
+    );
   if ("prompt" in value || "completion" in value) {
     const [prompt, completion] = ["prompt", "completion"].map((field) => stringField(value, field, where));
     if (completion === "") throw new FinetuneError(`${where}: "completion" is empty; there is nothing to learn in it`);

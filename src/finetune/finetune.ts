@@ -102,6 +102,8 @@ export interface FinetuneResult {
   /** Training examples that were cut, and that had nothing to learn. */
   readonly truncated: number;
   readonly dropped: number;
+  /** Examples of the evaluation that were cut. */
+  readonly evaluationTruncated: number;
   /** The step whose weights the model has now. */
   readonly bestStep: number;
   readonly training: FitResult;
@@ -315,7 +317,7 @@ export async function finetune<M extends Module, E, B>(
   const result: FinetuneResult = {
     before,
     after,
-    difference: compare(before, after, { seed }),
+    difference: compare(before, after), // as a later comparison of the kept measurements gives it
     samples: textsBefore.map((text, i) => ({
       prompt: (options.samples as SampleOptions).prompts[i],
       before: text,
@@ -324,6 +326,7 @@ export async function finetune<M extends Module, E, B>(
     overlap: evaluation.filter((example) => seen.has(task.identity(example))).length,
     truncated: train.truncated ?? 0,
     dropped: train.dropped ?? 0,
+    evaluationTruncated: task.training(model, evaluation, { batch, seed }).truncated ?? 0,
     bestStep,
     training,
   };

@@ -23,7 +23,7 @@ export interface Metric {
 }
 
 const percent = (x: number): string => `${(100 * x).toFixed(1)} %`;
-const fixed = (x: number): string => x.toFixed(4);
+const fixed = (x: number): string => x.toFixed(4).replace("-", "−"); // as differences have it
 
 const total = (column: Float64Array, rows: Int32Array): number => {
   let sum = 0;

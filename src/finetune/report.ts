@@ -1,7 +1,7 @@
 /** The table of a fine-tuning, `before → after`, as text. */
 import type { FinetuneResult, Sample } from "./finetune.ts";
 import type { Comparison, Difference, Measurement } from "./measure.ts";
-import { type Columns, metrics, metricsOf } from "./metrics.ts";
+import { type Columns, countedRows, metrics, metricsOf } from "./metrics.ts";
 
 const signed = (x: number, write: (x: number) => string): string => `${x < 0 ? "−" : "+"}${write(Math.abs(x))}`;
 
@@ -37,10 +37,17 @@ export function formatColumns(
   return table([["", names[0], " ", names[1], "difference  [paired 95 % interval]"], ...lines]);
 }
 
+/** Of how many examples nothing was measured, to go on with a line; "" where there are none. */
+export function leftOut(columns: Columns): string {
+  const counted = countedRows(columns).length;
+  const left = (columns["count"]?.length ?? counted) - counted;
+  return left === 0 ? "" : `; ${left} more, of which nothing that counts stands within a row, were left out`;
+}
+
 /** before → after for each number, with the difference and its paired 95 % interval. */
 export function formatComparison(before: Measurement, after: Measurement, difference: Comparison): string {
   const table = formatColumns(before.examples, after.examples, difference.metrics);
-  return `${table}\n${difference.examples} examples, ${before.targets} targets`;
+  return `${table}\n${difference.examples} examples, ${before.targets} targets${leftOut(before.examples)}`;
 }
 
 const indent = (text: string): string => text.replaceAll("\n", "\n    ");
@@ -50,9 +57,10 @@ const formatSample = ({ prompt, before, after }: Sample): string =>
 
 /** The whole outcome: the table, what to know of the data, and samples side by side. */
 export function formatResult(result: FinetuneResult): string {
-  const { before, after, difference, overlap, truncated, dropped, samples } = result;
+  const { before, after, difference, overlap, truncated, dropped, evaluationTruncated: cut, samples } = result;
   const notes = [
     overlap > 0 && `of the evaluation's examples, in the training data too: ${overlap}; this proves nothing of them`,
+    cut > 0 && `of the evaluation's examples, longer than a row and cut off: ${cut}`,
     truncated > 0 && `of the training's examples, longer than a row and cut off: ${truncated}`,
     dropped > 0 && `of the training's examples, left out because nothing in them is to be learnt: ${dropped}`,
     result.training.reason !== null && `training ended early: ${result.training.reason}`,

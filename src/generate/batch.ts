@@ -2,7 +2,7 @@
 import type { TypedArray } from "../core/dtype.ts";
 import { NablaError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
-import { noGrad, tensor } from "../tensor/index.ts";
+import { noGrad, type Tensor, tensor } from "../tensor/index.ts";
 import { checkGeneration, evaluationSteps } from "./loop.ts";
 import { type CachedLanguageModel, readPieces, sizesFor } from "./readers.ts";
 import { type GenerateOptions, penalizeRepetition, sampleLogits } from "./sample.ts";
@@ -96,13 +96,24 @@ async function tokensOfRows(
   const padding = texts.map((text) => longest - text.length);
   const { capacity, pieceLength } = sizesFor(longest + maxNewTokens, contextLength);
   const cache = model.createCache({ batchSize: prompts.length, capacity, padding });
-  const rows = texts.map((text, row) => [...new Array<number>(padding[row]).fill(0), ...text]);
+  const readAll = (): Promise<Tensor> => {
+    const length = longest + Math.max(...fresh.map((row) => row.length));
+    // a row that has ended is filled up behind its text, where nobody looks
+    const rows = texts.map((text, row) => [...new Array<number>(padding[row]).fill(0), ...text]);
+    for (const row of rows) row.push(...new Array<number>(length - row.length).fill(0));
+    return readPieces(model, cache, rows, pieceLength);
+  };
   signal?.throwIfAborted();
-  let logits = await inEvaluation(() => readPieces(model, cache, rows, pieceLength));
+  let logits = await inEvaluation(readAll);
   for (;;) {
     const next = draw(await logits.data());
     if (ended.every(Boolean)) return fresh;
     signal?.throwIfAborted();
+    if (model.readsAgain?.(cache.length, cache.length + 1)) {
+      cache.truncate(0);
+      logits = await inEvaluation(readAll);
+      continue;
+    }
     const ids = tensor(next, { shape: [next.length, 1] });
     logits = await inEvaluation(async () => noGrad(() => model.decode(ids, cache)));
   }

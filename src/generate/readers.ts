@@ -27,8 +27,10 @@ export interface CachedLanguageModel<C extends TokenCache = TokenCache> extends 
     readonly capacity?: number;
     readonly padding?: readonly number[];
   }): C;
-  /** Appends the first `count` of ids [batch, time] to the cache; the logits [batch, vocabulary] after them. */
-  decode(ids: Tensor, cache: C, count?: number): Tensor;
+  /** Appends the first `count` of ids [batch, time], part of texts of `textLength`, to the cache; the logits [batch, vocabulary] after them. */
+  decode(ids: Tensor, cache: C, count?: number, textLength?: number): Tensor;
+  /** Whether a text that has grown from `from` to `to` tokens has to be read again from its beginning. */
+  readsAgain?(from: number, to: number): boolean;
 }
 
 /** Most tokens of a prompt that are read at once. */
@@ -70,13 +72,14 @@ export async function readPieces<C extends TokenCache>(
   pieceLength: number,
 ): Promise<Tensor> {
   let logits: Tensor | null = null;
+  const textLength = cache.length + rows[0].length;
   for (let at = 0; at < rows[0].length; at += pieceLength) {
     const piece = new Int32Array(rows.length * pieceLength);
     const count = Math.min(pieceLength, rows[0].length - at);
     rows.forEach((row, i) => {
       piece.set(row.slice(at, at + count), i * pieceLength);
     });
-    logits = noGrad(() => model.decode(idsTensor(piece, rows.length), cache, count));
+    logits = noGrad(() => model.decode(idsTensor(piece, rows.length), cache, count, textLength));
     await realize(logits);
   }
   return logits as Tensor;
@@ -92,11 +95,9 @@ export function cacheReader(model: CachedLanguageModel, tokens: number): Reader 
   const cache = model.createCache({ capacity });
   const read = (fresh: readonly number[]): Promise<Tensor> => readPieces(model, cache, [fresh], pieceLength);
   return async (text) => {
-    if (text.length > contextLength) {
-      cache.truncate(0);
-      return read(text.slice(-contextLength));
-    }
-    if (cache.length === 0) return read(text);
+    const { length } = text;
+    if (length > contextLength || (cache.length > 0 && model.readsAgain?.(cache.length, length))) cache.truncate(0);
+    if (cache.length === 0) return read(text.slice(-contextLength));
     return noGrad(() => model.decode(idsTensor(Int32Array.from(text.slice(cache.length))), cache));
   };
 }

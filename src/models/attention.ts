@@ -35,7 +35,7 @@ export class DecoderContext {
     this.#packing = packing ?? null;
     this.start = place?.start ?? 0;
     this.length = place?.end ?? null;
-    const end = (cache?.length ?? 0) + time;
+    const end = place?.textLength ?? time;
     this.positions = this.#positionsOf(time);
     const made = new Map<Rotary, Rotation>();
     this.rotations = rotaries.map((rotary) => {

@@ -38,6 +38,8 @@ export interface CachePlace {
   /** int32 scalars: how many tokens stand before these, and with them. */
   readonly start: Node;
   readonly end: Node;
+  /** How long the text is of which these tokens are a part: angles may depend on it. */
+  readonly textLength: number;
 }
 
 export class KeyValueCache {
@@ -94,9 +96,10 @@ export class KeyValueCache {
     this.#length += count;
   }
 
-  /** The place of `time` tokens behind those in it. */
-  place(time: number): CachePlace {
-    return { cache: this, start: ops.scalar(this.#length, "int32"), end: ops.scalar(this.#length + time, "int32") };
+  /** The place of `time` tokens behind those in it, which are part of a text of `textLength`. */
+  place(time: number, textLength = this.#length + time): CachePlace {
+    const [start, end] = [this.#length, this.#length + time].map((n) => ops.scalar(n, "int32"));
+    return { cache: this, start, end, textLength };
   }
 
   /** Throws where `time` positions more do not fit. */

@@ -12,6 +12,20 @@ export class PretrainedError extends NablaError {
 /** `config.json` as it was parsed. */
 export type RawConfig = Readonly<Record<string, unknown>>;
 
+/** Fields that transformers takes as floating numbers alone, of which JSON.stringify would write 30.0 as 30. */
+const floatingFields = [
+  "attn_logit_softcapping",
+  "final_logit_softcapping",
+  "initializer_range",
+  "layer_norm_eps",
+  "layer_norm_epsilon",
+  "rms_norm_eps",
+].join("|");
+
+/** A configuration as a file that transformers reads. */
+export const formatConfig = (config: RawConfig): string =>
+  `${JSON.stringify(config, null, 2).replace(new RegExp(`^( {2}"(?:${floatingFields})": -?\\d+)(?=,?$)`, "gm"), "$1.0")}\n`;
+
 /** Fields of a configuration by name. Each method throws PretrainedError where the value is of another kind. */
 export class ConfigReader {
   readonly raw: RawConfig;

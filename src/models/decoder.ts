@@ -253,6 +253,10 @@ export class Decoder extends Module {
   tables(length: number, device: string): Tensor[] {
     return this.#kinds.map((rotary) => rotary.at(length, device).values);
   }
+  /** Whether a text that grows from `from` to `to` tokens has to be read again, since its keys are turned otherwise. */
+  readsAgain(from: number, to: number): boolean {
+    return this.#kinds.some(({ config: { scaling } }) => scaling.readsAgain && scaling.key(from) !== scaling.key(to));
+  }
   /** ids [batch, time] → the last block's normalised states [batch, time, hiddenSize]. */
   forward(ids: Tensor, place: CachePlace | null = null, packing: Packing | null = null): Tensor {
     const { embeddingScale } = this.config;
@@ -357,21 +361,27 @@ export class CausalLM extends Module {
     return new KeyValueCache({ batchSize: 1, capacity: this.contextLength, ...options, ...size, dtype, device });
   }
 
+  /** Whether a text of `to` tokens has to be read again where the cache holds its first `from`; LongRoPE has a length at which it is so. */
+  readsAgain(from: number, to: number): boolean {
+    return this.model.readsAgain(from, to);
+  }
+
   /**
    * Goes on with a text: ids [batch, time], the tokens behind those in the cache, → the logits [batch, vocabSize] after the
    * last of them. With `count` only the first `count` ids are text and the others fill up, so that texts of any length are
-   * read in pieces of one length. Without gradients; the cache's memory is written by the next flush. Nothing compiles anew
-   * for another number of tokens in the cache.
+   * read in pieces of one length; `textLength` is then how long the text is that they are pieces of (default: what the cache holds with
+   * these). Without gradients; the cache's memory is written by the next flush. Nothing compiles anew for another number of tokens in the
+   * cache.
    */
-  decode(ids: Tensor, cache: KeyValueCache, count = ids.shape[1]): Tensor {
+  decode(ids: Tensor, cache: KeyValueCache, count = ids.shape[1], textLength = cache.length + count): Tensor {
     if (ids.ndim !== 2 || ids.shape[0] !== cache.batchSize || ids.shape[1] === 0)
       throw new ShapeError(
         `CausalLM.decode: ids must be [${cache.batchSize}, time], as the cache is, got ${showShape(ids.shape)}`,
       );
     cache.checkRoom(ids.shape[1]);
-    const place = cache.place(ids.shape[1]);
+    const place = cache.place(ids.shape[1], textLength);
     const record = (): Tensor => this.#logits(rowAt(this.model.forward(ids, place), count - 1));
-    const tables = () => this.model.tables(cache.length + 1, ids.device);
+    const tables = () => this.model.tables(textLength, ids.device);
     const logits = count === 1 ? replayed({ model: this, ids, place, tables: tables() }, record) : record();
     cache.advance(count);
     return logits;

@@ -10,6 +10,7 @@ import { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
 import type { DecoderConfig } from "./decoder.ts";
 import { decoders } from "./decoder-config.ts";
 import { blockNames, type GgufRow, ggufRows } from "./gguf.ts";
+import { expectReadAlike } from "./gguf-check.ts";
 
 /** By transformers' `model_type`: the row, and what GGUF calls it. Mistral is "llama" there, as far as it has no window. */
 function rowOf(config: ConfigReader): { readonly architecture: string; readonly row: GgufRow } {
@@ -125,7 +126,7 @@ export interface GgufModel {
 
 /**
  * A decoder as what `writeGguf` writes: matrices in `type`, vectors in f32. `tensors` are under transformers' names. Throws
- * PretrainedError for an architecture, or a part of one, that GGUF does not know.
+ * PretrainedError for an architecture, or a part of one, that GGUF does not know, and where a reader would take it for another model.
  */
 export async function ggufModelOf(
   raw: ConfigReader | RawConfig,
@@ -157,5 +158,7 @@ export async function ggufModelOf(
     await realize(x);
     out.set(name, { type: ggufTypeFor(x.shape, options.type), shape: x.shape, data: (await x.data()) as Float32Array });
   }
-  return { metadata: metadataOf(config, decoder, architecture, options.name), tensors: out };
+  const model = { metadata: metadataOf(config, decoder, architecture, options.name), tensors: out };
+  await expectReadAlike(config, decoder, model);
+  return model;
 }

@@ -157,6 +157,10 @@ async function configOf(metadata: Metadata): Promise<RawConfig> {
   return Object.fromEntries(Object.entries(raw).filter(([, value]) => value !== undefined));
 }
 
+/** What `config.json` would say, of a file's metadata and the shapes of its tensors. */
+export const ggufConfigOf = (file: GgufFile, source: string): Promise<RawConfig> =>
+  configOf(new Metadata(file, source));
+
 /** The configuration alone, from the metadata. Throws as readGgufModel does. */
 export async function readGgufConfig(source: FormatSource): Promise<RawConfig> {
   return configOf(new Metadata(await readGguf(source), typeof source === "string" ? basename(source) : "GGUF file"));

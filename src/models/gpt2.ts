@@ -16,6 +16,7 @@ import {
   type StateDict,
 } from "../nn/index.ts";
 import { arange, checkpoint, randn, Tensor, zeros } from "../tensor/index.ts";
+import { type ActivationName, activationNames, activations } from "./activations.ts";
 import { attend, DecoderContext } from "./attention.ts";
 import { type CachePlace, type CreateCacheOptions, KeyValueCache } from "./cache.ts";
 import type { ConfigReader } from "./config.ts";
@@ -29,8 +30,15 @@ export interface GPT2Config extends FactoryOptions {
   readonly numLayers: number;
   readonly numHeads: number;
   readonly hiddenSize: number;
+  /** Of the feed-forward part. Default: four times hiddenSize. */
+  readonly intermediateSize?: number;
+  /** Default: "gelu_new", the tanh form of GELU. */
+  readonly activation?: ActivationName;
   /** Of embeddings, attention weights and both branches of a block, in training. Default: 0. */
   readonly dropout?: number;
+  /** Of embeddings and of attention weights alone. Default: dropout. */
+  readonly embeddingDropout?: number;
+  readonly attentionDropout?: number;
   /** Whether projections and layer norms have biases. Default: true. */
   readonly bias?: boolean;
   /** Default: 1e-5. */
@@ -42,23 +50,27 @@ export interface GPT2Config extends FactoryOptions {
 /** The configuration that a `config.json` of transformers' GPT-2 gives. */
 export function gpt2ConfigOf(config: ConfigReader): GPT2Config {
   const hiddenSize = config.count("n_embd", 768);
-  config.expect("activation_function", "gelu_new", "GPT-2's activation is the tanh form of GELU");
   config.expect("scale_attn_weights", true, "scores are scaled by 1 / √width");
   config.expect("scale_attn_by_inverse_layer_idx", false, "scores are scaled by the width alone");
   config.expect("tie_word_embeddings", true, "the head is the token embedding");
   config.expect("add_cross_attention", false, "there is no encoder to attend to");
-  if (config.has("n_inner")) config.expect("n_inner", 4 * hiddenSize, "the feed-forward part is four times as wide");
   return {
     vocabSize: config.count("vocab_size", 50257),
     contextLength: config.count("n_positions", 1024),
     numLayers: config.count("n_layer", 12),
     numHeads: config.count("n_head", 12),
     hiddenSize,
+    intermediateSize: config.count("n_inner", 4 * hiddenSize),
+    activation: config.choice("activation_function", activationNames(), "gelu_new"),
     dropout: config.number("resid_pdrop", 0.1),
+    embeddingDropout: config.number("embd_pdrop", 0.1),
+    attentionDropout: config.number("attn_pdrop", 0.1),
     layerNormEps: config.number("layer_norm_epsilon", 1e-5),
     initializerRange: config.number("initializer_range", 0.02),
   };
 }
+
+const innerSize = ({ intermediateSize, hiddenSize }: GPT2Config): number => intermediateSize ?? 4 * hiddenSize;
 
 /** More logits than this are made and used a chunk of rows at a time: 64 MiB of float32. */
 const mostLogits = 2 ** 24;
@@ -97,6 +109,7 @@ class Attention extends Module {
   static override readonly isPure = true;
   readonly numHeads: number;
   readonly dropout: number;
+  readonly attentionDropout: number;
   c_attn: Projection;
   c_proj: Projection;
   constructor(config: GPT2Config, std: number, branchStd: number) {
@@ -104,17 +117,18 @@ class Attention extends Module {
     const { hiddenSize } = config;
     this.numHeads = config.numHeads;
     this.dropout = config.dropout ?? 0;
+    this.attentionDropout = config.attentionDropout ?? this.dropout;
     this.c_attn = new Projection(hiddenSize, 3 * hiddenSize, std, config);
     this.c_proj = new Projection(hiddenSize, hiddenSize, branchStd, config);
   }
   /** With a context, the tokens of x stand behind those in its cache, of which this is layer `layer`, or are packed examples. */
   forward(x: Tensor, context: DecoderContext | null = null, layer = 0): Tensor {
-    const p = this.training ? this.dropout : 0;
+    const p = this.training ? this.attentionDropout : 0;
     const qkv = this.c_attn.forward(x);
     const y = context
       ? this.#within(context, qkv, layer, p)
       : F.causalSelfAttention(qkv, this.numHeads, { dropoutP: p });
-    return F.dropout(this.c_proj.forward(y), p);
+    return F.dropout(this.c_proj.forward(y), this.training ? this.dropout : 0);
   }
   #within(context: DecoderContext, qkv: Tensor, layer: number, dropoutP: number): Tensor {
     const width = qkv.shape[2] / (3 * this.numHeads);
@@ -126,6 +140,7 @@ class Attention extends Module {
 
 class FeedForward extends Module {
   static override readonly isPure = true;
+  readonly activation: ActivationName;
   readonly dropout: number;
   c_fc: Projection;
   c_proj: Projection;
@@ -133,11 +148,13 @@ class FeedForward extends Module {
     super();
     const { hiddenSize } = config;
     this.dropout = config.dropout ?? 0;
-    this.c_fc = new Projection(hiddenSize, 4 * hiddenSize, std, config);
-    this.c_proj = new Projection(4 * hiddenSize, hiddenSize, branchStd, config);
+    const inner = innerSize(config);
+    this.activation = config.activation ?? "gelu_new";
+    this.c_fc = new Projection(hiddenSize, inner, std, config);
+    this.c_proj = new Projection(inner, hiddenSize, branchStd, config);
   }
   forward(x: Tensor): Tensor {
-    const y = this.c_proj.forward(F.gelu(this.c_fc.forward(x), { approximate: "tanh" }));
+    const y = this.c_proj.forward(activations[this.activation](this.c_fc.forward(x)));
     return F.dropout(y, { p: this.dropout, training: this.training });
   }
 }
@@ -180,7 +197,7 @@ export class GPT2Transformer extends Module {
     const { vocabSize, contextLength, hiddenSize, initializerRange: std = 0.02 } = config;
     const table = (rows: number): Embedding =>
       new Embedding(rows, hiddenSize, { weight: randn([rows, hiddenSize], where(config)).mul(std) });
-    this.dropout = config.dropout ?? 0;
+    this.dropout = config.embeddingDropout ?? config.dropout ?? 0;
     this.contextLength = contextLength;
     this.wte = table(vocabSize);
     this.wpe = table(contextLength);
@@ -310,7 +327,8 @@ export function adaptGPT2StateDict(stateDict: Readonly<StateDict>): StateDict {
 /** Number of parameters; the head is the token embedding and counts once. */
 export function gpt2ParameterCount(config: GPT2Config): number {
   const { vocabSize, contextLength, numLayers, hiddenSize: d, bias = true } = config;
-  const block = 12 * d * d + 2 * d + (bias ? 11 * d : 0);
+  const inner = innerSize(config);
+  const block = 4 * d * d + 2 * d * inner + 2 * d + (bias ? 7 * d + inner : 0);
   return (vocabSize + contextLength) * d + numLayers * block + d + (bias ? d : 0);
 }
 
@@ -324,6 +342,7 @@ export function gpt2FlopsPerStep(
 ): number {
   const { vocabSize, contextLength, numLayers, hiddenSize: d } = config;
   const { batchSize, sequenceLength: time = contextLength } = step;
-  const perToken = 2 * (12 * d * d * numLayers + vocabSize * d) + 4 * time * d * numLayers;
+  const block = 4 * d * d + 2 * d * innerSize(config);
+  const perToken = 2 * (block * numLayers + vocabSize * d) + 4 * time * d * numLayers;
   return 3 * perToken * batchSize * time;
 }

@@ -7,7 +7,7 @@ export { type Architecture, architectures, type Task, type Tasks } from "./archi
 export { Bert, type BertConfig, BertForSequenceClassification, RobertaForSequenceClassification } from "./bert.ts";
 export { BlockEmbedding, type BlockFormat, BlockLinear, type BlockWeight } from "./blocks.ts";
 export { type CacheOptions, type CreateCacheOptions, KeyValueCache } from "./cache.ts";
-export { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
+export { ConfigReader, formatConfig, PretrainedError, type RawConfig } from "./config.ts";
 export { ConvNet, type ConvNetConfig } from "./convnet.ts";
 export { Crepe, type CrepeConfig, crepeFrames, crepePitches, loadCrepe, type Pitch } from "./crepe.ts";
 export { CausalLM, type DecoderConfig, type LayerConfig } from "./decoder.ts";

@@ -28,6 +28,11 @@ export interface RotaryScaling {
   frequencies(width: number, theta: number, length: number): Frequencies;
   /** Lengths with the same frequencies share this text. */
   key(length: number): string;
+  /**
+   * Whether keys that were turned before a text grew to other frequencies are turned anew, so that the text is read again. Where not, they
+   * stay as they are, as in transformers.
+   */
+  readonly readsAgain?: boolean;
 }
 
 /** θ^(−2i / width), i = 0 … width / 2 − 1. */
@@ -117,6 +122,7 @@ function longrope(config: ConfigReader, maxLength: number, outer: ConfigReader):
       return { values: Float32Array.from(plain(width, theta).map((f, i) => f / factors[i])), attentionFactor };
     },
     key: (length) => (length > trained ? "long" : ""),
+    readsAgain: true,
   };
 }
 

@@ -8,7 +8,7 @@ import { readBytes } from "../data/source.ts";
 import { save } from "../formats/index.ts";
 import type { Module, StateDict } from "../nn/index.ts";
 import { architectures, type Task } from "./architectures.ts";
-import { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
+import { ConfigReader, formatConfig, PretrainedError, type RawConfig } from "./config.ts";
 
 export interface SavePretrainedOptions {
   /** The configuration that the model was loaded with: a folder's `config.json` (readConfig), or its parsed content. */
@@ -96,6 +96,6 @@ export async function savePretrained(model: Module, folder: string, options: Sav
   const config = configOf(model, options);
   await ensureFolder(folder);
   await save(options.stateDict ?? model, join(folder, "model.safetensors"));
-  await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify(config, null, 2)}\n`);
+  await writeFileAtomic(join(folder, "config.json"), formatConfig(config));
   if (options.from !== undefined) await copyCompanions(options.from, folder);
 }

@@ -298,8 +298,8 @@ export async function fit<M extends Module, B = readonly Tensor[]>(
       for (const [i, x] of done.losses.entries()) loss += (await x.item()) * done.shares[i];
       if (!Number.isFinite(loss))
         throw new DivergedError(
-          `step ${done.step}: the loss is ${loss}, so training has stopped; a smaller learning rate (now ${done.lr}) or clipGradNorm ` +
-            "may help, and detectAnomaly (--detect-anomaly) says which operation gave it first",
+          `step ${done.step}: the loss is ${loss}, so training has stopped; a smaller learning rate (now ${Number(done.lr.toPrecision(4))}) or ` +
+            "clipGradNorm may help, and detectAnomaly (nabla train: --detect-anomaly) says which operation gave it first",
           done.step,
         );
       const record: Record<string, number> = { step: done.step, epoch: done.epoch, loss, lr: done.lr };

@@ -1,6 +1,6 @@
 /** nabla finetune and what is done with its outcome: eval, generate, merge; stopped, resumed, and wrong input. */
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { before, describe, test } from "node:test";
 import { type Finished, makeRoom, nabla, tinyGpt, writeText } from "./support.ts";
@@ -190,9 +190,35 @@ describe("methods", { concurrency: 2 }, () => {
     assert.match(frozen.stdout, /freeze: .* parameters learn .*, transformer\.h\.0\..* … transformer\.ln_f\.bias/);
     const codes = await nabla(["finetune", base, ...common, "--quantize", "int8", "--out", join(room, "codes")]);
     assert.equal(codes.code, 0, codes.stderr);
-    assert.match(codes.stdout, /qlora: .* on 4 layers quantised to int8/);
+    assert.match(codes.stdout, /qlora: .* on 4 layers; 4 layers quantised to int8; /);
     assert.ok(existsSync(join(room, "codes", "adapter_model.safetensors")));
   });
+});
+
+test("an adapter that gives a number is measured again, and merged into a model that gives one", async () => {
+  const [scores, out, whole] = ["scores.jsonl", "scored", "scored-whole"].map((name) => join(room, name));
+  writeFileSync(
+    scores,
+    ["dog", "cat", "home"].map((text, i) => `${JSON.stringify({ text, label: i / 2 })}\n`).join(""),
+  );
+  const data = ["--data", scores];
+  const run = await nabla([
+    ...["finetune", base, ...data, "--eval", scores, "--task", "regress"],
+    ...["--steps", "1", "--out", out, "--json"],
+  ]);
+  assert.equal(run.code, 0, run.stderr);
+  const { after } = JSON.parse(run.stdout);
+  const merged = await nabla(["merge", base, "--adapter", out, "--out", whole]);
+  assert.equal(merged.code, 0, merged.stderr);
+  const config = JSON.parse(readFileSync(join(whole, "config.json"), "utf8"));
+  assert.deepEqual([config.id2label, config.problem_type], [{ 0: "LABEL_0" }, "regression"]);
+  if (process.platform !== "win32")
+    assert.equal(statSync(whole).mode & 0o777, 0o777 & ~process.umask(), "open to those to whom new folders are");
+  for (const model of [[base, "--adapter", out], [whole]]) {
+    const { code, stdout, stderr } = await nabla(["eval", ...model, ...data, "--json"]);
+    assert.equal(code, 0, stderr);
+    assert.ok(Math.abs(JSON.parse(stdout).loss - after.loss) < 1e-5, stdout);
+  }
 });
 
 describe("what can't be done", { concurrency: 2 }, () => {
@@ -229,7 +255,7 @@ describe("what can't be done", { concurrency: 2 }, () => {
 
   test("a line of data that is damaged: file and line, and no run is left behind", async () => {
     const bad = file("bad.jsonl", '{"text":"dog"}\n{"text":"cat"\n');
-    const out = join(room, "of-bad");
+    const out = join(room, "new", "of-bad");
     fails(await nabla(["finetune", base, "--data", bad, "--out", out]), 65, /bad\.jsonl, line 2: not valid JSON/);
     const foreign = file("foreign.jsonl", '{"text":"dog"}\n{"text":"日本"}\n');
     fails(
@@ -237,7 +263,13 @@ describe("what can't be done", { concurrency: 2 }, () => {
       65,
       /foreign\.jsonl, line 2: character "日"/,
     );
-    assert.equal(existsSync(out), false);
+    assert.equal(existsSync(join(room, "new")), false);
+  });
+
+  test("a loss that is no number any more: what to do, with this command's flags", async () => {
+    const flags = ["--data", train, "--method", "full", "--lr", "1e30", "--steps", "3", "--samples", "0"];
+    const run = await nabla(["finetune", base, ...flags, "--out", join(room, "diverged")]);
+    fails(run, 76, /the loss is (NaN|Infinity)[\s\S]*begin another with a smaller --lr than 1e\+30/);
   });
 
   test("an --out that exists, and a run that is there already", async () => {

@@ -59,6 +59,12 @@ describe("examples from files", () => {
     ["a field of another kind", "c.jsonl", '{"text":1}', /c\.jsonl, line 1: "text" must be a text, got 1/],
     ["a missing field", "d.jsonl", '{"prompt":"x"}', /d\.jsonl, line 1: "completion" must be a text, got nothing/],
     ["an empty completion", "e.jsonl", '{"prompt":"x","completion":""}', /line 1: "completion" is empty/],
+    [
+      "a question of multiple choice",
+      "q.jsonl",
+      '{"prompt":"x","choices":["a","b"]}',
+      /line 1: a line of "choices" .* --metrics multiple-choice/,
+    ],
     ["unknown fields", "f.jsonl", '{"input":"x"}', /line 1: expected "text", or "prompt".*the fields are "input"/],
     [
       "a message without role",

@@ -132,6 +132,31 @@ describe("finetune", () => {
     assertClose("loss", [off.loss], [result.before.loss], { rtol: 1e-6, atol: 0 });
   });
 
+  test("says of the evaluation what was cut and what could not be measured, and its interval is that of a later comparison", async () => {
+    const [whole, long, late] = [
+      [1, 3, 5],
+      [1, 3, 5, 7, 9, 0],
+      [1, 3, 5, 7, 9, 0],
+    ];
+    const labels = late.map((id, i) => (i === 5 ? id : -100));
+    const result = await finetune(model(), {
+      data: counting(2, 8, 2),
+      evaluation: [{ ids: whole }, { ids: long }, { ids: late, labels }],
+      task: languageTask({ maxLength: 4 }),
+      steps: 1,
+      seed: 3,
+    });
+    assert.equal(result.evaluationTruncated, 2);
+    const text = formatResult(result);
+    assert.match(
+      text,
+      /2 examples, 6 targets; 1 more, of which nothing that counts stands within a row, were left out/,
+    );
+    assert.match(text, /of the evaluation's examples, longer than a row and cut off: 2/);
+    const later = compare(result.before, result.after);
+    assert.deepEqual(result.difference.loss.interval, later.loss.interval);
+  });
+
   test("goes on after a stop with the bits of a run that was never stopped", async () => {
     const full = room();
     const whole = await finetune(applyLora(model(), { r: 2, dropout: 0.1 }), {

@@ -13,6 +13,7 @@ import {
   loadAdapter,
   quantizeModel,
 } from "../../src/finetune/index.ts";
+import { save } from "../../src/formats/index.ts";
 import { generate } from "../../src/generate/index.ts";
 import { GPT2, MLP } from "../../src/models/index.ts";
 import { Embedding, functional as F, Linear, Module, ModuleDict, Sequential, Tanh } from "../../src/nn/index.ts";
@@ -260,7 +261,12 @@ describe("what can't be done is said", () => {
     [
       "a target that matches nothing",
       { target: ["q_proj"] },
-      /\["q_proj"\] matches no layer.* there are "wte", .*"c_attn".*, the first as "transformer\.wte"/,
+      /"q_proj" matches no layer.* there are "wte", .*"c_attn".*, the first as "transformer\.wte"/,
+    ],
+    [
+      "one of several targets that matches nothing",
+      { target: ["c_attn", "c_prj"] },
+      /the target "c_prj" matches no layer/,
     ],
     ["a target that is no layer for LoRA", { target: ["ln_1"] }, /matches "transformer\.h\.0\.ln_1", a LayerNorm/],
     ["a pattern that is none", { target: "(" }, /\( is no regular expression/],
@@ -277,6 +283,24 @@ describe("what can't be done is said", () => {
   test("a second adapter", () => {
     const model = applyLora(gpt2());
     assert.throws(() => applyLora(model), /the model has an adapter; unload\(\)/);
+  });
+
+  test("an embedding's table that PEFT has saved beside its update must be the model's", async () => {
+    const folder = room();
+    const tuned = applyLora(gpt2(), { r: 2, target: ["wpe"] });
+    await tuned.saveAdapter(folder);
+    // PEFT's lists may name what this model does not have
+    const path = join(folder, "adapter_config.json");
+    const config = JSON.parse(readFileSync(path, "utf8"));
+    writeFileSync(path, JSON.stringify({ ...config, target_modules: ["wpe", "embed_positions"] }));
+    const weights = join(folder, "adapter_model.safetensors");
+    const key = "base_model.model.transformer.wpe.base_layer.weight";
+    const table = tuned.stateDict()["transformer.wpe.base_layer.weight"];
+    const own = tuned.adapter.adapterStateDict();
+    await save({ ...own, [key]: table }, weights);
+    assert.deepEqual([...(await loadAdapter(gpt2(), folder)).adapter.layers.keys()], ["transformer.wpe"]);
+    await save({ ...own, [key]: table.add(1) }, weights);
+    await assert.rejects(loadAdapter(gpt2(), folder), /wpe\.base_layer\.weight" is not the table .* of this model/);
   });
 
   test("an adapter's configuration that is not understood", async () => {
@@ -308,6 +332,7 @@ test("freeze leaves a part to train, chosen by name", () => {
   assert.equal(model.parameterCount({ trainable: true }), last);
   assert.equal(freeze(model, { freeze: /transformer\.(wte|wpe)\..*/ }), all - 21 * 8);
   assert.throws(() => freeze(model, { train: ["h.1"] }), /matches no parameter; there are "transformer\.wte\.weight"/);
+  assert.throws(() => freeze(model, { train: ["transformer.h.1", "h.0"] }), /"h\.0" matches no parameter/);
   assert.throws(() => freeze(model, { freeze: /.*/ }), /nothing is left to train/);
   assert.throws(() => freeze(model, {}), /give either freeze/);
 });

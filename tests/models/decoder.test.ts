@@ -10,7 +10,7 @@ import { manualSeed, noGrad, type Tensor, tensor, zeros } from "../../src/tensor
 import { backendsUnderTest, isBrief } from "../support/backends.ts";
 import { nativeDevice } from "../support/cpu.ts";
 import { assertClose } from "../support/fixtures.ts";
-import { tinyDecoder } from "../support/tinyDecoder.ts";
+import { tinyDecoder, tinyRotary } from "../support/tinyDecoder.ts";
 
 const configOf = tinyDecoder;
 
@@ -152,6 +152,40 @@ test("texts generated together are those generated alone", async () => {
   await assert.rejects(generateBatch(gpt, [[1], []], { maxNewTokens: 1 }), /prompt 1 is empty/);
   await assert.rejects(generateBatch(gpt, [[1]], { maxNewTokens: 64 }), /do not fit into a context of 64/);
   assert.deepEqual(await generateBatch(gpt, [], { maxNewTokens: 3 }), []);
+});
+
+test("angles that follow the text's length are those of the text, in pieces, as it grows, and beside others", async () => {
+  setDevice("reference"); // every length would be compiled elsewhere
+  const scaling = {
+    frequencies: (width: number, theta: number, length: number) => {
+      const plain = tinyRotary.scaling.frequencies(width, theta);
+      return { ...plain, values: plain.values.map((f) => (length > 9 ? f / 3 : f)) };
+    },
+    key: (length: number) => (length > 9 ? "long" : ""),
+    readsAgain: true,
+  };
+  const rotary = { ...tinyRotary, scaling };
+  const model = tinyModel({ initializerRange: 0.5, layers: [0, 1].map(() => ({ window: null, rotary })) }).eval();
+  const prompts = [
+    [3, 9, 4, 1, 7],
+    Array.from({ length: 66 }, (_, i) => (i * 5) % 23), // read in two pieces
+  ];
+  const maxNewTokens = 7;
+  const expected: number[][] = [];
+  for (const prompt of prompts) {
+    const text = [...prompt];
+    while (text.length < prompt.length + maxNewTokens) {
+      const ids = tensor(Int32Array.from(text), { shape: [1, text.length] });
+      const logits = await noGrad(() => model.forward(ids).select(1, text.length - 1)).data();
+      text.push(logits.indexOf(Math.max(...(logits as Float32Array))));
+    }
+    expected.push(text.slice(prompt.length));
+    assert.deepEqual(await generate(model, prompt, { maxNewTokens, temperature: 0 }), text.slice(prompt.length));
+  }
+  assert.deepEqual(await generateBatch(model, [prompts[0], prompts[0]], { maxNewTokens, temperature: 0 }), [
+    expected[0],
+    expected[0],
+  ]);
 });
 
 test("examples packed into a row do not see each other", async () => {

@@ -48,6 +48,28 @@ describe("a decoder as GGUF and back", () => {
       await assert.rejects(ggufModelOf(...given, { type: "f32", name }), { name: "PretrainedError", message });
     }
   });
+
+  test("what a reader would take for something else is refused by name", async () => {
+    const scale = {
+      query_pre_attn_scalar: JSON.parse(readFileSync(join(folder("gemma2"), "config.json"), "utf8")).head_dim,
+    };
+    const layer_types = ["full_attention", "full_attention", "sliding_attention"];
+    for (const [name, change, message] of [
+      [
+        "llama",
+        { hidden_act: "gelu" },
+        /"hidden_act" can't be written as GGUF: it is "gelu", .* takes it to be "silu"/,
+      ],
+      ["gemma2", { ...scale, attn_logit_softcapping: null }, /"attn_logit_softcapping" .* it is null, .* to be 50/],
+      ["gemma2", { ...scale, layer_types, num_hidden_layers: 3 }, /"layer_types" can't be written/],
+      ["gemma2", scale, null],
+    ] as const) {
+      const config = { ...(await readConfig(folder(name))).raw, ...change };
+      const written = ggufModelOf(config, await readCheckpoint(folder(name)), { type: "f32", name });
+      if (message === null) assert.ok((await written).tensors.size > 0);
+      else await assert.rejects(written, { name: "PretrainedError", message });
+    }
+  });
 });
 
 /** A tokenizer.json as metadata, and as the tokenizer that they are read as. */

@@ -28,6 +28,8 @@ test("GPT-2 small has 124,439,808 parameters, counted and made", () => {
   );
   for (const bias of [true, false])
     assert.equal(new GPT2({ ...tiny, bias }).parameterCount(), gpt2ParameterCount({ ...tiny, bias }));
+  const narrow = { ...tiny, intermediateSize: 24 };
+  assert.equal(new GPT2(narrow).parameterCount(), gpt2ParameterCount(narrow));
   // per token: forward 2 (12 L d² + V d) + 4 T d L, thrice that with the backward pass
   assert.equal(gpt2FlopsPerStep(tiny, { batchSize: 3 }), 3 * (2 * (12 * 2 * 256 + 11 * 16) + 4 * 8 * 16 * 2) * 24);
 });

@@ -7,7 +7,7 @@ import { type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { setDevice } from "../../src/execution/index.ts";
 import { load, save } from "../../src/formats/index.ts";
-import { fromConfig, fromPretrained, PretrainedError, readConfig } from "../../src/models/index.ts";
+import { formatConfig, fromConfig, fromPretrained, PretrainedError, readConfig } from "../../src/models/index.ts";
 import type { Module, StateDict } from "../../src/nn/index.ts";
 import { manualSeed, zeros } from "../../src/tensor/index.ts";
 
@@ -270,4 +270,25 @@ test("a configuration alone gives a model that starts anew, of the checkpoint's 
     name: "PretrainedError",
     message: /unknown architecture/,
   });
+});
+
+test("a configuration is written with the floating numbers that transformers insists on", () => {
+  const config = {
+    model_type: "gemma2",
+    final_logit_softcapping: 30,
+    rms_norm_eps: 1e-6,
+    hidden_size: 30,
+    initializer_range: 1,
+  };
+  assert.equal(
+    formatConfig(config),
+    `{
+  "model_type": "gemma2",
+  "final_logit_softcapping": 30.0,
+  "rms_norm_eps": 0.000001,
+  "hidden_size": 30,
+  "initializer_range": 1.0
+}
+`,
+  );
 });

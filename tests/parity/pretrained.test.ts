@@ -44,6 +44,7 @@ const floats = (stored: Stored): Tensor => tensor(Float32Array.from(valuesOf(sto
 const dtype = "float32";
 const decoders = [
   "gpt2",
+  "gpt2-relu",
   "llama",
   "llama3",
   "mistral",

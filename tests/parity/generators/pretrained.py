@@ -45,6 +45,7 @@ DECODERS = {
     "gemma3": ("gemma3_text", dict(**SHAPE, head_dim=8, query_pre_attn_scalar=12, sliding_window=6, rope_theta=50000.0, rope_local_base_freq=500.0, rope_scaling=dict(rope_type="linear", factor=4.0), sliding_window_pattern=2), torch.bfloat16),
     "phi3": ("phi3", dict(**SHAPE, sliding_window=11, partial_rotary_factor=0.7), torch.bfloat16),
     "smollm3": ("smollm3", dict(**SHAPE, no_rope_layers=[1, 0], tie_word_embeddings=True), torch.bfloat16),
+    "gpt2-relu": ("gpt2", dict(vocab_size=VOCABULARY, n_positions=96, n_embd=24, n_layer=2, n_head=4, n_inner=40, activation_function="relu", bos_token_id=1, eos_token_id=2), torch.bfloat16),
 }
 
 # The kinds of rope scaling on the weights of "llama", as older checkpoints write them, with the sequence lengths to compare.
