@@ -4,15 +4,24 @@
  */
 import { type DType, dtypes } from "../core/dtype.ts";
 import { sizeOf } from "../core/shape.ts";
-import { applyLora, type Quantization, QuantizedLinear, quantizer, type Target } from "../finetune/index.ts";
+import {
+  applyLora,
+  finetune,
+  languageTask,
+  type Quantization,
+  QuantizedLinear,
+  quantizer,
+  type Target,
+  type Task,
+  textTask,
+} from "../finetune/index.ts";
 import { Storage } from "../graph/node.ts";
 import { leaf } from "../graph/ops.ts";
 import { replaceLayers } from "../models/from-parts.ts";
 import { type Architecture, architectures, ConfigReader, PretrainedError, type RawConfig } from "../models/index.ts";
-import { crossEntropy } from "../nn/functional.ts";
 import { deferInit, Linear, type Module } from "../nn/index.ts";
-import { AdamW } from "../optim/index.ts";
 import { noGrad, randint, setData, Tensor } from "../tensor/index.ts";
+import { headsOf } from "./finetune-method.ts";
 import { footprint } from "./footprint.ts";
 import { openPlanning, type PlannedProgram, planningDevice } from "./planning.ts";
 
@@ -133,6 +142,8 @@ interface Planned {
   readonly trained: number;
   readonly weights: number;
   readonly step: PlannedProgram;
+  /** Of whichever program has the most: programs follow one another in one arena. */
+  readonly temporaries: number;
 }
 
 const bytesOf = (tensors: Iterable<Tensor>): number =>
@@ -142,6 +153,25 @@ const bytesOf = (tensors: Iterable<Tensor>): number =>
 function quantizationOf(method: MemoryMethod, { quantization }: MemoryOptions): Quantization | null {
   if (method === "qlora") return quantization ?? "nf4";
   return method === "inference" ? (quantization ?? null) : null;
+}
+
+/** Two steps of finetune with its evaluations, of a batch of texts of full length. */
+async function rehearse(
+  model: TextModel,
+  { batch, time, recompute }: { readonly batch: number; readonly time: number; readonly recompute: boolean },
+): Promise<void> {
+  const text = isLanguage(model) ? { ids: new Int32Array(time + 1) } : { ids: new Int32Array(time), target: 0 };
+  const task = isLanguage(model) ? languageTask({ maxLength: time }) : textTask({ maxLength: time });
+  const data = Array<typeof text>(batch).fill(text);
+  await finetune(model, {
+    task: task as unknown as Task<TextModel, typeof text, unknown>,
+    data,
+    evaluation: data,
+    batch,
+    steps: 2, // the first makes the optimiser's state, the second is what all others are
+    evaluateEvery: 1,
+    ...(isLanguage(model) ? { recompute } : {}),
+  });
 }
 
 async function planDepth(
@@ -166,32 +196,22 @@ async function planDepth(
     const cache = isLanguage(model) ? model.createCache({ batchSize: batch, capacity: time }) : null;
     await noGrad(() => (cache === null ? model.forward(ids) : model.decode(ids, cache))).data();
     const weights = bytesOf([...model.parameters(), ...model.buffers()]);
-    return { parameters, trained: 0, weights, step: largest(programs) };
+    return { parameters, trained: 0, weights, ...summary(programs) };
   }
-  if (method !== "full") applyLora(model, { r: rank, alpha: rank, target });
-  if (isLanguage(model)) model.recompute = options.recompute ?? false;
-  model.train();
+  if (method === "full") model.requiresGrad_(true);
+  else applyLora(model, { r: rank, alpha: rank, target, modulesToSave: isLanguage(model) ? [] : headsOf(model) });
+  await rehearse(model, { batch, time, recompute: options.recompute ?? false });
   const trained = model.parameters().filter((parameter) => parameter.requiresGrad);
-  const optimizer = new AdamW(trained, { lr: 1e-4 });
-  // the first step makes the optimiser's state, the second is what all others are
-  for (let i = 0; i < 2; i++) {
-    const loss = isLanguage(model)
-      ? model.forward(ids, ids)
-      : crossEntropy(model.forward(ids), randint(0, 2, [batch], { device: planningDevice }));
-    loss.backward();
-    await optimizer.step();
-    optimizer.zeroGrad();
-    await loss.item();
-  }
   const weights = bytesOf([...model.parameters(), ...model.buffers()]);
-  return { parameters, trained: trained.reduce((n, p) => n + p.size, 0), weights, step: largest(programs) };
+  return { parameters, trained: trained.reduce((n, p) => n + p.size, 0), weights, ...summary(programs) };
 }
 
-/** Of what was compiled since the list was empty, the step: the last of the large ones. */
-const largest = (programs: readonly PlannedProgram[]): PlannedProgram => {
+/** Of what was compiled since the list was empty, the step: the last of the large ones; and the temporaries of all. */
+function summary(programs: readonly PlannedProgram[]): Pick<Planned, "step" | "temporaries"> {
   const most = Math.max(...programs.map(({ nodes }) => nodes.length));
-  return programs.findLast(({ nodes }) => nodes.length > most / 2) as PlannedProgram;
-};
+  const step = programs.findLast(({ nodes }) => nodes.length > most / 2) as PlannedProgram;
+  return { step, temporaries: Math.max(...programs.map(({ program }) => program.stats.arenaBytes)) };
+}
 
 /**
  * The memory of a language model, or of an encoder with two classes, by its parsed `config.json`. Opens the planning device and makes it the default: for a process that only plans.
@@ -210,13 +230,13 @@ export async function memoryOf(
   for (const depth of depths) {
     const planned = await planDepth(withLayers(config, depth).raw, method, options, programs);
     const foot = footprint(planned.step, planned.weights, device);
-    const { weights, otherState, temporaries, outputs, data, scratch, process } = foot;
+    const { weights, otherState, outputs, data, scratch, process } = foot;
     parts.push({
       parameters: planned.parameters,
       trained: planned.trained,
       weights,
       otherState: Math.max(0, otherState),
-      temporaries: temporaries + outputs,
+      temporaries: planned.temporaries + outputs,
       process: data + scratch + process,
     });
   }

@@ -3,7 +3,7 @@
  * step can be looked at (its graph, kernels, memory) without having the memory or the time for it.
  */
 import type { Backend, Capture, Program } from "../backends/backend.ts";
-import { allocateRaw, dtypes } from "../core/dtype.ts";
+import { allocateRaw, dtypes, type TypedArray } from "../core/dtype.ts";
 import { sizeOf } from "../core/shape.ts";
 import { backendOf, registerBackend, setDevice } from "../execution/index.ts";
 import type { Node } from "../graph/node.ts";
@@ -39,9 +39,11 @@ export async function openPlanning(base: string): Promise<PlannedProgram[]> {
   const backend: Backend = {
     name: planningDevice,
     dtypes: real.dtypes,
-    allocate: () => ({}),
-    write: () => {},
-    read: (_, dtype, length) => allocateRaw(dtype, length),
+    allocate: (): Given => ({ data: null }),
+    write(memory, data) {
+      (memory as Given).data = data.slice();
+    },
+    read: (memory, dtype, length) => (memory as Given).data?.slice() ?? allocateRaw(dtype, length),
     async compile(capture) {
       const plan = describe(capture);
       const program = await real.compile(capture);
@@ -52,6 +54,11 @@ export async function openPlanning(base: string): Promise<PlannedProgram[]> {
   registerBackend(planningDevice, () => backend);
   setDevice(planningDevice);
   return programs;
+}
+
+/** Memory of the planning device: what was given to it, which is read back; the rest reads as zeros. */
+interface Given {
+  data: TypedArray | null;
 }
 
 const bytesOf = (node: Node): number => sizeOf(node.shape) * dtypes[node.dtype].bytes;
