@@ -9,7 +9,7 @@ import { type GenerateOptions, generate, type LanguageModel } from "../generate/
 import { BlockEmbedding, BlockLinear } from "../models/blocks.ts";
 import type { Module } from "../nn/index.ts";
 import { AdamW, LambdaLR } from "../optim/index.ts";
-import { getRngState, noGrad, realize, setRngState, type Tensor } from "../tensor/index.ts";
+import { asState, getRngState, noGrad, realize, setRngState, type Tensor } from "../tensor/index.ts";
 import {
   type Batches,
   type Callback,
@@ -190,6 +190,22 @@ interface BestKeeper extends Callback {
   putBack(model: Module, lastStep: number): number;
 }
 
+/** A copy of `now`, in the memory of `into`, the last one: left to the collector that would go too late. */
+async function copied(
+  now: Readonly<Record<string, Tensor>>,
+  into: Readonly<Record<string, Tensor>> | null,
+): Promise<Record<string, Tensor>> {
+  const copyOf = ([key, x]: [string, Tensor]): [string, Tensor] => {
+    const kept = into?.[key];
+    if (!kept) return [key, asState(x.detach().clone())];
+    // a checkpoint's are no state yet, and in-place operations on such give new memory
+    return [key, (kept.isState ? kept : asState(kept)).copy_(x)];
+  };
+  const copy = noGrad(() => Object.fromEntries(Object.entries(now).map(copyOf)));
+  await realize(...Object.values(copy));
+  return copy;
+}
+
 function bestKeeper(patience: number | undefined, restore: boolean): BestKeeper {
   let best = Number.POSITIVE_INFINITY;
   let bestStep = 0;
@@ -203,9 +219,7 @@ function bestKeeper(patience: number | undefined, restore: boolean): BestKeeper 
       if (loss < best) {
         [best, bestStep, waited] = [loss, record.step, 0];
         if (!restore) return;
-        const now = run.weights();
-        weights = noGrad(() => Object.fromEntries(Object.entries(now).map(([key, x]) => [key, x.detach().clone()])));
-        await realize(...Object.values(weights));
+        weights = await copied(run.weights(), weights);
       } else if (++waited >= (patience ?? Number.POSITIVE_INFINITY))
         run.stop(`the evaluation has not improved ${patience} times; the best was ${best} at step ${bestStep}`);
     },
