@@ -3,6 +3,7 @@
  * the best evaluation, and measures again, so that what was gained stands beside what was there. The loop is `train/fit.ts`.
  */
 import { join } from "../data/path.ts";
+import { synchronize } from "../execution/index.ts";
 import { ensureFolder, writeFileAtomic } from "../formats/atomic.ts";
 import { save } from "../formats/index.ts";
 import { type GenerateOptions, generate, type LanguageModel } from "../generate/index.ts";
@@ -195,14 +196,16 @@ async function copied(
   now: Readonly<Record<string, Tensor>>,
   into: Readonly<Record<string, Tensor>> | null,
 ): Promise<Record<string, Tensor>> {
-  const copyOf = ([key, x]: [string, Tensor]): [string, Tensor] => {
-    const kept = into?.[key];
-    if (!kept) return [key, asState(x.detach().clone())];
-    // a checkpoint's are no state yet, and in-place operations on such give new memory
-    return [key, (kept.isState ? kept : asState(kept)).copy_(x)];
-  };
-  const copy = noGrad(() => Object.fromEntries(Object.entries(now).map(copyOf)));
+  const copy =
+    into ?? noGrad(() => Object.fromEntries(Object.entries(now).map(([key, x]) => [key, x.detach().clone()])));
   await realize(...Object.values(copy));
+  // in-place operations write the memory of states only
+  for (const x of Object.values(copy)) asState(x);
+  if (into === null) return copy;
+  noGrad(() => {
+    for (const [key, x] of Object.entries(copy)) x.copy_(now[key]);
+  });
+  await synchronize(); // not realize, which would hand out the new values in memory of their own
   return copy;
 }
 
