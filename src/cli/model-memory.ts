@@ -15,6 +15,7 @@ import {
   type Task,
   textTask,
 } from "../finetune/index.ts";
+import { sizesFor } from "../generate/readers.ts";
 import { Storage } from "../graph/node.ts";
 import { leaf } from "../graph/ops.ts";
 import { replaceLayers } from "../models/from-parts.ts";
@@ -44,6 +45,8 @@ export interface MemoryOptions {
   readonly recompute?: boolean;
   /** The backend that computes. Default: "cpu". */
   readonly device?: string;
+  /** What lies beside the model: its kind and its number of tokens. Default: none. */
+  readonly tokenizer?: { readonly kind: string; readonly size: number } | null;
   /** The depths, one or two, that are planned. Default: 2 and 4 layers, or the model's own where it is not deeper. */
   readonly depths?: readonly number[];
 }
@@ -70,6 +73,10 @@ export interface ModelMemory {
 const IMPORTED_BYTES = 70e6;
 /** What quantising layers as they are read leaves in the heap (measured on models of 168 M and 1.1 billion parameters). */
 const QUANTISING_BYTES = 105e6;
+/** Of a tokenizer's heap for each token: its text in two tables, and in BPE the pair that it is merged of (measured on 16,000 to 152,000 tokens). */
+const TOKEN_BYTES = { bpe: 760, other: 430 };
+const tokenizerBytes = (tokenizer: { readonly kind: string; readonly size: number } | null): number =>
+  tokenizer === null ? 0 : tokenizer.size * (tokenizer.kind.includes("bpe") ? TOKEN_BYTES.bpe : TOKEN_BYTES.other);
 const shallow = [2, 4] as const;
 
 const layerFields = ["num_hidden_layers", "n_layer", "n_layers"];
@@ -142,8 +149,10 @@ interface Planned {
   readonly trained: number;
   readonly weights: number;
   readonly step: PlannedProgram;
-  /** Of whichever program has the most: programs follow one another in one arena. */
-  readonly temporaries: number;
+  /** The largest of what is learnt: a checkpoint is written from copies of one after the other. */
+  readonly copied: number;
+  /** Of each program, in the order in which they are run first. */
+  readonly temporaries: readonly number[];
 }
 
 const bytesOf = (tensors: Iterable<Tensor>): number =>
@@ -189,28 +198,45 @@ async function planDepth(
     const wanted = quantizer({ make: (layer) => blankQuantized(layer, quantization) });
     await replaceLayers(model, wanted);
   }
-  const ids = randint(0, 2, [batch, time], { device: planningDevice });
   programs.length = 0;
   if (method === "inference") {
     model.eval();
-    const cache = isLanguage(model) ? model.createCache({ batchSize: batch, capacity: time }) : null;
-    await noGrad(() => (cache === null ? model.forward(ids) : model.decode(ids, cache))).data();
+    if (isLanguage(model)) {
+      const { capacity, pieceLength } = sizesFor(time, model.contextLength);
+      const cache = model.createCache({ batchSize: batch, capacity });
+      // as generate reads a text: in pieces, then token by token
+      for (const length of [pieceLength, 1])
+        await noGrad(() => model.decode(randint(0, 2, [batch, length], { device: planningDevice }), cache)).data();
+    } else await noGrad(() => model.forward(randint(0, 2, [batch, time], { device: planningDevice }))).data();
     const weights = bytesOf([...model.parameters(), ...model.buffers()]);
-    return { parameters, trained: 0, weights, ...summary(programs) };
+    return { parameters, trained: 0, weights, copied: 0, ...summary(programs) };
   }
   if (method === "full") model.requiresGrad_(true);
   else applyLora(model, { r: rank, alpha: rank, target, modulesToSave: isLanguage(model) ? [] : headsOf(model) });
   await rehearse(model, { batch, time, recompute: options.recompute ?? false });
   const trained = model.parameters().filter((parameter) => parameter.requiresGrad);
   const weights = bytesOf([...model.parameters(), ...model.buffers()]);
-  return { parameters, trained: trained.reduce((n, p) => n + p.size, 0), weights, ...summary(programs) };
+  const copied = Math.max(...trained.map((tensor) => bytesOf([tensor])));
+  return { parameters, trained: trained.reduce((n, p) => n + p.size, 0), weights, copied, ...summary(programs) };
 }
 
-/** Of what was compiled since the list was empty, the step: the last of the large ones; and the temporaries of all. */
-function summary(programs: readonly PlannedProgram[]): Pick<Planned, "step" | "temporaries"> {
+/** Of what was run since the list was empty, the step: the last of the large ones; and the temporaries of each. */
+function summary(ran: readonly PlannedProgram[]): Pick<Planned, "step" | "temporaries"> {
+  const programs = [...new Set(ran)];
   const most = Math.max(...programs.map(({ nodes }) => nodes.length));
   const step = programs.findLast(({ nodes }) => nodes.length > most / 2) as PlannedProgram;
-  return { step, temporaries: Math.max(...programs.map(({ program }) => program.stats.arenaBytes)) };
+  return { step, temporaries: programs.map(({ program }) => program.stats.arenaBytes) };
+}
+
+/** The most temporaries of any program, which follow one another in one arena: some grow with the layers, others with the vocabulary. */
+function mostTemporaries(
+  depths: readonly (readonly number[])[],
+  deep: (first: number, second: number) => number,
+): number {
+  const [first, second = first] = depths;
+  // as many programs wherever only the layers are more
+  if (first.length !== second.length) return deep(Math.max(...first), Math.max(...second));
+  return Math.max(...first.map((bytes, i) => deep(bytes, second[i])));
 }
 
 /**
@@ -227,44 +253,53 @@ export async function memoryOf(
   const { own } = withLayers(config, null);
   const depths = options.depths ?? (own <= shallow[1] ? [own] : shallow);
   const parts = [];
+  const temporaries: number[][] = [];
   for (const depth of depths) {
     const planned = await planDepth(withLayers(config, depth).raw, method, options, programs);
     const foot = footprint(planned.step, planned.weights, device);
     const { weights, otherState, outputs, data, scratch, process } = foot;
+    temporaries.push(planned.temporaries.map((bytes) => bytes + outputs));
     parts.push({
       parameters: planned.parameters,
       trained: planned.trained,
       weights,
       otherState: Math.max(0, otherState),
-      temporaries: planned.temporaries + outputs,
-      process: data + scratch + process,
+      process: data + scratch + process + planned.copied,
     });
   }
   const [first, second = first] = parts;
   /** What the first depths say of the depth that the model has. */
-  const at = (key: keyof typeof first): number =>
-    depths.length < 2
-      ? first[key]
-      : Math.round(first[key] + ((second[key] - first[key]) / (depths[1] - depths[0])) * (own - depths[0]));
+  const deep = (a: number, b: number): number =>
+    depths.length < 2 ? a : Math.round(a + ((b - a) / (depths[1] - depths[0])) * (own - depths[0]));
+  const at = (key: keyof typeof first): number => deep(first[key], second[key]);
   const trained = at("trained");
   const sum = {
     parameters: at("parameters"),
     trained,
     weights: at("weights"),
     otherState: at("otherState"),
-    temporaries: at("temporaries"),
+    temporaries: mostTemporaries(temporaries, deep),
     best: trained * (method === "full" ? dtypes[options.dtype ?? "float32"].bytes : 4),
-    process: at("process") + IMPORTED_BYTES + (quantizationOf(method, options) === null ? 0 : QUANTISING_BYTES),
+    process:
+      at("process") +
+      IMPORTED_BYTES +
+      (quantizationOf(method, options) === null ? 0 : QUANTISING_BYTES) +
+      tokenizerBytes(options.tokenizer ?? null),
   };
   return { ...sum, total: sum.weights + sum.otherState + sum.temporaries + sum.best + sum.process };
 }
 
-let opened: { readonly device: string; readonly programs: Promise<PlannedProgram[]> } | null = null;
+let opened: { readonly device: string; readonly ran: Promise<PlannedProgram[]> } | null = null;
 
-/** The programs of the planning device, which a process has one of. */
+/** What the planning device, which a process has one of, would have run. */
 function planning(device: string): Promise<PlannedProgram[]> {
   if (opened && opened.device !== device)
     throw new PretrainedError(`memoryOf: this process plans for ${opened.device}; ask for ${device} in another`);
-  opened ??= { device, programs: openPlanning(device) };
-  return opened.programs;
+  const open = async (): Promise<PlannedProgram[]> => {
+    const ran: PlannedProgram[] = [];
+    await openPlanning(device, (program) => ran.push(program));
+    return ran;
+  };
+  opened ??= { device, ran: open() };
+  return opened.ran;
 }

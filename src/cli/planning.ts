@@ -32,8 +32,14 @@ export interface PlannedProgram {
 /** The name of the planning device; one a process. */
 export const planningDevice = "plan";
 
-/** Opens a planning device over the backend of `base` and makes it the default. Its programs collect in the list that is given back. */
-export async function openPlanning(base: string): Promise<PlannedProgram[]> {
+/**
+ * Opens a planning device over the backend of `base` and makes it the default. Its programs collect in the list that is given back, each when it
+ * is compiled; `ran` is told of each that would be run, as often as it would be.
+ */
+export async function openPlanning(
+  base: string,
+  ran: (program: PlannedProgram) => void = () => {},
+): Promise<PlannedProgram[]> {
   const real = await backendOf(base);
   const programs: PlannedProgram[] = [];
   const backend: Backend = {
@@ -47,8 +53,9 @@ export async function openPlanning(base: string): Promise<PlannedProgram[]> {
     async compile(capture) {
       const plan = describe(capture);
       const program = await real.compile(capture);
-      programs.push({ ...plan, program });
-      return { stats: program.stats, describe: (stage) => program.describe(stage), run: () => {} };
+      const planned = { ...plan, program };
+      programs.push(planned);
+      return { stats: program.stats, describe: (stage) => program.describe(stage), run: () => ran(planned) };
     },
   };
   registerBackend(planningDevice, () => backend);
