@@ -19,11 +19,12 @@ import { sizesFor } from "../generate/readers.ts";
 import { Storage } from "../graph/node.ts";
 import { leaf } from "../graph/ops.ts";
 import { replaceLayers } from "../models/from-parts.ts";
+import type { Projection } from "../models/gpt2.ts";
 import { type Architecture, architectures, ConfigReader, PretrainedError, type RawConfig } from "../models/index.ts";
 import { deferInit, Linear, type Module } from "../nn/index.ts";
 import { noGrad, randint, setData, Tensor } from "../tensor/index.ts";
 import { headsOf } from "./finetune-method.ts";
-import { footprint } from "./footprint.ts";
+import { footprint, waitingResults } from "./footprint.ts";
 import { openPlanning, type PlannedProgram, planningDevice } from "./planning.ts";
 
 export type MemoryMethod = "inference" | "lora" | "qlora" | "full";
@@ -71,8 +72,11 @@ export interface ModelMemory {
 
 /** Node and the modules before anything is loaded, less what of the temporaries is never touched (measured on TinyLlama's shape). */
 const IMPORTED_BYTES = 70e6;
-/** What quantising layers as they are read leaves in the heap (measured on models of 168 M and 1.1 billion parameters). */
-const QUANTISING_BYTES = 105e6;
+/**
+ * What is left of layers that are quantised as they are read: the device keeps freed blocks of up to 128 MiB (backends/cpu/memory.ts), of which
+ * so much is still there at the peak (measured on models of 168 M and 1.1 billion parameters).
+ */
+const QUANTISED_BYTES = 105e6;
 /** Of a tokenizer's heap for each token: its text in two tables, and in BPE the pair that it is merged of (measured on 16,000 to 152,000 tokens). */
 const TOKEN_BYTES = { bpe: 760, other: 430 };
 const tokenizerBytes = (tokenizer: { readonly kind: string; readonly size: number } | null): number =>
@@ -148,9 +152,11 @@ interface Planned {
   readonly parameters: number;
   readonly trained: number;
   readonly weights: number;
+  /** Of layers that have been quantised, as they were. */
+  readonly quantized: number;
   readonly step: PlannedProgram;
-  /** The largest of what is learnt: a checkpoint is written from copies of one after the other. */
-  readonly copied: number;
+  /** What is read from the device: the logits of each token; in training the largest of what is learnt, since it is written one by one. */
+  readonly copies: number;
   /** Of each program, in the order in which they are run first. */
   readonly temporaries: readonly number[];
 }
@@ -194,9 +200,13 @@ async function planDepth(
   const model = build(raw, dtype);
   const parameters = model.parameterCount();
   const time = options.time ?? Math.min(512, model.contextLength);
+  let quantized = 0;
   if (quantization !== null) {
-    const wanted = quantizer({ make: (layer) => blankQuantized(layer, quantization) });
-    await replaceLayers(model, wanted);
+    const make = (layer: Linear | Projection): QuantizedLinear => {
+      quantized += bytesOf([layer.weight]);
+      return blankQuantized(layer, quantization);
+    };
+    await replaceLayers(model, quantizer({ make }));
   }
   programs.length = 0;
   if (method === "inference") {
@@ -209,15 +219,24 @@ async function planDepth(
         await noGrad(() => model.decode(randint(0, 2, [batch, length], { device: planningDevice }), cache)).data();
     } else await noGrad(() => model.forward(randint(0, 2, [batch, time], { device: planningDevice }))).data();
     const weights = bytesOf([...model.parameters(), ...model.buffers()]);
-    return { parameters, trained: 0, weights, copied: 0, ...summary(programs) };
+    const planned = summary(programs);
+    const copies = waitingResults(planned.step.outputBytes, isLanguage(model) ? time : 1);
+    return { parameters, trained: 0, weights, quantized, copies, ...planned };
   }
   if (method === "full") model.requiresGrad_(true);
   else applyLora(model, { r: rank, alpha: rank, target, modulesToSave: isLanguage(model) ? [] : headsOf(model) });
   await rehearse(model, { batch, time, recompute: options.recompute ?? false });
   const trained = model.parameters().filter((parameter) => parameter.requiresGrad);
   const weights = bytesOf([...model.parameters(), ...model.buffers()]);
-  const copied = Math.max(...trained.map((tensor) => bytesOf([tensor])));
-  return { parameters, trained: trained.reduce((n, p) => n + p.size, 0), weights, copied, ...summary(programs) };
+  const copies = Math.max(...trained.map((tensor) => bytesOf([tensor])));
+  return {
+    parameters,
+    trained: trained.reduce((n, p) => n + p.size, 0),
+    weights,
+    quantized,
+    copies,
+    ...summary(programs),
+  };
 }
 
 /** Of what was run since the list was empty, the step: the last of the large ones; and the temporaries of each. */
@@ -263,8 +282,9 @@ export async function memoryOf(
       parameters: planned.parameters,
       trained: planned.trained,
       weights,
+      quantized: planned.quantized,
       otherState: Math.max(0, otherState),
-      process: data + scratch + process + planned.copied,
+      process: data + scratch + process + planned.copies,
     });
   }
   const [first, second = first] = parts;
@@ -283,7 +303,7 @@ export async function memoryOf(
     process:
       at("process") +
       IMPORTED_BYTES +
-      (quantizationOf(method, options) === null ? 0 : QUANTISING_BYTES) +
+      Math.min(at("quantized"), QUANTISED_BYTES) +
       tokenizerBytes(options.tokenizer ?? null),
   };
   return { ...sum, total: sum.weights + sum.otherState + sum.temporaries + sum.best + sum.process };
