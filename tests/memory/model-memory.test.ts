@@ -10,7 +10,6 @@ import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { pathToFileURL } from "node:url";
 import { promisify } from "node:util";
-import { CharTokenizer } from "../../src/data/index.ts";
 import { fromConfig, savePretrained } from "../../src/models/index.ts";
 import type { Module } from "../../src/nn/index.ts";
 import { manualSeed } from "../../src/tensor/index.ts";
@@ -76,12 +75,33 @@ const cases: readonly {
   { model: "classifier", method: "full training", batch: 4, length: 128 },
 ];
 
+/** A tokenizer.json of `size` words. */
+function wordsOf(size: number): string {
+  const special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"];
+  const words = Array.from({ length: size }, (_, i) => special[i] ?? `w${i}`);
+  const how = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
+  return JSON.stringify({
+    version: "1.0",
+    added_tokens: special.map((content, id) => ({ id, content, ...how })),
+    normalizer: null,
+    pre_tokenizer: { type: "WhitespaceSplit" },
+    post_processor: null,
+    decoder: null,
+    model: {
+      ...{ type: "WordPiece", unk_token: "[UNK]", continuing_subword_prefix: "##", max_input_chars_per_word: 100 },
+      vocab: Object.fromEntries(words.map((word, i) => [word, i])),
+    },
+  });
+}
+
 describe("what info says that fine-tuning takes", { skip }, () => {
   const room = mkdtempSync(join(tmpdir(), "nabla-memory-"));
   const build = join(root, `dist.${process.pid}.model-memory`);
-  const letters = "abcdefghijklmnopqrstuvwxyz ";
-  const textOf = (length: number): string =>
-    Array.from({ length }, (_, i) => letters[(i * i + 7 * i) % letters.length]).join("");
+  /** So many words of the model's vocabulary, from all over it. */
+  const textOf = (model: keyof typeof models, length: number): string => {
+    const { vocab_size } = models[model].config;
+    return Array.from({ length }, (_, i) => `w${4 + ((i * 7919 + i * i) % (vocab_size - 4))}`).join(" ");
+  };
   before(async () => {
     buildInto(build); // an error of types is not this test's affair
     manualSeed(1);
@@ -91,7 +111,7 @@ describe("what info says that fine-tuning takes", { skip }, () => {
         const made = fromConfig(config, { dtype, task: "classification" });
         await savePretrained(made as unknown as Module, folder, { config, task: "classification" });
       } else await savePretrained(fromConfig(config, { dtype }) as unknown as Module, folder, { config });
-      await CharTokenizer.fromText(letters).save(folder);
+      writeFileSync(join(folder, "tokenizer.json"), wordsOf(config.vocab_size));
     }
   });
   after(() => {
@@ -114,9 +134,10 @@ describe("what info says that fine-tuning takes", { skip }, () => {
 
   /** The command that does what info has planned. */
   function command({ model, method, batch, length, recompute }: (typeof cases)[number], out: string): string[] {
-    if (method === "inference") return ["generate", model, "--prompt", textOf(length - 64), "--tokens", "64", "--json"];
-    const data = join(room, `data${length}.jsonl`);
-    const line = (label: string): string => `${JSON.stringify({ text: textOf(length), label })}\n`;
+    if (method === "inference")
+      return ["generate", model, "--prompt", textOf(model, length - 64), "--tokens", "64", "--json"];
+    const data = join(room, `${model}${length}.jsonl`);
+    const line = (label: string): string => `${JSON.stringify({ text: textOf(model, length), label })}\n`;
     writeFileSync(data, (line("a") + line("b")).repeat(2));
     return [
       ...[
