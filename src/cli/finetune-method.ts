@@ -8,6 +8,9 @@ import { type FinetuneSettings, usesLora } from "./finetune-settings.ts";
 /** Heads that a checkpoint of the bare model lacks, by the names of modules; distilbert's has two layers. */
 const headNames = ["pre_classifier", "classifier", "score"];
 
+/** The parts of a classifier that learn as a whole beside an adapter. */
+export const headsOf = (model: Module): string[] => headNames.filter((name) => hasChild(model, name));
+
 /** Prepares `model` in place, and says in a line what will learn. The base of QLoRA has been quantised as it was read. */
 export function prepareModel(model: Module, settings: FinetuneSettings): string {
   const total = elements(model);
@@ -25,7 +28,7 @@ export function prepareModel(model: Module, settings: FinetuneSettings): string 
   }
   const quantized = [...model.modules()].filter((layer) => layer instanceof QuantizedLinear);
   manualSeed(settings.seed);
-  const heads = settings.task === "language" ? [] : headNames.filter((name) => hasChild(model, name));
+  const heads = settings.task === "language" ? [] : headsOf(model);
   const tuned = applyLora(model, {
     r: rank,
     alpha,

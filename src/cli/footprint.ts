@@ -35,6 +35,14 @@ function waitingBytes(batch: number): number {
   return Math.max(4 * batch, Math.min(plannedSteps * batch + host, most));
 }
 
+/** Smaller blocks are told of to V8 by eight times their size (backends/cpu/memory.ts). */
+const SMALL_BLOCK = 256 * 2 ** 10;
+
+/** Results of `bytes` each that were read on the host, of `steps` steps, and wait for the collector: the device's copies and the host's. */
+export function waitingResults(bytes: number, steps: number): number {
+  return 2 * Math.min(bytes * steps, bytes < SMALL_BLOCK ? WAITING_BYTES / 8 : WAITING_BYTES);
+}
+
 /** Bytes, by what they are for; their sum is the peak. */
 export interface Footprint {
   readonly weights: number;

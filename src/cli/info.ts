@@ -43,7 +43,7 @@ async function info(name: string, flags: Flags): Outcome {
   const length = Math.min(flags.length ?? 512, facts.context ?? 512);
   const memory = flags.memory && facts.text ? await memoryRows(facts, length, flags) : null;
   if (flags.json) {
-    const { config: _, ...plain } = facts;
+    const { config: _, tokens: __, ...plain } = facts;
     const { batch, rank, recompute = false } = flags;
     console.log(JSON.stringify({ ...plain, batch, length, rank, recompute, memory }));
     return exitCodes.ok;
@@ -89,7 +89,7 @@ interface Row {
 
 /** What each use of the model takes, planned on the device. */
 async function memoryRows(
-  { config, types }: import("./model-facts.ts").ModelFacts,
+  { config, types, tokens }: import("./model-facts.ts").ModelFacts,
   time: number,
   flags: Flags,
 ): Promise<Row[]> {
@@ -107,7 +107,7 @@ async function memoryRows(
     const dtype = method === "full" ? "float32" : stored; // weights that learn are float32, as finetune makes them
     const quantized = method === "qlora" ? { quantization: quantize } : {};
     const memory = await memoryOf(config, method, {
-      ...{ batch, time, rank, target, recompute, device, dtype },
+      ...{ batch, time, rank, target, recompute, device, dtype, tokenizer: tokens },
       ...quantized,
     });
     rows.push({ name, memory });

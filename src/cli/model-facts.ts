@@ -27,6 +27,8 @@ export interface ModelFacts {
   readonly shape: string;
   readonly context: number | null;
   readonly tokenizer: string | null;
+  /** Its kind and its number of tokens. */
+  readonly tokens: { readonly kind: string; readonly size: number } | null;
   readonly chatTemplate: boolean;
   readonly labels: readonly string[] | null;
   readonly config: RawConfig;
@@ -65,6 +67,7 @@ export async function describeModel(place: ModelPlace): Promise<ModelFacts> {
     shape: shapeOf(config),
     context: contextOf(config),
     tokenizer: tokenizer === null ? null : `${tokenizer.tokenizer.kind}, ${tokenizer.tokenizer.vocabSize} tokens`,
+    tokens: tokenizer === null ? null : { kind: tokenizer.tokenizer.kind, size: tokenizer.tokenizer.vocabSize },
     chatTemplate: tokenizer !== null && tokenizer.templateText !== null,
     labels: task.includes("classification") ? labelsOf(config) : null,
     config,

@@ -4,16 +4,27 @@
  */
 import { type DType, dtypes } from "../core/dtype.ts";
 import { sizeOf } from "../core/shape.ts";
-import { applyLora, type Quantization, QuantizedLinear, quantizer, type Target } from "../finetune/index.ts";
+import {
+  applyLora,
+  finetune,
+  languageTask,
+  type Quantization,
+  QuantizedLinear,
+  quantizer,
+  type Target,
+  type Task,
+  textTask,
+} from "../finetune/index.ts";
+import { sizesFor } from "../generate/readers.ts";
 import { Storage } from "../graph/node.ts";
 import { leaf } from "../graph/ops.ts";
 import { replaceLayers } from "../models/from-parts.ts";
+import type { Projection } from "../models/gpt2.ts";
 import { type Architecture, architectures, ConfigReader, PretrainedError, type RawConfig } from "../models/index.ts";
-import { crossEntropy } from "../nn/functional.ts";
 import { deferInit, Linear, type Module } from "../nn/index.ts";
-import { AdamW } from "../optim/index.ts";
 import { noGrad, randint, setData, Tensor } from "../tensor/index.ts";
-import { footprint } from "./footprint.ts";
+import { headsOf } from "./finetune-method.ts";
+import { footprint, waitingResults } from "./footprint.ts";
 import { openPlanning, type PlannedProgram, planningDevice } from "./planning.ts";
 
 export type MemoryMethod = "inference" | "lora" | "qlora" | "full";
@@ -35,6 +46,8 @@ export interface MemoryOptions {
   readonly recompute?: boolean;
   /** The backend that computes. Default: "cpu". */
   readonly device?: string;
+  /** What lies beside the model: its kind and its number of tokens. Default: none. */
+  readonly tokenizer?: { readonly kind: string; readonly size: number } | null;
   /** The depths, one or two, that are planned. Default: 2 and 4 layers, or the model's own where it is not deeper. */
   readonly depths?: readonly number[];
 }
@@ -59,8 +72,15 @@ export interface ModelMemory {
 
 /** Node and the modules before anything is loaded, less what of the temporaries is never touched (measured on TinyLlama's shape). */
 const IMPORTED_BYTES = 70e6;
-/** What quantising layers as they are read leaves in the heap (measured on models of 168 M and 1.1 billion parameters). */
-const QUANTISING_BYTES = 105e6;
+/**
+ * What is left of layers that are quantised as they are read: the device keeps freed blocks of up to 128 MiB (backends/cpu/memory.ts), of which
+ * so much is still there at the peak (measured on models of 168 M and 1.1 billion parameters).
+ */
+const QUANTISED_BYTES = 105e6;
+/** Of a tokenizer's heap for each token: its text in two tables, and in BPE the pair that it is merged of (measured on 16,000 to 152,000 tokens). */
+const TOKEN_BYTES = { bpe: 760, other: 430 };
+const tokenizerBytes = (tokenizer: { readonly kind: string; readonly size: number } | null): number =>
+  tokenizer === null ? 0 : tokenizer.size * (tokenizer.kind.includes("bpe") ? TOKEN_BYTES.bpe : TOKEN_BYTES.other);
 const shallow = [2, 4] as const;
 
 const layerFields = ["num_hidden_layers", "n_layer", "n_layers"];
@@ -132,7 +152,13 @@ interface Planned {
   readonly parameters: number;
   readonly trained: number;
   readonly weights: number;
+  /** Of layers that have been quantised, as they were. */
+  readonly quantized: number;
   readonly step: PlannedProgram;
+  /** What is read from the device: the logits of each token; in training the largest of what is learnt, since it is written one by one. */
+  readonly copies: number;
+  /** Of each program, in the order in which they are run first. */
+  readonly temporaries: readonly number[];
 }
 
 const bytesOf = (tensors: Iterable<Tensor>): number =>
@@ -142,6 +168,25 @@ const bytesOf = (tensors: Iterable<Tensor>): number =>
 function quantizationOf(method: MemoryMethod, { quantization }: MemoryOptions): Quantization | null {
   if (method === "qlora") return quantization ?? "nf4";
   return method === "inference" ? (quantization ?? null) : null;
+}
+
+/** Two steps of finetune with its evaluations, of a batch of texts of full length. */
+async function rehearse(
+  model: TextModel,
+  { batch, time, recompute }: { readonly batch: number; readonly time: number; readonly recompute: boolean },
+): Promise<void> {
+  const text = isLanguage(model) ? { ids: new Int32Array(time + 1) } : { ids: new Int32Array(time), target: 0 };
+  const task = isLanguage(model) ? languageTask({ maxLength: time }) : textTask({ maxLength: time });
+  const data = Array<typeof text>(batch).fill(text);
+  await finetune(model, {
+    task: task as unknown as Task<TextModel, typeof text, unknown>,
+    data,
+    evaluation: data,
+    batch,
+    steps: 2, // the first makes the optimiser's state, the second is what all others are
+    evaluateEvery: 1,
+    ...(isLanguage(model) ? { recompute } : {}),
+  });
 }
 
 async function planDepth(
@@ -155,43 +200,63 @@ async function planDepth(
   const model = build(raw, dtype);
   const parameters = model.parameterCount();
   const time = options.time ?? Math.min(512, model.contextLength);
+  let quantized = 0;
   if (quantization !== null) {
-    const wanted = quantizer({ make: (layer) => blankQuantized(layer, quantization) });
-    await replaceLayers(model, wanted);
+    const make = (layer: Linear | Projection): QuantizedLinear => {
+      quantized += bytesOf([layer.weight]);
+      return blankQuantized(layer, quantization);
+    };
+    await replaceLayers(model, quantizer({ make }));
   }
-  const ids = randint(0, 2, [batch, time], { device: planningDevice });
   programs.length = 0;
   if (method === "inference") {
     model.eval();
-    const cache = isLanguage(model) ? model.createCache({ batchSize: batch, capacity: time }) : null;
-    await noGrad(() => (cache === null ? model.forward(ids) : model.decode(ids, cache))).data();
+    if (isLanguage(model)) {
+      const { capacity, pieceLength } = sizesFor(time, model.contextLength);
+      const cache = model.createCache({ batchSize: batch, capacity });
+      // as generate reads a text: in pieces, then token by token
+      for (const length of [pieceLength, 1])
+        await noGrad(() => model.decode(randint(0, 2, [batch, length], { device: planningDevice }), cache)).data();
+    } else await noGrad(() => model.forward(randint(0, 2, [batch, time], { device: planningDevice }))).data();
     const weights = bytesOf([...model.parameters(), ...model.buffers()]);
-    return { parameters, trained: 0, weights, step: largest(programs) };
+    const planned = summary(programs);
+    const copies = waitingResults(planned.step.outputBytes, isLanguage(model) ? time : 1);
+    return { parameters, trained: 0, weights, quantized, copies, ...planned };
   }
-  if (method !== "full") applyLora(model, { r: rank, alpha: rank, target });
-  if (isLanguage(model)) model.recompute = options.recompute ?? false;
-  model.train();
+  if (method === "full") model.requiresGrad_(true);
+  else applyLora(model, { r: rank, alpha: rank, target, modulesToSave: isLanguage(model) ? [] : headsOf(model) });
+  await rehearse(model, { batch, time, recompute: options.recompute ?? false });
   const trained = model.parameters().filter((parameter) => parameter.requiresGrad);
-  const optimizer = new AdamW(trained, { lr: 1e-4 });
-  // the first step makes the optimiser's state, the second is what all others are
-  for (let i = 0; i < 2; i++) {
-    const loss = isLanguage(model)
-      ? model.forward(ids, ids)
-      : crossEntropy(model.forward(ids), randint(0, 2, [batch], { device: planningDevice }));
-    loss.backward();
-    await optimizer.step();
-    optimizer.zeroGrad();
-    await loss.item();
-  }
   const weights = bytesOf([...model.parameters(), ...model.buffers()]);
-  return { parameters, trained: trained.reduce((n, p) => n + p.size, 0), weights, step: largest(programs) };
+  const copies = Math.max(...trained.map((tensor) => bytesOf([tensor])));
+  return {
+    parameters,
+    trained: trained.reduce((n, p) => n + p.size, 0),
+    weights,
+    quantized,
+    copies,
+    ...summary(programs),
+  };
 }
 
-/** Of what was compiled since the list was empty, the step: the last of the large ones. */
-const largest = (programs: readonly PlannedProgram[]): PlannedProgram => {
+/** Of what was run since the list was empty, the step: the last of the large ones; and the temporaries of each. */
+function summary(ran: readonly PlannedProgram[]): Pick<Planned, "step" | "temporaries"> {
+  const programs = [...new Set(ran)];
   const most = Math.max(...programs.map(({ nodes }) => nodes.length));
-  return programs.findLast(({ nodes }) => nodes.length > most / 2) as PlannedProgram;
-};
+  const step = programs.findLast(({ nodes }) => nodes.length > most / 2) as PlannedProgram;
+  return { step, temporaries: programs.map(({ program }) => program.stats.arenaBytes) };
+}
+
+/** The most temporaries of any program, which follow one another in one arena: some grow with the layers, others with the vocabulary. */
+function mostTemporaries(
+  depths: readonly (readonly number[])[],
+  deep: (first: number, second: number) => number,
+): number {
+  const [first, second = first] = depths;
+  // as many programs wherever only the layers are more
+  if (first.length !== second.length) return deep(Math.max(...first), Math.max(...second));
+  return Math.max(...first.map((bytes, i) => deep(bytes, second[i])));
+}
 
 /**
  * The memory of a language model, or of an encoder with two classes, by its parsed `config.json`. Opens the planning device and makes it the default: for a process that only plans.
@@ -207,44 +272,54 @@ export async function memoryOf(
   const { own } = withLayers(config, null);
   const depths = options.depths ?? (own <= shallow[1] ? [own] : shallow);
   const parts = [];
+  const temporaries: number[][] = [];
   for (const depth of depths) {
     const planned = await planDepth(withLayers(config, depth).raw, method, options, programs);
     const foot = footprint(planned.step, planned.weights, device);
-    const { weights, otherState, temporaries, outputs, data, scratch, process } = foot;
+    const { weights, otherState, outputs, data, scratch, process } = foot;
+    temporaries.push(planned.temporaries.map((bytes) => bytes + outputs));
     parts.push({
       parameters: planned.parameters,
       trained: planned.trained,
       weights,
+      quantized: planned.quantized,
       otherState: Math.max(0, otherState),
-      temporaries: temporaries + outputs,
-      process: data + scratch + process,
+      process: data + scratch + process + planned.copies,
     });
   }
   const [first, second = first] = parts;
   /** What the first depths say of the depth that the model has. */
-  const at = (key: keyof typeof first): number =>
-    depths.length < 2
-      ? first[key]
-      : Math.round(first[key] + ((second[key] - first[key]) / (depths[1] - depths[0])) * (own - depths[0]));
+  const deep = (a: number, b: number): number =>
+    depths.length < 2 ? a : Math.round(a + ((b - a) / (depths[1] - depths[0])) * (own - depths[0]));
+  const at = (key: keyof typeof first): number => deep(first[key], second[key]);
   const trained = at("trained");
   const sum = {
     parameters: at("parameters"),
     trained,
     weights: at("weights"),
     otherState: at("otherState"),
-    temporaries: at("temporaries"),
+    temporaries: mostTemporaries(temporaries, deep),
     best: trained * (method === "full" ? dtypes[options.dtype ?? "float32"].bytes : 4),
-    process: at("process") + IMPORTED_BYTES + (quantizationOf(method, options) === null ? 0 : QUANTISING_BYTES),
+    process:
+      at("process") +
+      IMPORTED_BYTES +
+      Math.min(at("quantized"), QUANTISED_BYTES) +
+      tokenizerBytes(options.tokenizer ?? null),
   };
   return { ...sum, total: sum.weights + sum.otherState + sum.temporaries + sum.best + sum.process };
 }
 
-let opened: { readonly device: string; readonly programs: Promise<PlannedProgram[]> } | null = null;
+let opened: { readonly device: string; readonly ran: Promise<PlannedProgram[]> } | null = null;
 
-/** The programs of the planning device, which a process has one of. */
+/** What the planning device, which a process has one of, would have run. */
 function planning(device: string): Promise<PlannedProgram[]> {
   if (opened && opened.device !== device)
     throw new PretrainedError(`memoryOf: this process plans for ${opened.device}; ask for ${device} in another`);
-  opened ??= { device, programs: openPlanning(device) };
-  return opened.programs;
+  const open = async (): Promise<PlannedProgram[]> => {
+    const ran: PlannedProgram[] = [];
+    await openPlanning(device, (program) => ran.push(program));
+    return ran;
+  };
+  opened ??= { device, ran: open() };
+  return opened.ran;
 }

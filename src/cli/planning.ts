@@ -3,7 +3,7 @@
  * step can be looked at (its graph, kernels, memory) without having the memory or the time for it.
  */
 import type { Backend, Capture, Program } from "../backends/backend.ts";
-import { allocateRaw, dtypes } from "../core/dtype.ts";
+import { allocateRaw, dtypes, type TypedArray } from "../core/dtype.ts";
 import { sizeOf } from "../core/shape.ts";
 import { backendOf, registerBackend, setDevice } from "../execution/index.ts";
 import type { Node } from "../graph/node.ts";
@@ -32,26 +32,40 @@ export interface PlannedProgram {
 /** The name of the planning device; one a process. */
 export const planningDevice = "plan";
 
-/** Opens a planning device over the backend of `base` and makes it the default. Its programs collect in the list that is given back. */
-export async function openPlanning(base: string): Promise<PlannedProgram[]> {
+/**
+ * Opens a planning device over the backend of `base` and makes it the default. Its programs collect in the list that is given back, each when it
+ * is compiled; `ran` is told of each that would be run, as often as it would be.
+ */
+export async function openPlanning(
+  base: string,
+  ran: (program: PlannedProgram) => void = () => {},
+): Promise<PlannedProgram[]> {
   const real = await backendOf(base);
   const programs: PlannedProgram[] = [];
   const backend: Backend = {
     name: planningDevice,
     dtypes: real.dtypes,
-    allocate: () => ({}),
-    write: () => {},
-    read: (_, dtype, length) => allocateRaw(dtype, length),
+    allocate: (): Given => ({ data: null }),
+    write(memory, data) {
+      (memory as Given).data = data.slice();
+    },
+    read: (memory, dtype, length) => (memory as Given).data?.slice() ?? allocateRaw(dtype, length),
     async compile(capture) {
       const plan = describe(capture);
       const program = await real.compile(capture);
-      programs.push({ ...plan, program });
-      return { stats: program.stats, describe: (stage) => program.describe(stage), run: () => {} };
+      const planned = { ...plan, program };
+      programs.push(planned);
+      return { stats: program.stats, describe: (stage) => program.describe(stage), run: () => ran(planned) };
     },
   };
   registerBackend(planningDevice, () => backend);
   setDevice(planningDevice);
   return programs;
+}
+
+/** Memory of the planning device: what was given to it, which is read back; the rest reads as zeros. */
+interface Given {
+  data: TypedArray | null;
 }
 
 const bytesOf = (node: Node): number => sizeOf(node.shape) * dtypes[node.dtype].bytes;

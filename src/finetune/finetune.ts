@@ -3,13 +3,14 @@
  * the best evaluation, and measures again, so that what was gained stands beside what was there. The loop is `train/fit.ts`.
  */
 import { join } from "../data/path.ts";
+import { synchronize } from "../execution/index.ts";
 import { ensureFolder, writeFileAtomic } from "../formats/atomic.ts";
 import { save } from "../formats/index.ts";
 import { type GenerateOptions, generate, type LanguageModel } from "../generate/index.ts";
 import { BlockEmbedding, BlockLinear } from "../models/blocks.ts";
 import type { Module } from "../nn/index.ts";
 import { AdamW, LambdaLR } from "../optim/index.ts";
-import { getRngState, noGrad, realize, setRngState, type Tensor } from "../tensor/index.ts";
+import { asState, getRngState, noGrad, realize, setRngState, type Tensor } from "../tensor/index.ts";
 import {
   type Batches,
   type Callback,
@@ -192,6 +193,24 @@ interface BestKeeper extends Callback {
   putBack(model: Module, lastStep: number): number;
 }
 
+/** A copy of `now`, in the memory of `into`, the last one: left to the collector that would go too late. */
+async function copied(
+  now: Readonly<Record<string, Tensor>>,
+  into: Readonly<Record<string, Tensor>> | null,
+): Promise<Record<string, Tensor>> {
+  const copy =
+    into ?? noGrad(() => Object.fromEntries(Object.entries(now).map(([key, x]) => [key, x.detach().clone()])));
+  await realize(...Object.values(copy));
+  // in-place operations write the memory of states only
+  for (const x of Object.values(copy)) asState(x);
+  if (into === null) return copy;
+  noGrad(() => {
+    for (const [key, x] of Object.entries(copy)) x.copy_(now[key]);
+  });
+  await synchronize(); // not realize, which would hand out the new values in memory of their own
+  return copy;
+}
+
 function bestKeeper(patience: number | undefined, restore: boolean): BestKeeper {
   let best = Number.POSITIVE_INFINITY;
   let bestStep = 0;
@@ -205,9 +224,7 @@ function bestKeeper(patience: number | undefined, restore: boolean): BestKeeper 
       if (loss < best) {
         [best, bestStep, waited] = [loss, record.step, 0];
         if (!restore) return;
-        const now = run.weights();
-        weights = noGrad(() => Object.fromEntries(Object.entries(now).map(([key, x]) => [key, x.detach().clone()])));
-        await realize(...Object.values(weights));
+        weights = await copied(run.weights(), weights);
       } else if (++waited >= (patience ?? Number.POSITIVE_INFINITY))
         run.stop(`the evaluation has not improved ${patience} times; the best was ${best} at step ${bestStep}`);
     },

@@ -6,7 +6,7 @@
 import { ArrayDataset, type Batch, DataLoader, hostArray } from "../data/index.ts";
 import * as F from "../nn/functional.ts";
 import type { Module } from "../nn/index.ts";
-import { type Tensor, tensor } from "../tensor/index.ts";
+import { cat, type Tensor, tensor } from "../tensor/index.ts";
 import type { Batches } from "../train/evaluate.ts";
 import { FinetuneError } from "./errors.ts";
 import { ignored, type TokenBatch, TokenBatches, type TokenExample } from "./token-batches.ts";
@@ -52,6 +52,28 @@ export interface TrainableLanguageModel extends Module {
   /** Whether forward takes a third argument, { segments, positions }. */
   readonly supportsPacking?: boolean;
   forward(ids: Tensor, targets?: Tensor, packing?: { readonly segments: Tensor; readonly positions: Tensor }): Tensor;
+  /** The two halves of forward, where logits need not exist as a whole: ids to states [batch, time, width], states [rows, width] to logits. */
+  hiddenStates?(ids: Tensor): Tensor;
+  logitsOf?(hidden: Tensor): Tensor;
+  /** Of the logits, where they are made by halves. */
+  readonly vocabSize?: number;
+}
+
+/** Logits that are measured at one time: 64 MiB in float32, as in a training's loss. */
+const mostLogits = 2 ** 24;
+
+/** Pieces of the logits [rows, vocabulary] of ids [batch, time], as few as hold no more than mostLogits, and the rows that each begins at. */
+function* logitsInPieces(model: TrainableLanguageModel, ids: Tensor): Generator<{ logits: Tensor; start: number }> {
+  const { vocabSize } = model;
+  const pieces = vocabSize === undefined ? 1 : Math.ceil((ids.size * vocabSize) / mostLogits);
+  if (pieces === 1 || !model.hiddenStates || !model.logitsOf) {
+    yield { logits: model.forward(ids).flatten(0, 1), start: 0 };
+    return;
+  }
+  const hidden = model.hiddenStates(ids).flatten(0, 1);
+  const each = Math.ceil(ids.size / pieces);
+  for (let start = 0; start < ids.size; start += each)
+    yield { logits: model.logitsOf(hidden.narrow(0, start, Math.min(each, ids.size - start))), start };
 }
 
 export interface LanguageTaskOptions {
@@ -88,13 +110,17 @@ export function languageTask(
     loss: (model, [ids, targets, segments, positions]) =>
       segments && positions ? model.forward(ids, targets, { segments, positions }) : model.forward(ids, targets),
     scores(model, [ids, targets]) {
-      const logits = model.forward(ids);
-      const [rows, labels] = [logits.flatten(0, 1), targets.flatten()];
-      const losses = F.crossEntropy(rows, labels, { reduction: "none", ignoreIndex: ignored });
-      const counts = targets.ne(ignored);
-      const right = logits.argmax({ dim: -1 }).eq(targets).logicalAnd(counts);
+      const all = targets.flatten();
+      const losses: Tensor[] = [];
+      const right: Tensor[] = [];
+      for (const { logits, start } of logitsInPieces(model, ids)) {
+        const labels = all.narrow(0, start, logits.shape[0]);
+        losses.push(F.crossEntropy(logits, labels, { reduction: "none", ignoreIndex: ignored }));
+        right.push(logits.argmax({ dim: -1 }).eq(labels));
+      }
+      const counts = all.ne(ignored);
       const perRow = (x: Tensor): Tensor => x.to("float32").reshape(ids.shape).sum({ dim: 1 });
-      return { loss: perRow(losses), correct: perRow(right), count: perRow(counts) };
+      return { loss: perRow(cat(losses)), correct: perRow(cat(right).logicalAnd(counts)), count: perRow(counts) };
     },
     identity: ({ ids }) => Array.prototype.join.call(ids, " "),
   };

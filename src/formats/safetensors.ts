@@ -271,18 +271,29 @@ function compareNames(a: string, b: string): number {
   return x.length - y.length;
 }
 
-/** Header and data as the pieces of the file, in order; nothing is copied. */
-function layOut(input: SafetensorsInput, metadata: Readonly<Record<string, string>> | undefined, file: string) {
-  const entries = [...(input instanceof Map ? input.entries() : Object.entries(input))] as [string, SafetensorsEntry][];
-  for (const [name, { dtype, shape, bytes }] of entries) {
+/** What the header says of a tensor. */
+export interface SafetensorsSpec {
+  readonly dtype: SafetensorsDType;
+  readonly shape: readonly number[];
+  readonly byteLength: number;
+}
+
+/** The header, in two pieces, and the names of the tensors in the order of their data. */
+export function safetensorsHeader(
+  specs: Iterable<readonly [name: string, spec: SafetensorsSpec]>,
+  metadata: Readonly<Record<string, string>> | undefined,
+  file = "safetensors",
+): { readonly pieces: Uint8Array[]; readonly order: string[] } {
+  const entries = [...specs];
+  for (const [name, { dtype, shape, byteLength }] of entries) {
     const bad = (what: string) => new SafetensorsError(`${file}: tensor ${quote(name)}: ${what}`);
     if (name === "__metadata__") throw bad("this name is reserved for the metadata; choose another");
     if (!elementBytes.has(dtype))
       throw bad(`unknown dtype ${JSON.stringify(dtype)}; known are ${[...elementBytes.keys()].join(" ")}`);
     if (!shape.every((d) => isCount(d))) throw bad(`shape must be whole numbers ≥ 0, got [${shape.join(", ")}]`);
     const expected = shape.reduce((n, d) => n * d, elementBytes.get(dtype)!);
-    if (expected !== bytes.byteLength)
-      throw bad(`${dtype} of shape [${shape.join(", ")}] takes ${expected} bytes, got ${bytes.byteLength}`);
+    if (expected !== byteLength)
+      throw bad(`${dtype} of shape [${shape.join(", ")}] takes ${expected} bytes, got ${byteLength}`);
   }
   const ranks = [...elementBytes.keys()];
   const rank = ({ dtype }: { readonly dtype: string }): number => ranks.indexOf(dtype);
@@ -296,8 +307,8 @@ function layOut(input: SafetensorsInput, metadata: Readonly<Record<string, strin
     items.push(`"__metadata__":{${keys.map((key) => `${quote(key)}:${quote(metadata[key])}`).join(",")}}`);
   }
   let at = 0;
-  for (const [name, { dtype, shape, bytes }] of entries) {
-    const end = at + bytes.byteLength;
+  for (const [name, { dtype, shape, byteLength }] of entries) {
+    const end = at + byteLength;
     items.push(`${quote(name)}:{"dtype":"${dtype}","shape":[${shape.join(",")}],"data_offsets":[${at},${end}]}`);
     at = end;
   }
@@ -309,15 +320,17 @@ function layOut(input: SafetensorsInput, metadata: Readonly<Record<string, strin
   }
   const length = new Uint8Array(8);
   new DataView(length.buffer).setBigUint64(0, BigInt(header.length), true);
-  return [length, header, ...entries.map(([, { bytes }]) => bytes)];
+  return { pieces: [length, header], order: entries.map(([name]) => name) };
 }
 
-/** The pieces of a safetensors file, for a writer that takes several (writeFileAtomic, a checkpoint). */
-export function safetensorsChunks(
-  tensors: SafetensorsInput,
-  metadata?: Readonly<Record<string, string>>,
-): Uint8Array[] {
-  return layOut(tensors, metadata, "safetensors");
+/** Header and data as the pieces of the file, in order; nothing is copied. */
+function layOut(input: SafetensorsInput, metadata: Readonly<Record<string, string>> | undefined, file: string) {
+  const entries = new Map<string, SafetensorsEntry>(input instanceof Map ? input : Object.entries(input));
+  const specs = [...entries].map(([name, { dtype, shape, bytes }]) => {
+    return [name, { dtype, shape, byteLength: bytes.byteLength }] as const;
+  });
+  const { pieces, order } = safetensorsHeader(specs, metadata, file);
+  return [...pieces, ...order.map((name) => entries.get(name)!.bytes)];
 }
 
 /** Safetensors in memory. Throws SafetensorsError where dtype, shape and bytes do not fit together. */

@@ -7,13 +7,8 @@ import { DTypeError } from "../core/errors.ts";
 import { type ReadOptions, type Source, sourceName } from "../data/source.ts";
 import { Module, type StateDict } from "../nn/index.ts";
 import { fromRaw, realize, type Tensor } from "../tensor/index.ts";
-import {
-  readSafetensors,
-  type SafetensorsDType,
-  type SafetensorsEntry,
-  safetensorsChunks,
-  writeSafetensors,
-} from "./safetensors.ts";
+import { writeFileAtomic } from "./atomic.ts";
+import { readSafetensors, type SafetensorsDType, safetensorsHeader } from "./safetensors.ts";
 
 const theirs = new Map<DType, SafetensorsDType>([
   ["float32", "F32"],
@@ -31,8 +26,8 @@ export interface SaveOptions {
   readonly metadata?: Readonly<Record<string, string>>;
 }
 
-/** A state dict's, or a module's, entries; tensors that are one (tied weights) once, under the first of their names. */
-async function entriesOf(source: Module | Readonly<StateDict>): Promise<Record<string, SafetensorsEntry>> {
+/** A state dict, or a module's; of tensors that are one (tied weights) one, under the first of their names. */
+function stateOf(source: Module | Readonly<StateDict>): StateDict {
   const tensors = source instanceof Module ? source.stateDict() : source;
   const written = new Set<Tensor>();
   const once: StateDict = {};
@@ -41,7 +36,7 @@ async function entriesOf(source: Module | Readonly<StateDict>): Promise<Record<s
     written.add(x);
     once[name] = x;
   }
-  return tensorEntries(once);
+  return once;
 }
 
 /**
@@ -53,7 +48,7 @@ export async function save(
   path: string,
   { metadata = { format: "pt" } }: SaveOptions = {},
 ): Promise<void> {
-  await writeSafetensors(path, await entriesOf(source), metadata);
+  await writeFileAtomic(path, tensorChunks(stateOf(source), metadata, path));
 }
 
 /**
@@ -64,19 +59,33 @@ export async function saveToBlob(
   source: Module | Readonly<StateDict>,
   { metadata = { format: "pt" } }: SaveOptions = {},
 ): Promise<Blob> {
-  return new Blob(safetensorsChunks(await entriesOf(source), metadata) as Uint8Array<ArrayBuffer>[]);
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of tensorChunks(stateOf(source), metadata)) chunks.push(chunk);
+  return new Blob(chunks as Uint8Array<ArrayBuffer>[]);
 }
 
-/** Tensors as safetensors' entries, each under all of its names; computed in one program, then read from their device. */
-export async function tensorEntries(tensors: Readonly<StateDict>): Promise<Record<string, SafetensorsEntry>> {
+/**
+ * Tensors as the pieces of a safetensors file, each under all of its names; computed in one program. Each is read from its device when its turn
+ * comes, so that never more than one exists twice.
+ */
+export async function* tensorChunks(
+  tensors: Readonly<StateDict>,
+  metadata: Readonly<Record<string, string>>,
+  file?: string,
+): AsyncGenerator<Uint8Array> {
   await realize(...new Set(Object.values(tensors)));
-  const entries: Record<string, SafetensorsEntry> = {};
-  for (const [name, x] of Object.entries(tensors)) {
-    const raw = await x.raw();
-    const bytes = new Uint8Array(raw.buffer, raw.byteOffset, raw.byteLength);
-    entries[name] = { dtype: theirs.get(x.dtype) as SafetensorsDType, shape: x.shape, bytes };
+  const specs = Object.entries(tensors).map(([name, { dtype, shape, size }]) => {
+    return [
+      name,
+      { dtype: theirs.get(dtype) as SafetensorsDType, shape, byteLength: size * dtypes[dtype].bytes },
+    ] as const;
+  });
+  const { pieces, order } = safetensorsHeader(specs, metadata, file);
+  yield* pieces;
+  for (const name of order) {
+    const raw = await tensors[name].raw();
+    yield new Uint8Array(raw.buffer, raw.byteOffset, raw.byteLength);
   }
-  return entries;
 }
 
 /** int64 elements as int32; throws where one does not fit. */

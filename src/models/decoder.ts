@@ -295,6 +295,9 @@ export class CausalLM extends Module {
   get contextLength(): number {
     return this.config.contextLength;
   }
+  get vocabSize(): number {
+    return this.config.vocabSize;
+  }
   /**
    * Whether training keeps only what goes from block to block and computes the rest again for the gradient (Chen et al. 2016; transformers'
    * gradient_checkpointing): a third more work, a fraction of the memory, the same numbers.
@@ -324,7 +327,7 @@ export class CausalLM extends Module {
   }
 
   /** States [rows…, hiddenSize] → logits [rows…, vocabSize]. */
-  #logits(hidden: Tensor): Tensor {
+  logitsOf(hidden: Tensor): Tensor {
     const { logitSoftcap: cap } = this.config;
     const { embed_tokens } = this.model;
     const tied = (): Tensor =>
@@ -340,17 +343,17 @@ export class CausalLM extends Module {
   forward(ids: Tensor, targets?: Tensor, packing?: Packing): Tensor {
     const { vocabSize, logitSoftcap } = this.config;
     const hidden = this.hiddenStates(ids, packing);
-    if (targets === undefined) return this.#logits(hidden);
+    if (targets === undefined) return this.logitsOf(hidden);
     // an adapter may stand in the head's place: then it is asked, not its weight
     const plain = logitSoftcap === null && (this.lm_head === null || this.lm_head instanceof Linear);
     if (plain && sizeOf(ids.shape) * vocabSize > mostLogits)
       return F.linearCrossEntropy(hidden, this.headWeight, targets);
-    return F.crossEntropy(this.#logits(hidden.flatten(0, 1)), targets.flatten());
+    return F.crossEntropy(this.logitsOf(hidden.flatten(0, 1)), targets.flatten());
   }
 
   /** The logits [batch, vocabSize] after position `position` of ids [batch, time]; the position compiles nothing anew. */
   logitsAt(ids: Tensor, position: number): Tensor {
-    return this.#logits(rowAt(this.hiddenStates(ids), position));
+    return this.logitsOf(rowAt(this.hiddenStates(ids), position));
   }
 
   /** An empty cache for `batchSize` sequences of up to `capacity` tokens (default: the context). */
@@ -380,7 +383,7 @@ export class CausalLM extends Module {
       );
     cache.checkRoom(ids.shape[1]);
     const place = cache.place(ids.shape[1], textLength);
-    const record = (): Tensor => this.#logits(rowAt(this.model.forward(ids, place), count - 1));
+    const record = (): Tensor => this.logitsOf(rowAt(this.model.forward(ids, place), count - 1));
     const tables = () => this.model.tables(textLength, ids.device);
     const logits = count === 1 ? replayed({ model: this, ids, place, tables: tables() }, record) : record();
     cache.advance(count);

@@ -247,6 +247,9 @@ export class GPT2 extends Module {
   get contextLength(): number {
     return this.config.contextLength;
   }
+  get vocabSize(): number {
+    return this.config.vocabSize;
+  }
   /** Whether training computes each block again for the gradient instead of keeping what is in it; see CausalLM. */
   get recompute(): boolean {
     return this.transformer.recompute;
@@ -275,6 +278,11 @@ export class GPT2 extends Module {
     if (targets === undefined) return F.linear(hidden, head);
     if (sizeOf(ids.shape) * this.config.vocabSize > mostLogits) return F.linearCrossEntropy(hidden, head, targets);
     return F.crossEntropy(F.linear(hidden.flatten(0, 1), head), targets.flatten());
+  }
+
+  /** States [rows…, hiddenSize] → logits [rows…, vocabSize]. */
+  logitsOf(hidden: Tensor): Tensor {
+    return F.linear(hidden, this.transformer.wte.weight);
   }
 
   /** The logits [batch, vocabSize] after position `position` of ids [batch, time]; the position compiles nothing anew. */

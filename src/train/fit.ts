@@ -87,7 +87,7 @@ export interface TrainingRun {
   weights(): Record<string, Tensor>;
   /** Counts the calls of modelChanged, so that a callback can tell. */
   readonly changes: number;
-  /** Everything that is needed to go on exactly from here, as files; valid where `wants` was answered with yes, and at the end. */
+  /** Everything that is needed to go on exactly from here, as files, written before training goes on; valid where `wants` was answered with yes, and at the end. */
   checkpoint(): Promise<CheckpointFiles>;
 }
 

@@ -4,8 +4,8 @@
  */
 import { join } from "../data/path.ts";
 import { readBytes } from "../data/source.ts";
-import { safetensorsChunks } from "../formats/safetensors.ts";
-import { load, tensorEntries } from "../formats/tensors.ts";
+import type { Chunks } from "../formats/atomic.ts";
+import { load, tensorChunks } from "../formats/tensors.ts";
 import type { GeneratorState } from "../tensor/random.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { putTogether, StateError, takeApart } from "./state.ts";
@@ -27,14 +27,14 @@ export interface SavedState {
   readonly weights?: Readonly<Record<string, Tensor>>;
 }
 
-export type CheckpointFiles = Readonly<Record<"model.safetensors" | "state.safetensors" | "state.json", Uint8Array[]>>;
+export type CheckpointFiles = Readonly<Record<"model.safetensors" | "state.safetensors" | "state.json", Chunks>>;
 
 const format = 1;
 
-const tensorFile = async (tensors: Readonly<Record<string, Tensor>>): Promise<Uint8Array[]> =>
-  safetensorsChunks(await tensorEntries(tensors), { format: "pt" });
-
-/** The files of a checkpoint; the tensors are read from their device now. */
+/**
+ * The files of a checkpoint, to be written once. The tensors are read from their device as they are written, so that a copy of all never exists:
+ * it must be done before training goes on.
+ */
 export async function packCheckpoint(
   model: Readonly<Record<string, Tensor>>,
   state: SavedState,
@@ -42,8 +42,8 @@ export async function packCheckpoint(
   const tensors: Record<string, Tensor> = {};
   const json = { format, ...(takeApart(state, "", tensors) as object) };
   return {
-    "model.safetensors": await tensorFile(model),
-    "state.safetensors": await tensorFile(tensors),
+    "model.safetensors": tensorChunks(model, { format: "pt" }),
+    "state.safetensors": tensorChunks(tensors, { format: "pt" }),
     "state.json": [new TextEncoder().encode(`${JSON.stringify(json)}\n`)],
   };
 }
