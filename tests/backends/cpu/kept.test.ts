@@ -20,6 +20,7 @@ import { findCompiler, resetToolchain } from "../../../src/backends/cpu/toolchai
 import type { Node } from "../../../src/graph/node.ts";
 import * as o from "../../../src/graph/ops.ts";
 import { type Assign, captureOf, nodeFrom } from "../../support/evaluate.ts";
+import { typescript } from "../../support/typescript.ts";
 
 const skip = findCompiler() ? false : "no C compiler here";
 const folder = mkdtempSync(join(tmpdir(), "nabla-kept-"));
@@ -162,7 +163,7 @@ test("a second process finds the programs of the first and computes the same", {
   try {
     const child = fileURLToPath(new URL("./fixtures/kept-child.ts", import.meta.url));
     const run = (): string => {
-      const { stdout, stderr, status } = spawnSync(process.execPath, ["--import", "tsx", child], {
+      const { stdout, stderr, status } = spawnSync(process.execPath, [...typescript, child], {
         encoding: "utf8",
         env: { ...process.env, NABLA_CACHE_DIR: fresh },
       });

@@ -18,6 +18,7 @@ import {
   findCompiler,
   resetToolchain,
 } from "../../../src/backends/cpu/toolchain.ts";
+import { typescript } from "../../support/typescript.ts";
 
 const skip = findCompiler() ? false : "no C compiler here";
 const folder = mkdtempSync(join(tmpdir(), "nabla-test-"));
@@ -355,7 +356,7 @@ test("a library that is cut short or no library at all is set aside and built ag
     writeFileSync(path, damage[i]!(whole));
     const script = `import { NativeRuntime } from ${JSON.stringify(new URL("../../../src/backends/cpu/native.ts", import.meta.url).href)};
       const r = await NativeRuntime.open(); const [p] = await r.compileKernels([${JSON.stringify(victim)}]); console.log(p > 0);`;
-    const run = spawnSync(process.execPath, ["--import", "tsx", "--input-type=module", "-e", script], {
+    const run = spawnSync(process.execPath, [...typescript, "--input-type=module", "-e", script], {
       encoding: "utf8",
       env: { ...process.env, NABLA_CACHE_DIR: folder },
     });
