@@ -9,7 +9,8 @@
 import { spawn } from "node:child_process";
 import { readdirSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { transpileAhead } from "./transpile.mjs";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 process.chdir(root);
@@ -32,13 +33,19 @@ if (args.includes("--list")) {
   console.log(files.join("\n"));
   process.exit(0);
 }
+const sources = ["src", "tests"].flatMap((folder) =>
+  readdirSync(folder, { recursive: true })
+    .filter((name) => name.endsWith(".ts"))
+    .map((name) => join(root, folder, name)),
+);
+await transpileAhead(sources);
 const env = { ...process.env };
 if (args.includes("--long")) env.NABLA_LONG = "1";
 const child = spawn(
   process.execPath,
   [
     "--import",
-    "tsx",
+    pathToFileURL(join(root, "scripts/typescript.mjs")).href,
     "--test",
     "--test-concurrency=2",
     "--test-reporter=./scripts/test-reporter.mjs",

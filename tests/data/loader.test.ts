@@ -5,6 +5,7 @@ import { threadId } from "node:worker_threads";
 import fc from "fast-check";
 import { ArrayDataset, type Batch, DataLoader, hostArray, LoaderError, stackSamples } from "../../src/data/loader.ts";
 import { evaluationBatches, textBatches } from "../../src/data/text-batches.ts";
+import { typescript } from "../support/typescript.ts";
 import { collate, Numbers } from "./fixtures/worker-dataset.ts";
 
 const images = (n: number) =>
@@ -156,7 +157,7 @@ describe("the loader", () => {
       let n = 0;
       for await (const [x] of loader) n += x.data.length;
       console.log(n);`;
-    const { stdout, status } = spawnSync(process.execPath, ["--import", "tsx", "--input-type=module", "-e", script], {
+    const { stdout, status } = spawnSync(process.execPath, [...typescript, "--input-type=module", "-e", script], {
       encoding: "utf8",
       timeout: 20_000,
     });

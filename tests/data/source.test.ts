@@ -25,6 +25,7 @@ import {
   saveToBlob,
 } from "../../src/formats/index.ts";
 import { tensor } from "../../src/index.ts";
+import { typescript } from "../support/typescript.ts";
 
 const bytes = Uint8Array.from({ length: 300_000 }, (_, i) => Math.imul(i ^ (i >>> 7), 2654435761) >>> 24);
 const array = { dtype: "uint8", shape: [300, 1000], data: bytes } as const;
@@ -203,7 +204,7 @@ describe("sources", () => {
     const script = `import { readBytes } from ${JSON.stringify(module)};
       const bytes = await readBytes("/dev/stdin");
       console.log(bytes.length, bytes.reduce((n, b) => n + b, 0));`;
-    const node = [process.execPath, "--import", "tsx", "--input-type=module", "-e", script];
+    const node = [process.execPath, ...typescript, "--input-type=module", "-e", script];
     const child = spawnSync("sh", ["-c", 'cat "$0" | "$@"', join(folder, "idx"), ...node], { encoding: "utf8" });
     const text = child.stdout;
     assert.equal(text.trim(), `${idx.length} ${idx.reduce((n, b) => n + b, 0)}`);

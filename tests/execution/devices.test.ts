@@ -7,6 +7,7 @@ import { BackendError, IndexError } from "../../src/core/errors.ts";
 import { deviceNames, flush, registerBackend, setDevice } from "../../src/execution/index.ts";
 import { asState, randn, realize, tensor, zeros } from "../../src/tensor/index.ts";
 import "./backends.ts";
+import { typescript } from "../support/typescript.ts";
 
 const run = promisify(execFile);
 const source = new URL("../../src/tensor/index.ts", import.meta.url).href;
@@ -14,7 +15,7 @@ const execution = new URL("../../src/execution/index.ts", import.meta.url).href;
 
 /** Runs a script in a process of its own. */
 const child = (script: string, env: Record<string, string> = {}): Promise<{ stdout: string; stderr: string }> =>
-  run(process.execPath, ["--import", "tsx", "--input-type=module", "-e", script], {
+  run(process.execPath, [...typescript, "--input-type=module", "-e", script], {
     env: { ...process.env, ...env },
     cwd: new URL("../..", import.meta.url),
   });

@@ -9,6 +9,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { nn, optim, synchronize, tensor } from "../../src/index.ts";
 import { whyNoCpu } from "../support/cpu.ts";
+import { typescript } from "../support/typescript.ts";
 import { trainer } from "./fixtures/steps.ts";
 
 const skip = await whyNoCpu();
@@ -51,7 +52,7 @@ describe("a failed step", { skip }, async () => {
 
   test("that nobody asks after ends the process with its error", async () => {
     const child = fileURLToPath(new URL("./fixtures/failed-step-child.ts", import.meta.url));
-    const run = promisify(execFile)(process.execPath, ["--import", "tsx", child]);
+    const run = promisify(execFile)(process.execPath, [...typescript, child]);
     await assert.rejects(run, (error: { code: number; stdout: string; stderr: string }) => {
       assert.equal(error.code, 1);
       assert.match(error.stdout, /the end/);

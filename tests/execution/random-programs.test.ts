@@ -41,7 +41,7 @@ describe("random programs equal an eager interpreter", () => {
   it(`on a backend that answers late, ${lateCount} times`, async (t) => {
     checkCoverage(await runMany(lateCount, "late"), lateCount, (text) => t.diagnostic(text));
   });
-  const cpuCount = long ? 500 : 50;
+  const cpuCount = long ? 500 : 25;
   it(`on cpu, ${cpuCount} times`, async (t) => {
     const { device, reason } = await compiledCpu();
     if (!device) return t.skip(reason);

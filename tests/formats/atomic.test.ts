@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { cleanStaleTemporaries, ensureFolder, FileError, writeFileAtomic } from "../../src/formats/atomic.ts";
+import { typescript } from "../support/typescript.ts";
 
 const source = new URL("../../src/formats/atomic.ts", import.meta.url).href;
 
@@ -76,7 +77,7 @@ describe("writing a file atomically", () => {
       });`;
     const { stdout } = spawnSync(
       process.execPath,
-      ["--import", "tsx", "--input-type=module", "-e", script, join(at, "f")],
+      [...typescript, "--input-type=module", "-e", script, join(at, "f")],
       { encoding: "utf8", env: { ...process.env, NABLA_TEST_ENOSPC: "1000" } },
     );
     const [name, code, message] = JSON.parse(stdout);
@@ -117,7 +118,7 @@ describe("writing a file atomically", () => {
     const script = `
       import { writeFileAtomic } from ${JSON.stringify(source)};
       await writeFileAtomic(process.argv[1], (async function* () { yield "half"; console.log("half"); await new Promise((r) => setTimeout(r, 60000)); })());`;
-    const child = spawn(process.execPath, ["--import", "tsx", "--input-type=module", "-e", script, join(at, "f")]);
+    const child = spawn(process.execPath, [...typescript, "--input-type=module", "-e", script, join(at, "f")]);
     await once(child.stdout, "data");
     assert.equal((await readdir(at)).length, 2);
     assert.deepEqual(await cleanStaleTemporaries(at), []);

@@ -12,6 +12,7 @@ import { HubError, type HubErrorCode, type HubOptions, modelFolder } from "../..
 import { modelFolder as onPage } from "../../src/hub/model-folder.browser.ts";
 import { parseModelName } from "../../src/hub/model-name.ts";
 import { fromPretrained, PretrainedError } from "../../src/models/index.ts";
+import { typescript } from "../support/typescript.ts";
 import { etagOf, FakeHub, type FakeRepository, noise, sha256 } from "./server.ts";
 
 setDevice("reference");
@@ -378,7 +379,7 @@ async function inProcess(env: Record<string, string>): Promise<{ code: number; o
   const code = `import { modelFolder } from ${JSON.stringify(hubModule)};
     try { console.log(await modelFolder("org/plain", { retries: { times: 2, delay: 1 } })); }
     catch (error) { console.log(error.name + ": " + error.message); process.exit(1); }`;
-  const child = spawn(process.execPath, ["--import", "tsx", "--input-type=module", "-e", code], {
+  const child = spawn(process.execPath, [...typescript, "--input-type=module", "-e", code], {
     cwd: root,
     env: { ...process.env, HF_ENDPOINT: hub.endpoint, HF_HUB_CACHE: cacheFolder, HF_HUB_OFFLINE: "0", ...env },
   });

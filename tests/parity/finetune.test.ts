@@ -29,7 +29,7 @@ import { adaptGPT2StateDict, GPT2 } from "../../src/models/index.ts";
 import { functional as F, Linear, Module } from "../../src/nn/index.ts";
 import { AdamW } from "../../src/optim/index.ts";
 import { type Tensor, tensor } from "../../src/tensor/index.ts";
-import { backendsUnderTest, isBrief } from "../support/backends.ts";
+import { backendsUnderTest, floatsOf, isBrief } from "../support/backends.ts";
 import { load } from "../support/calls.ts";
 import { assertClose, readFixture, type Stored, valuesOf } from "../support/fixtures.ts";
 
@@ -171,16 +171,8 @@ const keysOf = (adapter: SavedAdapter): string[] =>
     (key) => !/\.(modules_to_save|original_module)\./.test(key),
   );
 
-/** An ordinary run takes float64 where everything is computed in it, and float32 elsewhere. */
-const dtypesOf = (backend: Backend): readonly ("float64" | "float32")[] =>
-  (["float64", "float32"] as const).filter(
-    (dtype) =>
-      backend.dtypes.includes(dtype) &&
-      (process.env["NABLA_LONG"] === "1" || (dtype === "float64") === (backend.name === "reference")),
-  );
-
 for (const backend of await backendsUnderTest())
-  for (const dtype of dtypesOf(backend))
+  for (const dtype of floatsOf(backend))
     describe(`fine-tuning on ${backend.name} in ${dtype}`, () => {
       const close = dtype === "float64" ? { rtol: 1e-6, atol: 1e-8 } : { rtol: 1e-5, atol: 1e-5 };
 

@@ -8,7 +8,7 @@ import type { DType } from "../../src/core/dtype.ts";
 import { setDevice } from "../../src/execution/index.ts";
 import * as nn from "../../src/nn/index.ts";
 import type { Tensor } from "../../src/tensor/index.ts";
-import { backendsUnderTest } from "../support/backends.ts";
+import { backendsUnderTest, floatsOf } from "../support/backends.ts";
 import { differencesOf, type Expectation, type LayerCase, throughLayer } from "../support/calls.ts";
 import { readFixture, type Stored } from "../support/fixtures.ts";
 
@@ -55,14 +55,14 @@ test("every module of torch.nn with cases is there, or is listed as absent", () 
   );
 });
 
-for (const { name: device, dtypes } of await backendsUnderTest())
-  describe(`nn on ${device} agrees with torch.nn`, () => {
+for (const backend of await backendsUnderTest())
+  describe(`nn on ${backend.name} agrees with torch.nn`, () => {
     for (const name of new Set(cases.map((c) => c.name)))
       if (modules[name])
         test(name, async () => {
-          setDevice(device);
+          setDevice(backend.name);
           const failures: string[] = [];
-          for (const dtype of (["float64", "float32"] as const).filter((each) => dtypes.includes(each))) {
+          for (const dtype of floatsOf(backend)) {
             const list = cases.filter((c) => c.name === name).flatMap((c) => record(c, dtype));
             failures.push(...(await differencesOf(list, dtype)));
           }

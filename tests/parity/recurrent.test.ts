@@ -8,7 +8,7 @@ import type { DType } from "../../src/core/dtype.ts";
 import { setDevice } from "../../src/execution/index.ts";
 import * as nn from "../../src/nn/index.ts";
 import type { Tensor } from "../../src/tensor/index.ts";
-import { backendsUnderTest, isBrief } from "../support/backends.ts";
+import { backendsUnderTest, floatsOf, isBrief } from "../support/backends.ts";
 import { differencesOf, type Expectation, type LayerCase, throughLayer } from "../support/calls.ts";
 import { readFixture } from "../support/fixtures.ts";
 
@@ -34,13 +34,13 @@ function record(c: Case, dtype: DType): Expectation[] {
 }
 
 for (const backend of await backendsUnderTest()) {
-  const { name: device, dtypes } = backend;
+  const { name: device } = backend;
   describe(`recurrent layers on ${device} agree with torch.nn`, () => {
     for (const name of ["RNN", "GRU", "LSTM"] as const)
       test(name, async () => {
         setDevice(device);
         const failures: string[] = [];
-        for (const dtype of (["float64", "float32"] as const).filter((each) => dtypes.includes(each))) {
+        for (const dtype of floatsOf(backend)) {
           const all = cases.filter((c) => c.name === name);
           const list = (isBrief(backend) ? all.slice(0, 2) : all).flatMap((c) => record(c, dtype));
           failures.push(...(await differencesOf(list, dtype)));

@@ -1,6 +1,6 @@
 /**
  * Operations as a user calls them, on every device present, against PyTorch (fixtures/tensors.json, written by
- * generate.py): values, shapes, dtypes and gradients, in float64 and float32; and the promotion of dtypes.
+ * generate.py): values, shapes, dtypes and gradients, in float64 and float32 (backends.ts, `floatsOf`); and the promotion of dtypes.
  */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
@@ -8,7 +8,7 @@ import type { DType } from "../../src/core/dtype.ts";
 import { setDevice } from "../../src/execution/index.ts";
 import * as tensors from "../../src/tensor/index.ts";
 import { type Tensor, variance } from "../../src/tensor/index.ts";
-import { backendsUnderTest } from "../support/backends.ts";
+import { backendsUnderTest, floatsOf } from "../support/backends.ts";
 import { differencesOf, type Expectation, listed, load } from "../support/calls.ts";
 import { readFixture, type Stored } from "../support/fixtures.ts";
 
@@ -57,14 +57,14 @@ function record(c: Case, dtype: DType): Expectation[] {
 
 const groupsOf = (cases: readonly Case[]): string[] => [...new Set(cases.map(({ name }) => name))];
 
-for (const { name: device, dtypes } of await backendsUnderTest())
-  describe(`tensors on ${device} agree with PyTorch`, () => {
+for (const backend of await backendsUnderTest())
+  describe(`tensors on ${backend.name} agree with PyTorch`, () => {
     for (const name of groupsOf(fixture.cases))
       test(name, async () => {
-        setDevice(device);
+        setDevice(backend.name);
         assert.equal(typeof functions[name], "function", `there is no function ${name}`);
         const failures: string[] = [];
-        for (const dtype of (["float64", "float32"] as const).filter((each) => dtypes.includes(each))) {
+        for (const dtype of floatsOf(backend)) {
           const list = fixture.cases.filter((c) => c.name === name).flatMap((c) => record(c, dtype));
           failures.push(...(await differencesOf(list, dtype)));
         }

@@ -51,6 +51,21 @@ function inChromium(name: string): Promise<Backend> {
  */
 export const isBrief = ({ name }: Backend): boolean => name.endsWith("webgpu") && process.env["NABLA_LONG"] !== "1";
 
+/** Whether an ordinary run leaves what is near to something else to NABLA_LONG=1: on all but the reference, where kernels are compiled. */
+export const leavesAlike = ({ name }: Pick<Backend, "name">): boolean =>
+  name !== "reference" && process.env["NABLA_LONG"] !== "1";
+
+/**
+ * The floating dtypes in which what is made of operations is compared with PyTorch: float64 and float32 with NABLA_LONG=1; an ordinary run
+ * takes float64 where everything is computed in it, and float32 elsewhere.
+ */
+export const floatsOf = (backend: Pick<Backend, "name" | "dtypes">): readonly ("float64" | "float32")[] =>
+  (["float64", "float32"] as const).filter(
+    (dtype) =>
+      backend.dtypes.includes(dtype) &&
+      (process.env["NABLA_LONG"] === "1" || (dtype === "float64") === (backend.name === "reference")),
+  );
+
 export async function backendsUnderTest(): Promise<Backend[]> {
   const wanted = process.env["NABLA_TEST_BACKENDS"]?.split(",").filter(Boolean);
   const isWanted = (name: string): boolean => !wanted || wanted.includes(name);

@@ -16,6 +16,7 @@ import {
   writeCheckpoint,
 } from "../../src/train/checkpoint-folder.ts";
 import { readRunLog } from "../../src/train/run-log.ts";
+import { typescript } from "../support/typescript.ts";
 import { weights } from "./fixtures/training-child.ts";
 
 const child = fileURLToPath(new URL("fixtures/training-child.ts", import.meta.url));
@@ -113,7 +114,7 @@ describe("checkpoints", () => {
     const script = `
       import { writeCheckpoint } from ${JSON.stringify(module)};
       await writeCheckpoint(process.argv[1], 2, { "model.safetensors": new Uint8Array(5000) }).catch((e) => console.log(e.code, e.message));`;
-    const { stdout } = spawnSync(process.execPath, ["--import", "tsx", "--input-type=module", "-e", script, run], {
+    const { stdout } = spawnSync(process.execPath, [...typescript, "--input-type=module", "-e", script, run], {
       encoding: "utf8",
       env: { ...process.env, NABLA_TEST_ENOSPC: "4000" },
     });
@@ -139,7 +140,7 @@ describe("checkpoints", () => {
       const run = await fresh();
       let safe = 0;
       for (let k = which; k < kills; k += lanes) {
-        const process_ = spawn(process.execPath, ["--import", "tsx", child, "run", run], {
+        const process_ = spawn(process.execPath, [...typescript, child, "run", run], {
           stdio: ["ignore", "pipe", "pipe"],
         });
         let output = "";

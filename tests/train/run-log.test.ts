@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import fc from "fast-check";
 import { RunLog, RunLogError, readRunLog } from "../../src/train/run-log.ts";
+import { typescript } from "../support/typescript.ts";
 
 describe("the run log", () => {
   let root = "";
@@ -104,7 +105,7 @@ describe("the run log", () => {
       delete process.env.NABLA_TEST_ENOSPC;
       log.append({ step: log.lastStep + 1 });
       await log.close();`;
-    const { stdout } = spawnSync(process.execPath, ["--import", "tsx", "--input-type=module", "-e", script, run], {
+    const { stdout } = spawnSync(process.execPath, [...typescript, "--input-type=module", "-e", script, run], {
       encoding: "utf8",
       env: { ...process.env, NABLA_TEST_ENOSPC: "50" },
     });

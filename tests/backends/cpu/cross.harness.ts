@@ -10,6 +10,7 @@ import { fileURLToPath } from "node:url";
 import type { Backend, Capture, Program, Run } from "../../../src/backends/backend.ts";
 import { Assembler, type Parts } from "../../../src/backends/cpu/assemble.ts";
 import { type ContractDesc, planContract } from "../../../src/backends/cpu/contract.ts";
+import { type Lanes, lanesPrelude, splitPrelude } from "../../../src/backends/cpu/lanes.ts";
 import type { Memory } from "../../../src/backends/cpu/memory.ts";
 import { type BuiltinName, builtins, type KernelShape, type NativeRuntime } from "../../../src/backends/cpu/native.ts";
 import { encodeTable } from "../../../src/backends/cpu/table.ts";
@@ -173,24 +174,49 @@ export class Target {
   }
 
   async #build(): Promise<void> {
-    const names = [...this.#kernels.keys()].map((source, i) => {
-      writeFileSync(join(this.#folder, `k${i}.c`), `#define ${SYMBOL} kernel_${i}\n${source}`);
+    const units = together([...this.#kernels.keys()]);
+    const names = units.map((source, i) => {
+      writeFileSync(join(this.#folder, `k${i}.c`), source);
       return `k${i}`;
     });
-    const table = names.map((_, i) => `kernel_${i}`);
+    const table = Array.from(this.#kernels.values(), (i) => `kernel_${i}`);
     writeFileSync(
       join(this.#folder, "table.c"),
       `#include "abi.h"\n${table.map((k) => `void ${k}(const Cmd *, nb_i64, nb_i64, int);\n`).join("")}KernelFn cross_kernels[] = {${table.join(", ")}};\n`,
     );
     const files = [...names, "table"].map((n) => `${n}.c`);
-    const chunks = Array.from({ length: Math.ceil(files.length / 8) }, (_, i) => files.slice(8 * i, 8 * i + 8));
-    await Promise.all(chunks.map((chunk) => compile(this.#spec, ["-c", ...chunk], this.#folder)));
+    await Promise.all(files.map((file) => compile(this.#spec, ["-c", file], this.#folder)));
     await link(this.#spec, "cross", [...names, "table"].map((n) => `${n}.o`).join("\n"), this.#folder);
   }
 
   get numKernels(): number {
     return this.#kernels.size;
   }
+}
+
+/** The sources of kernels kernel_0, kernel_1, …, with as many in one as start alike, up to 16: to compile each alone takes twice the time. */
+function together(kernels: readonly string[]): string[] {
+  const units: string[] = [];
+  const alike = new Map<Lanes, { readonly needed: string[]; readonly bodies: string[] }>();
+  const close = (lanes: Lanes): void => {
+    const { needed, bodies } = alike.get(lanes) as { needed: string[]; bodies: string[] };
+    units.push(`${lanesPrelude(lanes, needed)}\n${bodies.join("")}`);
+    alike.delete(lanes);
+  };
+  for (const [i, source] of kernels.entries()) {
+    const named = (body: string): string => `#define ${SYMBOL} kernel_${i}\n${body}\n#undef ${SYMBOL}\n`;
+    const parts = splitPrelude(source);
+    if (parts === null) {
+      units.push(named(source));
+      continue;
+    }
+    const { needed, bodies } = alike.get(parts.lanes) ?? { needed: [], bodies: [] };
+    alike.set(parts.lanes, { needed, bodies });
+    needed.push(...parts.needed);
+    if (bodies.push(named(parts.body)) === 16) close(parts.lanes);
+  }
+  for (const lanes of [...alike.keys()]) close(lanes);
+  return units;
 }
 
 const compile = (spec: TargetSpec, args: readonly string[], folder: string): Promise<string> =>

@@ -4,8 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -19,10 +18,12 @@ import { nativeTarget } from "../../../src/backends/cpu/target.ts";
 import { findCompiler, resetToolchain } from "../../../src/backends/cpu/toolchain.ts";
 import type { Node } from "../../../src/graph/node.ts";
 import * as o from "../../../src/graph/ops.ts";
+import { ownCache } from "../../support/cpu.ts";
 import { type Assign, captureOf, nodeFrom } from "../../support/evaluate.ts";
+import { typescript } from "../../support/typescript.ts";
 
 const skip = findCompiler() ? false : "no C compiler here";
-const folder = mkdtempSync(join(tmpdir(), "nabla-kept-"));
+const folder = skip ? "" : await ownCache();
 const inherited = process.env["NABLA_CACHE_DIR"];
 const kernels = join(folder, "kernels");
 let runtime: NativeRuntime;
@@ -36,7 +37,7 @@ before(async () => {
   backend = await openCpuBackend();
 });
 after(() => {
-  rmSync(folder, { recursive: true, force: true });
+  if (!skip) rmSync(folder, { recursive: true });
   if (inherited === undefined) delete process.env["NABLA_CACHE_DIR"];
   else process.env["NABLA_CACHE_DIR"] = inherited;
   resetToolchain();
@@ -157,12 +158,12 @@ test("a program with a kernel of a user's own is not kept", { skip }, () => {
   assert.equal(prepare([twice([leafOf(4)])[0]]).key, null);
 });
 
-test("a second process finds the programs of the first and computes the same", { skip }, () => {
-  const fresh = mkdtempSync(join(tmpdir(), "nabla-kept-"));
+test("a second process finds the programs of the first and computes the same", { skip }, async () => {
+  const fresh = await ownCache();
   try {
     const child = fileURLToPath(new URL("./fixtures/kept-child.ts", import.meta.url));
     const run = (): string => {
-      const { stdout, stderr, status } = spawnSync(process.execPath, ["--import", "tsx", child], {
+      const { stdout, stderr, status } = spawnSync(process.execPath, [...typescript, child], {
         encoding: "utf8",
         env: { ...process.env, NABLA_CACHE_DIR: fresh },
       });

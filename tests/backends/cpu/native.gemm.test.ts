@@ -11,6 +11,7 @@ import { kernelPrelude, NativeRuntime, ProgramBuilder } from "../../../src/backe
 import { features, findCompiler } from "../../../src/backends/cpu/toolchain.ts";
 import type { DType } from "../../../src/core/dtype.ts";
 import { dtypes, fromBfloat16Bits, toBfloat16Bits } from "../../../src/core/dtype.ts";
+import { typescript } from "../../support/typescript.ts";
 
 const skip = findCompiler() ? false : "no C compiler here";
 let runtime: NativeRuntime;
@@ -389,8 +390,7 @@ test("the same with AVX2 alone", {
   skip: skip || (process.env["NABLA_LONG"] === "1" ? false : "runs with NABLA_LONG=1"),
 }, () => {
   const args = [
-    "--import",
-    "tsx",
+    ...typescript,
     "--test",
     "--test-reporter=tap",
     "--test-name-pattern",

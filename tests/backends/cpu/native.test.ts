@@ -4,8 +4,8 @@
  */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { availableParallelism, tmpdir } from "node:os";
+import { readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { lanesPrelude } from "../../../src/backends/cpu/lanes.ts";
@@ -18,9 +18,11 @@ import {
   findCompiler,
   resetToolchain,
 } from "../../../src/backends/cpu/toolchain.ts";
+import { ownCache } from "../../support/cpu.ts";
+import { typescript } from "../../support/typescript.ts";
 
 const skip = findCompiler() ? false : "no C compiler here";
-const folder = mkdtempSync(join(tmpdir(), "nabla-test-"));
+const folder = skip ? "" : await ownCache();
 const inherited = process.env["NABLA_CACHE_DIR"];
 let runtime: NativeRuntime;
 let kernels: Record<string, number>;
@@ -50,7 +52,7 @@ before(async () => {
   kernels = Object.fromEntries(units.map((u, i) => [u.symbol, addresses[i]!]));
 });
 after(() => {
-  rmSync(folder, { recursive: true, force: true });
+  if (!skip) rmSync(folder, { recursive: true });
   if (inherited === undefined) delete process.env["NABLA_CACHE_DIR"];
   else process.env["NABLA_CACHE_DIR"] = inherited;
   resetToolchain();
@@ -355,7 +357,7 @@ test("a library that is cut short or no library at all is set aside and built ag
     writeFileSync(path, damage[i]!(whole));
     const script = `import { NativeRuntime } from ${JSON.stringify(new URL("../../../src/backends/cpu/native.ts", import.meta.url).href)};
       const r = await NativeRuntime.open(); const [p] = await r.compileKernels([${JSON.stringify(victim)}]); console.log(p > 0);`;
-    const run = spawnSync(process.execPath, ["--import", "tsx", "--input-type=module", "-e", script], {
+    const run = spawnSync(process.execPath, [...typescript, "--input-type=module", "-e", script], {
       encoding: "utf8",
       env: { ...process.env, NABLA_CACHE_DIR: folder },
     });

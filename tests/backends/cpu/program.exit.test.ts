@@ -7,6 +7,7 @@ import { spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import * as o from "../../../src/graph/ops.ts";
 import { compileNodes, nodeFrom } from "../../support/evaluate.ts";
+import { typescript } from "../../support/typescript.ts";
 import { openCpuBackend, test } from "./with-compiler.ts";
 
 const child = fileURLToPath(new URL("./fixtures/exit-child.ts", import.meta.url));
@@ -15,7 +16,7 @@ const times = process.env["NABLA_LONG"] === "1" ? 30 : 4;
 /** How a child ended, and what it said. */
 function end(how: string): Promise<{ code: number | null; signal: string | null; said: string }> {
   return new Promise((resolve, reject) => {
-    const process_ = spawn(process.execPath, ["--expose-gc", "--import", "tsx", child, how], {
+    const process_ = spawn(process.execPath, ["--expose-gc", ...typescript, child, how], {
       stdio: ["ignore", "pipe", "pipe"],
     });
     let said = "";
