@@ -27,7 +27,16 @@ import type { Outcome } from "./main.ts";
 import type { ModelPlace } from "./model-argument.ts";
 import { expectFree, writeWholeFolder } from "./model-folder.ts";
 import { type ModelTokenizer, openTokenizer } from "./model-tokenizer.ts";
-import { type AdapterPlace, configOf, findText, labelsOf, namesFor, openModel, taskOf } from "./pretrained-model.ts";
+import {
+  type AdapterPlace,
+  configOf,
+  expectWriter,
+  findText,
+  labelsOf,
+  namesFor,
+  openModel,
+  taskOf,
+} from "./pretrained-model.ts";
 
 type Flags = EvalFlags & { readonly data: readonly string[] };
 
@@ -49,10 +58,12 @@ export async function evaluatePretrained(name: string, flags: Flags): Outcome {
   const wanted = metricNames(flags.metrics);
   if (flags.out !== undefined) expectFree(flags.out);
   const { place, adapter } = await findText(name, flags.adapter);
-  const opened = { place, adapter, tokenizer: await openTokenizer(place) };
-  const device = await openDevice(flags.device);
   const config = await configOf(place);
   const classifies = adapter ? adapter.taskType === "SEQ_CLS" : taskOf(config, place.name) === "classification";
+  if (!classifies)
+    expectWriter(config, place.name, "a classifier of it can be measured: what finetune --task classify leaves");
+  const opened = { place, adapter, tokenizer: await openTokenizer(place) };
+  const device = await openDevice(flags.device);
   const chooses = wanted?.some((each) => each.startsWith("multiple choice")) ?? false;
   const { columns, print, cut }: Measured = classifies
     ? await measureClasses(opened, flags, labelsOf(config))

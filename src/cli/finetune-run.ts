@@ -36,7 +36,7 @@ import type { Outcome } from "./main.ts";
 import { findModel, type ModelPlace } from "./model-argument.ts";
 import { expectFree, writeCompanions, writtenConfig } from "./model-folder.ts";
 import { type ModelTokenizer, openTokenizer } from "./model-tokenizer.ts";
-import { configOf, labelsName, openModel } from "./pretrained-model.ts";
+import { configOf, expectWriter, labelsName, openModel } from "./pretrained-model.ts";
 import { checkData, fingerprint, precisionOf, resumeCommand, startRun, writeJson } from "./run-folder.ts";
 import { lockRun, unlockRun } from "./run-lock.ts";
 import { isFinished, resultName } from "./session.ts";
@@ -123,6 +123,7 @@ async function languageSubject(
   settings: FinetuneSettings,
 ): Promise<Prepared> {
   const { seed, text, turns, packing, maxLength: asked } = settings;
+  expectWriter(await configOf(place), place.name, "give --task classify or --task regress");
   const model = await openModel(place, {
     task: "generation",
     tokenizer: tokenizer.tokenizer,

@@ -69,6 +69,13 @@ export function labelsOf(config: RawConfig): readonly string[] | null {
   return list.map(([, name]) => String(name));
 }
 
+/** Throws ModelError for a model that writes no text, with what to do instead. */
+export function expectWriter(config: RawConfig, source: string, instead: string): void {
+  const type = String(config["model_type"]);
+  if (taskOf(config, source) !== "generation" && !Object.hasOwn(architectures().generation, type))
+    throw new ModelError(`${source}: this model is "${type}", which writes no text; ${instead}`);
+}
+
 /** The names of `count` classes: these where they are as many, else transformers' own. */
 export const namesFor = (count: number, names: readonly string[] | null): readonly string[] =>
   names?.length === count ? names : Array.from({ length: count }, (_, i) => `LABEL_${i}`);

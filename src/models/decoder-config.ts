@@ -181,6 +181,8 @@ function gemma3(config: ConfigReader): DecoderConfig {
 
 /** Phi-3 and Phi-4-mini (Abdin et al. 2024): Llama with joined projections and LongRoPE. */
 function phi3(config: ConfigReader): DecoderConfig {
+  for (const name of ["resid_pdrop", "embd_pdrop"])
+    config.expect(name, 0, "nothing but attention weights is dropped in training");
   const common = base(config);
   return {
     ...common,

@@ -181,6 +181,16 @@ function architectureOf(config: ConfigReader, task: Task): Architecture<Module> 
   );
 }
 
+/** Throws for weights that other software has quantised; their keys and types are its own. */
+function expectFloating(config: ConfigReader): void {
+  const method = config.part("quantization_config")?.raw["quant_method"];
+  if (config.has("quantization_config"))
+    throw new PretrainedError(
+      `${config.source}: "quantization_config" says that the weights are quantised (${method ?? "by a method that it does not name"}), which can't be read here; ` +
+        "take the model in floating numbers, or as GGUF",
+    );
+}
+
 /** The dtype of the largest floating tensor: norms may be stored more precisely than matrices. */
 function storedDType(tensors: Readonly<StateDict>): DType {
   const floating = Object.values(tensors).filter((x) => isFloat(x.dtype));
@@ -328,6 +338,7 @@ export async function fromPretrained<T extends Task = "generation">(
   // the configuration alone first: what is not known should say so before gigabytes are fetched and read
   const config = await readConfig(await modelFolder(path, { ...options, files: ["config.json"] }));
   architectureOf(config, options.task ?? "generation");
+  expectFloating(config);
   const folder = await modelFolder(path, options);
   const reading = { ...(onProgress ? { onProgress } : {}), ...(signal ? { signal } : {}) };
   const model = options.replace

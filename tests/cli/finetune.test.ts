@@ -251,6 +251,8 @@ describe("what can't be done", { concurrency: 2 }, () => {
     fails(await nabla(["info", strange]), 65, /unknown architecture "mamba"; known are .*llama/);
     fails(await nabla(["embed", base, "--data", text]), 65, /embed needs an encoder .* this model is "gpt2"/);
     fails(await nabla(["generate", base, "--chat"]), 65, /has no chat template/);
+    writeFileSync(join(strange, "config.json"), '{"model_type":"bert"}');
+    fails(await nabla(["eval", strange, "--data", text]), 65, /"bert", which writes no text; a classifier/);
   });
 
   test("a line of data that is damaged: file and line, and no run is left behind", async () => {

@@ -134,6 +134,11 @@ test("fields of a configuration that are missing, of a wrong kind or not known a
   await refused(folder, /"rope_type" is "spiral"; known are default, linear, dynamic, llama3, yarn, longrope/);
   await changeConfig(folder, { rope_scaling: null, num_key_value_heads: 3 });
   await refused(folder, /4 attention heads can't share 3 key-value heads evenly/);
+  await changeConfig(folder, { num_key_value_heads: 2, quantization_config: { quant_method: "gptq", bits: 4 } });
+  await refused(folder, /"quantization_config" says that the weights are quantised \(gptq\), which can't be read here/);
+  const joined = await copyOf("phi3", t);
+  await changeConfig(joined, { resid_pdrop: 0.1 });
+  await refused(joined, /"resid_pdrop" is 0\.1; nothing but attention weights is dropped/);
   await writeFile(join(folder, "config.json"), "{");
   await refused(folder, /config\.json: this is not valid JSON/);
   await writeFile(join(folder, "config.json"), "[]");
