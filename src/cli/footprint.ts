@@ -38,9 +38,13 @@ function waitingBytes(batch: number): number {
 /** Smaller blocks are told of to V8 by eight times their size (backends/cpu/memory.ts). */
 const SMALL_BLOCK = 256 * 2 ** 10;
 
-/** Results of `bytes` each that were read on the host, of `steps` steps, and wait for the collector: the device's copies and the host's. */
-export function waitingResults(bytes: number, steps: number): number {
-  return 2 * Math.min(bytes * steps, bytes < SMALL_BLOCK ? WAITING_BYTES / 8 : WAITING_BYTES);
+/** The host's arrays of about so many tokens wait for the collector (measured on vocabularies of 32,000 to 152,000 tokens). */
+const WAITING_TOKENS = 40;
+
+/** Logits of `bytes` in all on the device, of `elements`, that were read at each of `steps` tokens and wait for the collector: there and on the host. */
+export function waitingLogits(bytes: number, elements: number, steps: number): number {
+  const device = Math.min(bytes * steps, bytes < SMALL_BLOCK ? WAITING_BYTES / 8 : WAITING_BYTES);
+  return device + 12 * elements * Math.min(steps, WAITING_TOKENS); // in float32, and to draw of them in float64
 }
 
 /** Bytes, by what they are for; their sum is the peak. */

@@ -24,7 +24,7 @@ import { type Architecture, architectures, ConfigReader, PretrainedError, type R
 import { deferInit, Linear, type Module } from "../nn/index.ts";
 import { noGrad, randint, setData, Tensor } from "../tensor/index.ts";
 import { headsOf } from "./finetune-method.ts";
-import { footprint, waitingResults } from "./footprint.ts";
+import { footprint, waitingLogits } from "./footprint.ts";
 import { openPlanning, type PlannedProgram, planningDevice } from "./planning.ts";
 
 export type MemoryMethod = "inference" | "lora" | "qlora" | "full";
@@ -155,7 +155,7 @@ interface Planned {
   /** Of layers that have been quantised, as they were. */
   readonly quantized: number;
   readonly step: PlannedProgram;
-  /** What is read from the device: the logits of each token; in training the largest of what is learnt, since it is written one by one. */
+  /** What is read from the device: the logits of each token; in training the tensor that is being written to a file, and the one before. */
   readonly copies: number;
   /** Of each program, in the order in which they are run first. */
   readonly temporaries: readonly number[];
@@ -220,7 +220,8 @@ async function planDepth(
     } else await noGrad(() => model.forward(randint(0, 2, [batch, time], { device: planningDevice }))).data();
     const weights = bytesOf([...model.parameters(), ...model.buffers()]);
     const planned = summary(programs);
-    const copies = waitingResults(planned.step.outputBytes, isLanguage(model) ? time : 1);
+    const { outputBytes } = planned.step;
+    const copies = isLanguage(model) ? waitingLogits(outputBytes, outputBytes / dtypes[dtype].bytes, time) : 0;
     return { parameters, trained: 0, weights, quantized, copies, ...planned };
   }
   if (method === "full") model.requiresGrad_(true);
@@ -228,7 +229,7 @@ async function planDepth(
   await rehearse(model, { batch, time, recompute: options.recompute ?? false });
   const trained = model.parameters().filter((parameter) => parameter.requiresGrad);
   const weights = bytesOf([...model.parameters(), ...model.buffers()]);
-  const copies = Math.max(...trained.map((tensor) => bytesOf([tensor])));
+  const copies = 2 * Math.max(...trained.map((tensor) => bytesOf([tensor])));
   return {
     parameters,
     trained: trained.reduce((n, p) => n + p.size, 0),
