@@ -71,6 +71,7 @@ export function transpiled(path) {
 /** Makes what is missing of many files: in one process, where each of those that need it would start esbuild by itself. */
 export async function transpileAhead(paths) {
   const missing = paths.map(look).filter((file) => kept(file) === null);
+  if (missing.length === 0) return;
   await Promise.all(
     missing.map(async (file) => {
       try {
@@ -80,4 +81,5 @@ export async function transpileAhead(paths) {
       }
     }),
   );
+  await esbuild().stop();
 }

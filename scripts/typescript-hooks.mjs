@@ -1,4 +1,4 @@
-/** How modules of TypeScript are found and read (typescript.mjs registers it; it runs in the thread of Node's loader). */
+/** How modules of TypeScript are found and read (typescript.mjs registers it). */
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { transpiled } from "./transpile.mjs";

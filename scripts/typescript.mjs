@@ -3,7 +3,9 @@
  * the processor time that tsx takes (0.32 s against 0.69 s with all of src imported, Node 20), and the tests start some
  * hundreds. What users run is tsx or the build.
  */
-import { register } from "node:module";
+import module from "node:module";
 
-register("./typescript-hooks.mjs", import.meta.url);
+// in the calling thread where Node can (22.15 and later), else in one of their own
+if (module.registerHooks) module.registerHooks(await import("./typescript-hooks.mjs"));
+else module.register("./typescript-hooks.mjs", import.meta.url);
 process.setSourceMapsEnabled(true);
