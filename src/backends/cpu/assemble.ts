@@ -18,6 +18,7 @@ import { elementAt } from "../../graph/loop.ts";
 import { Assembly, type Failure, isEmpty, type Texts } from "../assembly.ts";
 import type { Capture, ProgramStats } from "../backend.ts";
 import { type Draft, draftOf, type Item, placeItem, poisonOf, showLoop, writeTable } from "./commands.ts";
+import { LARGE } from "./contract.ts";
 import { rowGrain } from "./kernels.ts";
 import { bodyPhases, type LoopBody, loopBody, type Place, placesOf } from "./loops.ts";
 import { Packs } from "./packs.ts";
@@ -133,11 +134,15 @@ export class Assembler extends Assembly<Work> {
     else this.attachBehind(host, n, this.target.partsBehind?.(n) ?? []);
   }
 
-  /** Looks for a group that can run on the finished rows of this product while they are in cache. */
+  /**
+   * Looks for a group that can run on the finished rows of this product while they are in cache. A tile is whole rows then, so that each reads
+   * all of the right side: not where that is beyond the caches.
+   */
   private attachToRows(product: Group, n: GNode): void {
     if (n.dtype !== "float32" || n.shape.length !== 2) return;
     const [rows, columns] = n.shape;
     if (rows < 16 || columns < 16 || this.fuser.members.absorbed(n, 1)) return;
+    if (columns * (n.inputs[0].shape.at(-1) as number) > LARGE) return;
     for (const g of this.hosts.candidates(product)) {
       if (!this.fuser.rebuild(g, rows, columns)) continue;
       if (!this.fuser.readsAtOwnPosition(g, n)) continue;

@@ -65,9 +65,10 @@ const product = (a: readonly number[]): number => a.reduce((x, y) => x * y, 1);
 /** Aimed at: this many tiles, of at least this many floating-point operations. */
 const WANTED_TILES = 16;
 const MIN_TILE_FLOP = 2e6;
-/** So many where B is larger than this many elements and a tile spans it: each tile reads it from memory anew. */
+/** A right side of more elements is beyond the caches. */
+export const LARGE = 2 ** 23;
+/** So many where B is so large and a tile spans it: each tile reads it from memory anew. */
 const WANTED_OF_LARGE = 8;
-const LARGE = 2 ** 23;
 /** Where there would be so many even then, tiles have twice the rows: a panel of B comes from memory half as often. */
 const MANY_TILES = 48;
 const ACCUMULATE = 1;
