@@ -21,13 +21,11 @@ import {
   type Value,
 } from "./kernel.ts";
 import type { GNode, Lowered } from "./lower.ts";
-import { Members, type OpaqueRule } from "./members.ts";
+import { LARGE, Members, type OpaqueRule } from "./members.ts";
 import { Body, misaligned } from "./views.ts";
 
 /** Where the rule names no limit; every member counts as written. */
 const MAX_BUFFERS = 28;
-/** Elements from which on it matters how long a value stays. */
-const LARGE = 2 ** 22;
 
 export type MemberKind = "full" | "row" | "reduction" | "column";
 
@@ -174,7 +172,7 @@ export class Fuser {
     const merged = this.merge(n, sources, producers);
     if (merged) return merged;
     for (const g of producers) {
-      const found = attempt(g);
+      const found = this.addsProducts(n, sources, g) ? null : attempt(g);
       if (found) return found;
     }
     // siblings: the same size and a source in common
@@ -200,6 +198,15 @@ export class Fuser {
       list.some((n) => n.op !== "buffer" && sizeOf(n.shape) >= LARGE && !other.includes(n));
     const own = group.built?.body.buffers ?? [];
     return large(own, sources) && large(sources, own);
+  }
+
+  /**
+   * Whether `n` adds a large product to a sum of large products that a group makes (a gradient, chunk by chunk): each is to be added when it is
+   * there, and gone then.
+   */
+  private addsProducts(n: GNode, sources: ReadonlySet<GNode>, group: Group): boolean {
+    const isProduct = (s: GNode): boolean => s.op === "contract" && sizeOf(s.shape) >= LARGE;
+    return n.op === "add" && [...sources].some(isProduct) && (group.built?.body.buffers.some(isProduct) ?? false);
   }
 
   /** Puts groups that `n` reads, of the same rows and columns, together with it in one. */

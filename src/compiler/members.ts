@@ -26,6 +26,8 @@ export interface OpaqueRule {
 /** A value with several readers is stored if computing it again costs more than this: as a write and a read of it. */
 const EXPENSIVE = 32;
 const WHOLE = 256;
+/** Elements from which on it matters how long a value stays: 16 MiB of float32. */
+export const LARGE = 2 ** 22;
 
 const ownCost = (n: GNode): number =>
   n.op === "random" ? 100 : isView(n) ? (n.op === "pad" || n.op === "concat" ? 1 : 0) : costOf(n.op);
@@ -98,6 +100,7 @@ export class Members {
           cone.set(part, Math.max(cone.get(part) ?? 0, weight * share));
       return cone;
     };
+    const sums = new Set<GNode>();
     for (const n of nodes) {
       if (n.op === "const" || n.op === "scalar" || n.op === "iota") {
         cones.set(n, new Map());
@@ -107,6 +110,7 @@ export class Members {
         cones.set(n, new Map([[n, 1]]));
         continue;
       }
+      if (n.op === "add" && sizeOf(n.shape) >= LARGE) this.storeSums(n, cones, sums);
       const cone = this.readFew(n, cones, coneOf);
       let cost = 0;
       let reads = n.op === "gather" ? 1 : 0;
@@ -126,6 +130,21 @@ export class Members {
       }
       if (stored && !isView(n)) this.members.add(n);
       cones.set(n, this.members.has(n) ? new Map([[n, 1]]) : cone);
+    }
+  }
+
+  /**
+   * Of three large products and more that are added up (a gradient, chunk by chunk), each is added when it is there: else all would be held for whoever
+   * reads the sum. `n` adds to a sum of two; `sums` are those that are stored for that.
+   */
+  private storeSums(n: GNode, cones: Map<GNode, ReadonlyMap<GNode, number>>, sums: Set<GNode>): void {
+    const products = (x: GNode): number =>
+      [...(cones.get(x)?.keys() ?? [])].filter((part) => part.op === "contract" || sums.has(part)).length;
+    for (const [x, other] of [n.inputs, n.inputs.toReversed()]) {
+      if (x.op !== "add" || this.members.has(x) || products(x) < 2 || products(other) === 0) continue;
+      this.members.add(x);
+      sums.add(x);
+      cones.set(x, new Map([[x, 1]]));
     }
   }
 

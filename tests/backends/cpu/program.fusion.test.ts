@@ -33,6 +33,20 @@ const units = (program: Program): string[] =>
 const count = (program: Program, what: RegExp): number =>
   units(program).filter((line) => what.test(line.trim())).length;
 
+test("of large products that are added up never more than the sum and one of them is held", async () => {
+  const [rows, columns, K, count] = [2100, 2048, 4, 5];
+  const ones = (shape: Shape) => nodeFrom(backend, new Float64Array(sizeOf(shape)).fill(1), shape, "float32");
+  const parts = Array.from({ length: count }, (_, i) => o.matmul(o.mul(ones([rows, K]), i + 1), ones([K, columns])));
+  const total = o.mul(
+    parts.reduce((x, y) => o.add(x, y)),
+    2,
+  );
+  const { program } = await compileNodes(backend, [total]);
+  assert.ok(program.stats.arenaBytes < 2.2 * 4 * rows * columns, program.describe?.("memory"));
+  const [got] = await evaluate(backend, [o.sum(total, [1])]);
+  assert.deepEqual(new Set(got), new Set([2 * K * columns * 15]));
+});
+
 describe("kernels on the rows of a product", () => {
   const heads: Readonly<Record<string, (y: Node, b: typeof backend) => Node>> = {
     "bias and gelu": (y, b) => composites.gelu(o.add(y, leaf([80], b))),
