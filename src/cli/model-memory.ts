@@ -74,7 +74,7 @@ export interface ModelMemory {
 const IMPORTED_BYTES = 70e6;
 /**
  * What is left of layers that are quantised as they are read: the device keeps freed blocks of up to 128 MiB (backends/cpu/memory.ts), of which
- * so much is still there at the peak, 90 MB more or less as the collector has it (measured on seven models of 62 M to 1.1 billion parameters).
+ * so much is still there at the peak, 100 MB more or less as the collector has it (measured on six models of 62 M to 1.1 billion parameters).
  */
 const QUANTISED_BYTES = 110e6;
 /** Of a tokenizer's heap for each token: its text in two tables, and in BPE the pair that it is merged of (measured on 16,000 to 152,000 tokens). */

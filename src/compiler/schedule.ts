@@ -60,19 +60,17 @@ export function schedule<U extends Unit>(all: readonly U[], late = false): U[][]
   needs.forEach((set, i) => {
     for (const n of set) followers[n].push(i);
   });
-  const waiting = needs.map((s) => s.size);
   const readers = new Map<Buffer, number>();
   const readsOf = (u: U): Set<Buffer> =>
     new Set([...u.reads, ...u.lead.flatMap((l) => l.reads)].filter((b) => b.slot < 0));
   for (const u of units) for (const b of readsOf(u)) readers.set(b, (readers.get(b) ?? 0) + 1);
   const idle = new Set<number>();
   if (late) needs.forEach((set, i) => void (set.size === 0 && followers[i].length > 0 && idle.add(i)));
+  /** How many units that are not idle each waits for. */
+  const waiting = needs.map((set) => [...set].filter((n) => !idle.has(n)).length);
   const ready = new Set<number>();
-  const makeReady = (i: number): void => {
-    if (!idle.has(i) && [...needs[i]].filter((n) => idle.has(n)).length === waiting[i]) ready.add(i);
-  };
-  units.forEach((_, i) => {
-    makeReady(i);
+  waiting.forEach((n, i) => {
+    if (n === 0 && !idle.has(i)) ready.add(i);
   });
   const written = (u: U): number => u.writes.reduce((n, b) => (b.slot < 0 ? n + b.bytes : n), 0);
   const gain = (u: U): number => {
@@ -99,10 +97,6 @@ export function schedule<U extends Unit>(all: readonly U[], late = false): U[][]
     phaseOf[i] = phase;
     put(u, phase);
     for (const b of readsOf(u)) readers.set(b, (readers.get(b) as number) - 1);
-    for (const f of followers[i]) {
-      waiting[f]--;
-      makeReady(f);
-    }
   };
   const urgencyOf = (u: U): number => (late ? urgency(gain(u), written(u)) : gain(u));
   while (ready.size) {
@@ -119,6 +113,7 @@ export function schedule<U extends Unit>(all: readonly U[], late = false): U[][]
     for (const n of needs[best]) if (idle.delete(n)) run(n, Math.max(0, last - 1)); // beside what runs now
     ready.delete(best);
     run(best, last);
+    for (const f of followers[best]) if (--waiting[f] === 0) ready.add(f);
   }
   if (phases.reduce((n, p) => n + p.length, 0) !== all.length)
     throw new Error("compiler: the units of a program wait for one another");

@@ -59,7 +59,7 @@ export interface TrainableLanguageModel extends Module {
   readonly vocabSize?: number;
 }
 
-/** Logits that are measured at one time: 64 MiB in float32, as in a training's loss. */
+/** Logits that are measured at one time: 64 MiB in float32. */
 const mostLogits = 2 ** 24;
 
 /** Pieces of the logits [rows, vocabulary] of ids [batch, time], as few as hold no more than mostLogits, and the rows that each begins at. */

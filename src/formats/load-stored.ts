@@ -78,8 +78,7 @@ const floats: Readonly<Record<string, StoredDType>> = { f32: "float32", f16: "fl
 
 function storedGguf(tensor: GgufTensor): StoredTensor {
   const { type, shape, byteLength } = tensor;
-  if (type in floats)
-    return { dtype: floats[type], shape, byteLength, read: () => tensor.read(), mapped: () => tensor.mapped() };
+  if (type in floats) return { dtype: floats[type], shape, byteLength, read: tensor.read, mapped: tensor.mapped };
   const read = async (): Promise<Uint8Array> => new Uint8Array((await tensor.float32()).buffer);
   return { dtype: "float32", shape, byteLength: 4 * sizeOf(shape), read };
 }

@@ -33,7 +33,8 @@ export interface BlockWeight {
 
 type Split = "q8_0" | "q4_0";
 const splitBits: Readonly<Record<Split, 8 | 4>> = { q8_0: 8, q4_0: 4 };
-const isSplit = (format: BlockFormat): format is Split => Object.hasOwn(splitBits, format);
+/** Whether codes and scales are kept apart. */
+export const isSplit = (format: string): format is Split => Object.hasOwn(splitBits, format);
 
 /** [rows, width] */
 export function blockShape({ format, codes }: BlockWeight): readonly [number, number] {

@@ -16,7 +16,7 @@ import {
 import { storedFormats } from "../graph/composites/index.ts";
 import type { StateDict } from "../nn/index.ts";
 import { fromRaw, type Tensor } from "../tensor/index.ts";
-import type { BlockFormat, BlockWeight } from "./blocks.ts";
+import { type BlockFormat, type BlockWeight, isSplit } from "./blocks.ts";
 import { PretrainedError, type RawConfig } from "./config.ts";
 
 /** The parts of a block, by GGUF's names. */
@@ -186,9 +186,7 @@ function keyOf(name: string, names: Readonly<Record<string, string>>): string {
 
 /** Matrices whose blocks products read as they are. */
 const isKept = ({ type, shape }: GgufTensor): boolean =>
-  shape.length === 2 && (type === "q8_0" || type === "q4_0" || Object.hasOwn(storedFormats, type));
-
-const isSplit = ({ type }: GgufTensor): boolean => type === "q8_0" || type === "q4_0";
+  shape.length === 2 && (isSplit(type) || Object.hasOwn(storedFormats, type));
 
 /**
  * A stored matrix as it is, mapped where that can be; codes and scales of q8_0 and q4_0 apart, which takes `room`. `owned`: nobody else has
@@ -199,7 +197,7 @@ async function readBlocks(
   room: ArrayBuffer,
   options: { readonly device?: string; readonly owned: boolean },
 ): Promise<BlockWeight> {
-  if (type === "q8_0" || type === "q4_0") {
+  if (isSplit(type)) {
     const { codes, scales } = splitBlocks(type, await read(), room);
     const given = { ...options, owned: false };
     return {
@@ -254,7 +252,9 @@ export async function readGgufModel(source: FormatSource, options: GgufModelOpti
   const blocks: Record<string, BlockWeight> = {};
   // opened, so that what is read goes to the device at once and not when it is first used
   if (kept.size > 0) await backendOf(where.device ?? defaultDevice());
-  const room = new ArrayBuffer(Math.max(0, ...[...kept].filter(isSplit).map((tensor) => tensor.byteLength)));
+  const room = new ArrayBuffer(
+    Math.max(0, ...[...kept].map(({ type, byteLength }) => (isSplit(type) ? byteLength : 0))),
+  );
   for (const tensor of kept) {
     const { format, codes, scales } = await readBlocks(tensor, room, { ...where, owned });
     blocks[keyOf(tensor.name, names)] = {

@@ -67,8 +67,6 @@ const WANTED_TILES = 16;
 const MIN_TILE_FLOP = 2e6;
 /** A right side of more elements is beyond the caches. */
 export const LARGE = 2 ** 23;
-/** So many where B is so large and a tile spans it: each tile reads it from memory anew. */
-const WANTED_OF_LARGE = 8;
 /** Where there would be so many even then, tiles have twice the rows: a panel of B comes from memory half as often. */
 const MANY_TILES = 48;
 const ACCUMULATE = 1;
@@ -106,8 +104,7 @@ export function gemmTile(
     nc = roundUp(ceilDiv(N, ceilDiv(N, nc)), nr);
   };
   even();
-  const wanted = post && N * K > LARGE ? WANTED_OF_LARGE : WANTED_TILES;
-  while (tilesOf(mc, nc) < wanted && 2 * Math.min(mc, M) * Math.min(nc, N) * K > 2 * MIN_TILE_FLOP) {
+  while (tilesOf(mc, nc) < WANTED_TILES && 2 * Math.min(mc, M) * Math.min(nc, N) * K > 2 * MIN_TILE_FLOP) {
     if (!post && nc > nr && (nc >= 2 * mc || mc <= mr)) nc = roundUp(nc / 2, nr);
     else if (mc > mr) mc = roundUp(mc / 2, mr);
     else break;
@@ -267,7 +264,7 @@ export function planContract(shape: KernelShape, desc: ContractDesc): ContractPl
     !desc.accumulate &&
     !desc.hasEpilogue &&
     !desc.hasPost;
-  const downFirst = !import.meta.forBrowsers && !desc.hasPost && N * K > LARGE;
+  const downFirst = !import.meta.forBrowsers && N * K > LARGE;
   const main = (buffer: "b" | "packed", flag: number, strides: readonly number[]): CommandDesc => ({
     fn: pairs ? "gemm_bf16" : kind,
     rows: ceilDiv(M, mc) * ceilDiv(N, nc) * batches,

@@ -120,8 +120,11 @@ const backwardRow = registerOperation({
   },
 });
 
-/** Logits of about this many elements exist at one time (64 MiB of float32). */
-const logitsAtOnce = 2 ** 24;
+/**
+ * Logits of about so many elements exist at one time (256 MiB of float32): each chunk reads all of the weight. WebGPU binds 128 MiB at the
+ * most unless more is asked for.
+ */
+const logitsAtOnce = (device: string): number => (device === "webgpu" ? 2 ** 24 : 2 ** 26);
 
 /**
  * crossEntropy(hidden · weightᵀ, targets) of hidden [N, D], weight [V, D], int32 targets [N], without the logits
@@ -143,7 +146,7 @@ export function linearCrossEntropy(
   expectRank("linearCrossEntropy", "the weight", weight, 2, "[classes, width]");
   if (hidden.shape[0] === 0)
     throw new ShapeError(`linearCrossEntropy: there are no rows in ${showShape(hidden.shape)}`);
-  const chunk = options.chunk ?? Math.max(64, Math.floor(logitsAtOnce / Math.max(1, weight.shape[0])));
+  const chunk = options.chunk ?? Math.max(64, Math.floor(logitsAtOnce(weight.device) / Math.max(1, weight.shape[0])));
   return make(forwardRow, [hidden, weight, targets], { ignoreIndex, labelSmoothing, reduction, chunk, wide });
 }
 

@@ -108,12 +108,6 @@ export function nllLoss(input: Tensor, target: Tensor, options: ClassLossOptions
 }
 
 /**
- * Logits of about so many elements exist at one time (256 MiB of float32): each chunk reads all of the weight. WebGPU binds 128 MiB at the
- * most unless more is asked for.
- */
-const logitsAtOnce = (device: string): number => (device === "webgpu" ? 2 ** 24 : 2 ** 26);
-
-/**
  * crossEntropy(hidden · weightᵀ, target) of hidden [rows…, width], weight [classes, width], integer targets [rows…], without the
  * logits ever existing as a whole: a language model's head and its loss in one.
  */
@@ -134,11 +128,7 @@ export function linearCrossEntropy(
     lowered(rows),
     lowered(weight.node),
     ops.cast(ops.reshape(target.node, [rows.shape[0]]), "int32"),
-    {
-      ...options,
-      wide: autocastDType() !== null,
-      chunk: Math.max(64, Math.floor(logitsAtOnce(weight.device) / Math.max(1, weight.shape[0]))),
-    },
+    { ...options, wide: autocastDType() !== null },
   );
   return new Tensor(loss.shape.length ? ops.reshape(loss, positions) : loss);
 }

@@ -127,7 +127,6 @@ INLINE void row_of_8(const uint8_t *w, const float *scales, int rows, int64_t K,
  * Eight rows of the weight by one of x whose codes fill half of the first cache: see gemm.c, STREAM_TOGETHER. Scales are products of both
  * sides', `lds` floats from a row's to the next.
  */
-enum { TOGETHER = 8, LONG_ROW = 8192 };
 #define EACH_TOGETHER _Pragma("GCC unroll 8") for (int j = 0; j < TOGETHER; j++)
 static void together_of_8(const uint8_t *w, const float *scales, int64_t lds, int64_t K, const int16_t *x, float *out) {
   vf s[TOGETHER] = {{0}};
@@ -239,7 +238,7 @@ void k_block_linear(const Cmd *c, int64_t r0, int64_t r1, int tid) {
   const int16_t *x = (const int16_t *)c->b[0];
   const float *xs = (const float *)c->b[1], *offsets = (const float *)c->b[2];
   float *y = (float *)c->b[5], *scales = (float *)c->run->scratch[tid];
-  const int one = M == 1 && p[3] == 8, together = M == 1 && K >= LONG_ROW;
+  const int one = M == 1 && p[3] == 8, together = M == 1 && K * 2 >= LONG_ROW;
   const int64_t end = min64(r1 * TILE, N), lds = round_up(blocks, W) + W;
 #define ROWS_OF_8(rows) row_of_8(w, scales, rows, K, x + m * K, xs + m * blocks, y + m * N + n, N)
 #define BYTES(m) ((Bytes){(const int8_t *)c->b[0] + (m) * groups * 2 * BLOCK, xs + (m) * groups, offsets + (m) * groups, groups})

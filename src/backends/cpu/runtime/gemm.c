@@ -269,7 +269,6 @@ STREAM_DOT(stream_f16, uint16_t, load_f16_s)
  * each load of it: their eight streams are read a tenth slower than one, but one beside such a row at half of the speed or less
  * (K = 14336 in bfloat16: 20 of 35 GB/s, by eight 32; float32 30 and 34. Two or four columns gain little).
  */
-enum { TOGETHER = 8, LONG_ROW = 4096 };
 #define STREAM_TOGETHER(NAME, T_, LOADB, LOAD1)                                                                     \
   static void NAME(int64_t K, const float *a, const T_ *b, int64_t sn, float *y) {                                  \
     const int64_t KW = K / W * W;                                                                                   \
@@ -294,7 +293,7 @@ STREAM_TOGETHER(together_f16, uint16_t, load_f16, from_f16)
   static void NAME(int64_t M, int64_t K, const float *A, int64_t lda, const T_ *B, int64_t sn, int64_t nn, float *T) {  \
     const int64_t KW = K / W * W;                                                                                       \
     int64_t n = 0;                                                                                                      \
-    if (M == 1 && K >= LONG_ROW) for (; n + TOGETHER <= nn; n += TOGETHER) EIGHT(K, A, B + n * sn, sn, T + n);          \
+    if (M == 1 && K * 4 >= LONG_ROW) for (; n + TOGETHER <= nn; n += TOGETHER) EIGHT(K, A, B + n * sn, sn, T + n);      \
     for (; n < nn; n += 4) {                                                                                            \
       const T_ *b0 = B + n * sn, *b1 = B + min64(n + 1, nn - 1) * sn, *b2 = B + min64(n + 2, nn - 1) * sn,              \
                *b3 = B + min64(n + 3, nn - 1) * sn;                                                                     \

@@ -23,6 +23,8 @@
 enum { F32 = 0, F64 = 1, F16 = 2, BF16 = 3, I32 = 4 }; /* as core/dtype.ts */
 enum { BF16_OF_F32 = 15 }; /* float32 in memory that counts as it is when rounded to bfloat16 */
 enum { MAX_THREADS = 256 };
+/* A row of x of so many bytes, half of the first cache, is read for so many rows of a weight at a time: gemm.c, STREAM_TOGETHER. */
+enum { LONG_ROW = 1 << 14, TOGETHER = 8 };
 
 INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 INLINE int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }

@@ -8,8 +8,8 @@
 #include "stored.h"
 #include <math.h>
 
-/* A row of the command is TILE rows of the weight (plans.ts); TOGETHER and LONG_ROW as in blocks.c. */
-enum { TILE = 64, ROWS = 4, TOGETHER = 8, LONG_ROW = 8192 };
+/* A row of the command is TILE rows of the weight (plans.ts). */
+enum { TILE = 64, ROWS = 4 };
 
 /*
  * x by blocks of U (32 or 256) numbers, x = scale (256 high + low): codes, 2 U bytes a block, first all high ones; then
@@ -246,7 +246,7 @@ INLINE void every_row(int format, const Cmd *c, int64_t r0, int64_t r1) {
   const int64_t scales = is_k(format) ? blocks : 2 * blocks, bytes = blocks * block_bytes(format);
   const uint8_t *weight = (const uint8_t *)c->b[3];
   int64_t n = r0 * TILE;
-  if (M == 1 && K >= LONG_ROW) {
+  if (M == 1 && K * 2 >= LONG_ROW) {
     const Integers x = {(const int8_t *)c->b[0], (const float *)c->b[1], (const int32_t *)c->b[2], blocks};
     for (; n + TOGETHER <= end; n += TOGETHER) rows_of(format, TOGETHER, 1, weight + n * bytes, x, (float *)c->b[4] + n, N);
   }
