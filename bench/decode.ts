@@ -6,8 +6,7 @@
 import { mkdtempSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Rng } from "../src/core/rng.ts";
-import { generate, sampleLogits } from "../src/generate/index.ts";
+import { generate } from "../src/generate/index.ts";
 import { getDevice, noGrad, type Tensor, tensor } from "../src/index.ts";
 import { type CausalLM, fromPretrained } from "../src/models/index.ts";
 import { type Benchmark, openAll, type Result } from "./support/benchmark.ts";
@@ -45,11 +44,10 @@ const oneModel = (load: (file: string) => Promise<CausalLM>) => {
   };
 };
 
-/** Continues by tokens at runtime positions; what a user's `generate` does after the prompt. */
+/** Continues by the likeliest tokens at runtime positions; what a user's `generate` does after the prompt. */
 function decoder(modelOf: (file: string) => Promise<CausalLM>): (file: string, count: number) => Promise<void> {
   let state: { model: CausalLM; cache: ReturnType<CausalLM["createCache"]> } | null = null;
   let token = 1;
-  const rng = new Rng(0);
   return async (file, count) => {
     const model = await modelOf(file);
     if (state?.model !== model) state = { model, cache: model.createCache({ capacity: context }) };
@@ -57,8 +55,7 @@ function decoder(modelOf: (file: string) => Promise<CausalLM>): (file: string, c
     if (cache.length + count > context) cache.truncate(0);
     for (let i = 0; i < count; i++) {
       const ids = tensor(Int32Array.of(token), { shape: [1, 1] });
-      const logits = noGrad(() => model.decode(ids, cache));
-      token = sampleLogits(await logits.data(), rng, { temperature: 0 });
+      [token] = await noGrad(() => model.decodeGreedy(ids, cache)).data();
     }
   };
 }

@@ -3,9 +3,9 @@ import type { TypedArray } from "../core/dtype.ts";
 import { NablaError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
 import { noGrad, type Tensor, tensor } from "../tensor/index.ts";
-import { checkGeneration, evaluationSteps } from "./loop.ts";
-import { type CachedLanguageModel, readPieces, sizesFor } from "./readers.ts";
-import { type GenerateOptions, penalizeRepetition, sampleLogits } from "./sample.ts";
+import { checkGeneration, evaluationSteps, nextToken } from "./loop.ts";
+import { type CachedLanguageModel, readPieces, sizesFor, stepKind, stepsOf } from "./readers.ts";
+import type { GenerateOptions } from "./sample.ts";
 import {
   type ChatOptions,
   goneBefore,
@@ -77,7 +77,7 @@ async function tokensOfRows(
   prompts: readonly Ids[],
   options: BatchOptions,
 ): Promise<number[][]> {
-  const { maxNewTokens, seed = 0, stopTokens = [], repetitionPenalty = 1, onToken, signal } = options;
+  const { maxNewTokens, seed = 0, stopTokens = [], onToken, signal } = options;
   checkGeneration("generateBatch", options);
   const empty = prompts.findIndex((prompt) => prompt.length === 0);
   if (empty >= 0) throw new NablaError(`generateBatch: prompt ${empty} is empty; give at least one token`);
@@ -93,6 +93,8 @@ async function tokensOfRows(
   const rngs = prompts.map((_, row) => new Rng(seed, row));
   const ended = prompts.map(() => false);
   const inEvaluation = evaluationSteps(model);
+  const kind = stepKind(model, options);
+  const step = stepsOf(model, kind);
   const padding = texts.map((text) => longest - text.length);
   const { capacity, pieceLength } = sizesFor(longest + maxNewTokens, contextLength);
   const cache = model.createCache({ batchSize: prompts.length, capacity, padding });
@@ -101,31 +103,31 @@ async function tokensOfRows(
     // a row that has ended is filled up behind its text, where nobody looks
     const rows = texts.map((text, row) => [...new Array<number>(padding[row]).fill(0), ...text]);
     for (const row of rows) row.push(...new Array<number>(length - row.length).fill(0));
-    return readPieces(model, cache, rows, pieceLength);
+    return readPieces(model, cache, rows, pieceLength, kind);
   };
   signal?.throwIfAborted();
-  let logits = await inEvaluation(readAll);
+  let result = await inEvaluation(readAll);
   for (;;) {
-    const next = draw(await logits.data());
+    const next = draw(await result.data());
     if (ended.every(Boolean)) return fresh;
     signal?.throwIfAborted();
     if (model.readsAgain?.(cache.length, cache.length + 1)) {
       cache.truncate(0);
-      logits = await inEvaluation(readAll);
+      result = await inEvaluation(readAll);
       continue;
     }
     const ids = tensor(next, { shape: [next.length, 1] });
-    logits = await inEvaluation(async () => noGrad(() => model.decode(ids, cache)));
+    result = await inEvaluation(async () => noGrad(() => step(ids, cache)));
   }
 
-  /** The next token of each row; of a row that has ended its last one again, which nobody sees. */
+  /** The next token of each row, from its logits or as it was chosen; of a row that has ended its last one again, which nobody sees. */
   function draw(data: TypedArray): Int32Array {
-    const vocabulary = data.length / prompts.length;
+    const width = data.length / prompts.length;
     return Int32Array.from(prompts, (_, row) => {
       const text = texts[row];
       if (ended[row]) return text[text.length - 1];
-      const own = data.subarray(row * vocabulary, (row + 1) * vocabulary);
-      const token = sampleLogits(penalizeRepetition(own, text, repetitionPenalty), rngs[row], options);
+      const own = data.subarray(row * width, (row + 1) * width);
+      const token = nextToken(kind, own, text, rngs[row], options);
       text.push(token);
       fresh[row].push(token);
       const stops = onToken?.(token, row) === false || stopTokens.includes(token);

@@ -6,7 +6,7 @@
 import { NablaError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
 import type { Module } from "../nn/index.ts";
-import { cacheReader, hasCache, type LanguageModel, windowReader } from "./readers.ts";
+import { cacheReader, hasCache, type LanguageModel, type StepKind, stepKind, windowReader } from "./readers.ts";
 import { checkSampling, type GenerateOptions, penalizeRepetition, sampleLogits } from "./sample.ts";
 
 /** The models that are in evaluation mode for steps at this moment: how many, and the modes of before. */
@@ -42,23 +42,38 @@ export function checkGeneration(name: string, { maxNewTokens, ...options }: Omit
     throw new NablaError(`${name}: maxNewTokens must be a whole number ≥ 0, got ${maxNewTokens}`);
 }
 
+/** The token that follows `text`, of what the step after it gave. */
+export function nextToken(
+  kind: StepKind,
+  result: ArrayLike<number>,
+  text: readonly number[],
+  rng: Rng,
+  options: Omit<GenerateOptions, "onToken">,
+): number {
+  if (kind === "decode")
+    return sampleLogits(penalizeRepetition(result, text, options.repetitionPenalty ?? 1), rng, options);
+  if (result[0] >= 0) return result[0];
+  throw new NablaError("generate: the model gave NaN; its weights are damaged or diverged");
+}
+
 /** The new tokens one by one. Leaving the loop lets go of all that it holds. Throws the signal's reason. */
 export async function* newTokens(
   model: LanguageModel,
   ids: readonly number[] | Int32Array,
   options: GenerateOptions,
 ): AsyncGenerator<number, void, undefined> {
-  const { maxNewTokens, seed = 0, stopTokens = [], repetitionPenalty = 1, onToken, signal } = options;
+  const { maxNewTokens, seed = 0, stopTokens = [], onToken, signal } = options;
   checkGeneration("generate", options);
   if (ids.length === 0) throw new NablaError("generate: the prompt is empty; give at least one token");
   const rng = new Rng(seed);
   const text = Array.from(ids);
   const inEvaluation = evaluationSteps(model);
-  const read = hasCache(model) ? cacheReader(model, text.length + maxNewTokens) : windowReader(model);
+  const kind = hasCache(model) ? stepKind(model, options) : "decode";
+  const read = hasCache(model) ? cacheReader(model, text.length + maxNewTokens, kind) : windowReader(model);
   for (let count = 0; count < maxNewTokens; count++) {
     signal?.throwIfAborted();
-    const logits = await inEvaluation(async () => (await read(text)).data());
-    const token = sampleLogits(penalizeRepetition(logits, text, repetitionPenalty), rng, options);
+    const result = await inEvaluation(async () => (await read(text)).data());
+    const token = nextToken(kind, result, text, rng, options);
     text.push(token);
     const goesOn = onToken?.(token) !== false;
     yield token;

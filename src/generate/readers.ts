@@ -4,6 +4,7 @@
  */
 import type { Module } from "../nn/index.ts";
 import { noGrad, realize, type Tensor, tensor } from "../tensor/index.ts";
+import type { GenerateOptions } from "./sample.ts";
 
 /** A model that can be sampled from, as GPT2. */
 export interface LanguageModel extends Module {
@@ -29,6 +30,8 @@ export interface CachedLanguageModel<C extends TokenCache = TokenCache> extends 
   }): C;
   /** Appends the first `count` of ids [batch, time], part of texts of `textLength`, to the cache; the logits [batch, vocabulary] after them. */
   decode(ids: Tensor, cache: C, count?: number, textLength?: number): Tensor;
+  /** As `decode`, but gives the likeliest token of each row, int32 [batch, 1], −1 where a logit is NaN. For greedy texts. */
+  decodeGreedy?(ids: Tensor, cache: C, count?: number, textLength?: number): Tensor;
   /** Whether a text that has grown from `from` to `to` tokens has to be read again from its beginning. */
   readsAgain?(from: number, to: number): boolean;
 }
@@ -39,8 +42,31 @@ const longestPiece = 64;
 const idsTensor = (ids: Int32Array, rows = 1): Tensor =>
   tensor(ids, { shape: [rows, ids.length / rows], dtype: "int32" });
 
-/** Gives the logits after a text that grows from call to call. */
+/** Gives the logits after a text that grows from call to call; or the tokens, where they are chosen on the device. */
 export type Reader = (text: readonly number[]) => Promise<Tensor>;
+
+/** What a step through the cache computes. */
+export type StepKind = "decode" | "decodeGreedy";
+
+/** Whoever has `name`, the object itself or one of its prototypes. */
+function holderOf(object: object, name: string): object | null {
+  for (let at: object | null = object; at; at = Object.getPrototypeOf(at)) if (Object.hasOwn(at, name)) return at;
+  return null;
+}
+
+/** How a model is to be read: greedily where only the likeliest token counts, if it can; not past a `decode` that a subclass has changed. */
+export function stepKind(
+  model: CachedLanguageModel,
+  { temperature, repetitionPenalty = 1 }: Pick<GenerateOptions, "temperature" | "repetitionPenalty">,
+): StepKind {
+  const plain = temperature === 0 && repetitionPenalty === 1 && "decodeGreedy" in model;
+  return plain && holderOf(model, "decode") === holderOf(model, "decodeGreedy") ? "decodeGreedy" : "decode";
+}
+
+export const stepsOf = <C extends TokenCache>(
+  model: CachedLanguageModel<C>,
+  kind: StepKind,
+): CachedLanguageModel<C>["decode"] => (model[kind] as CachedLanguageModel<C>["decode"]).bind(model);
 
 /** The whole window each time; what follows the text in it is hidden by causality. */
 export function windowReader(model: LanguageModel): Reader {
@@ -62,7 +88,7 @@ export function sizesFor(tokens: number, contextLength: number): { capacity: num
 }
 
 /**
- * Appends rows of one length to a cache, in pieces of one length; gives the logits [rows, vocabulary] after them. Each piece is
+ * Appends rows of one length to a cache, in pieces of one length; gives what the step after them gives. Each piece is
  * computed before the next is recorded, so that they are one program and not one for every number of pieces.
  */
 export async function readPieces<C extends TokenCache>(
@@ -70,8 +96,10 @@ export async function readPieces<C extends TokenCache>(
   cache: C,
   rows: readonly (readonly number[])[],
   pieceLength: number,
+  kind: StepKind,
 ): Promise<Tensor> {
-  let logits: Tensor | null = null;
+  let result: Tensor | null = null;
+  const step = stepsOf(model, kind);
   const textLength = cache.length + rows[0].length;
   for (let at = 0; at < rows[0].length; at += pieceLength) {
     const piece = new Int32Array(rows.length * pieceLength);
@@ -79,26 +107,27 @@ export async function readPieces<C extends TokenCache>(
     rows.forEach((row, i) => {
       piece.set(row.slice(at, at + count), i * pieceLength);
     });
-    logits = noGrad(() => model.decode(idsTensor(piece, rows.length), cache, count, textLength));
-    await realize(logits);
+    result = noGrad(() => step(idsTensor(piece, rows.length), cache, count, textLength));
+    await realize(result);
   }
-  return logits as Tensor;
+  return result as Tensor;
 }
 
 /**
  * Only what is new is computed. Beyond the context the positions of all tokens move with each one, so that the window is read
  * again.
  */
-export function cacheReader(model: CachedLanguageModel, tokens: number): Reader {
+export function cacheReader(model: CachedLanguageModel, tokens: number, kind: StepKind): Reader {
   const { contextLength } = model;
   const { capacity, pieceLength } = sizesFor(tokens, contextLength);
   const cache = model.createCache({ capacity });
-  const read = (fresh: readonly number[]): Promise<Tensor> => readPieces(model, cache, [fresh], pieceLength);
+  const read = (fresh: readonly number[]): Promise<Tensor> => readPieces(model, cache, [fresh], pieceLength, kind);
+  const step = stepsOf(model, kind);
   return async (text) => {
     const { length } = text;
     if (length > contextLength || (cache.length > 0 && model.readsAgain?.(cache.length, length))) cache.truncate(0);
     if (cache.length === 0) return read(text.slice(-contextLength));
-    return noGrad(() => model.decode(idsTensor(Int32Array.from(text.slice(cache.length))), cache));
+    return noGrad(() => step(idsTensor(Int32Array.from(text.slice(cache.length))), cache));
   };
 }
 

@@ -16,6 +16,7 @@ import { attend, DecoderContext } from "./attention.ts";
 import { BlockEmbedding } from "./blocks.ts";
 import { type CachePlace, type CreateCacheOptions, KeyValueCache } from "./cache.ts";
 import { GemmaRMSNorm } from "./gemma-norm.ts";
+import { likeliest } from "./greedy.ts";
 import type { Packing } from "./packing.ts";
 import { replayed } from "./replay.ts";
 import { Rotary, type RotaryConfig, rotate } from "./rotary.ts";
@@ -376,18 +377,36 @@ export class CausalLM extends Module {
    * these). Without gradients; the cache's memory is written by the next flush. Nothing compiles anew for another number of tokens in the
    * cache.
    */
-  decode(ids: Tensor, cache: KeyValueCache, count = ids.shape[1], textLength = cache.length + count): Tensor {
+  decode(ids: Tensor, cache: KeyValueCache, count?: number, textLength?: number): Tensor {
+    return this.#step("decode", ids, cache, count, textLength);
+  }
+
+  /** As `decode`; the likeliest token [batch, 1] of each row, int32, in place of its logits; −1 where a logit is NaN. */
+  decodeGreedy(ids: Tensor, cache: KeyValueCache, count?: number, textLength?: number): Tensor {
+    return this.#step("decodeGreedy", ids, cache, count, textLength);
+  }
+
+  #step(
+    kind: "decode" | "decodeGreedy",
+    ids: Tensor,
+    cache: KeyValueCache,
+    count = ids.shape[1],
+    textLength = cache.length + count,
+  ): Tensor {
     if (ids.ndim !== 2 || ids.shape[0] !== cache.batchSize || ids.shape[1] === 0)
       throw new ShapeError(
-        `CausalLM.decode: ids must be [${cache.batchSize}, time], as the cache is, got ${showShape(ids.shape)}`,
+        `CausalLM.${kind}: ids must be [${cache.batchSize}, time], as the cache is, got ${showShape(ids.shape)}`,
       );
     cache.checkRoom(ids.shape[1]);
     const place = cache.place(ids.shape[1], textLength);
-    const record = (): Tensor => this.logitsOf(rowAt(this.model.forward(ids, place), count - 1));
+    const record = (): Tensor => {
+      const logits = this.logitsOf(rowAt(this.model.forward(ids, place), count - 1));
+      return kind === "decode" ? logits : likeliest(logits);
+    };
     const tables = () => this.model.tables(textLength, ids.device);
-    const logits = count === 1 ? replayed({ model: this, ids, place, tables: tables() }, record) : record();
+    const result = count === 1 ? replayed({ model: this, kind, ids, place, tables: tables() }, record) : record();
     cache.advance(count);
-    return logits;
+    return result;
   }
 }
 

@@ -20,6 +20,7 @@ import { type ActivationName, activationNames, activations } from "./activations
 import { attend, DecoderContext } from "./attention.ts";
 import { type CachePlace, type CreateCacheOptions, KeyValueCache } from "./cache.ts";
 import type { ConfigReader } from "./config.ts";
+import { likeliest } from "./greedy.ts";
 import type { Packing } from "./packing.ts";
 import { replayed } from "./replay.ts";
 
@@ -308,14 +309,25 @@ export class GPT2 extends Module {
   }
 
   /** The logits [batch, vocabSize] after the first `count` of ids [batch, time], which follow the cache's tokens; see CausalLM. */
-  decode(ids: Tensor, cache: KeyValueCache, count = ids.shape[1]): Tensor {
+  decode(ids: Tensor, cache: KeyValueCache, count?: number): Tensor {
+    return this.#step("decode", ids, cache, count);
+  }
+
+  /** As `decode`; the likeliest token [batch, 1] of each row, int32, in place of its logits; −1 where a logit is NaN. */
+  decodeGreedy(ids: Tensor, cache: KeyValueCache, count?: number): Tensor {
+    return this.#step("decodeGreedy", ids, cache, count);
+  }
+
+  #step(kind: "decode" | "decodeGreedy", ids: Tensor, cache: KeyValueCache, count = ids.shape[1]): Tensor {
     cache.checkRoom(ids.shape[1]);
     const place = cache.place(ids.shape[1]);
-    const record = (): Tensor =>
-      F.linear(this.#row(this.transformer.forward(ids, place), count - 1), this.transformer.wte.weight);
-    const logits = count === 1 ? replayed({ model: this, ids, place, tables: [] }, record) : record();
+    const record = (): Tensor => {
+      const logits = F.linear(this.#row(this.transformer.forward(ids, place), count - 1), this.transformer.wte.weight);
+      return kind === "decode" ? logits : likeliest(logits);
+    };
+    const result = count === 1 ? replayed({ model: this, kind, ids, place, tables: [] }, record) : record();
     cache.advance(count);
-    return logits;
+    return result;
   }
 }
 

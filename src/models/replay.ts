@@ -13,6 +13,8 @@ import type { CachePlace, KeyValueCache } from "./cache.ts";
 /** What a decoding step is made of. */
 interface Decoding {
   readonly model: Module;
+  /** What is computed; a step of another kind is another step. */
+  readonly kind: string;
   /** [batch, 1] */
   readonly ids: Tensor;
   readonly place: CachePlace;
@@ -23,6 +25,7 @@ interface Decoding {
 /** A step over a cache that can be repeated, and what must still be so. */
 interface Repeatable {
   readonly model: Module;
+  readonly kind: string;
   readonly watch: Watch;
   readonly tables: readonly Tensor[];
   readonly step: Step;
@@ -32,7 +35,7 @@ const steps = new WeakMap<KeyValueCache, Repeatable>();
 
 const memoryOf = ({ layers }: KeyValueCache): Tensor[] => layers.flatMap(({ keys, values }) => [keys, values]);
 
-/** What `record` gives, the logits of a step; it is begun at once, and not recorded where it is as the last one over this cache. */
+/** What `record` gives, the result of a step; it is begun at once, and not recorded where it is as the last one over this cache. */
 export function replayed(decoding: Decoding, record: () => Tensor): Tensor {
   const { ids } = decoding;
   // on a page the device answers later anyway, and recording goes on meanwhile
@@ -42,11 +45,11 @@ export function replayed(decoding: Decoding, record: () => Tensor): Tensor {
 }
 
 /** The last step over the cache with these ids, if it can be repeated. */
-function repeated({ model, ids, place, tables }: Decoding): Tensor | null {
+function repeated({ model, kind, ids, place, tables }: Decoding): Tensor | null {
   const { cache, start, end } = place;
   const last = steps.get(cache);
-  if (!last || last.model !== model || last.tables.some((table, i) => table !== tables[i]) || !last.watch.holds())
-    return null;
+  if (!last || last.model !== model || last.kind !== kind) return null;
+  if (last.tables.some((table, i) => table !== tables[i]) || !last.watch.holds()) return null;
   const memory = memoryOf(cache);
   const states = memory.map(({ node }) => node);
   const done = repeatStep(last.step, { inputs: [ids.node], numbers: [start.value, end.value], states });
@@ -56,17 +59,17 @@ function repeated({ model, ids, place, tables }: Decoding): Tensor | null {
 }
 
 /** Records a step and begins it; what is needed to repeat it is kept, if it can be. */
-function recorded({ model, ids, place, tables }: Decoding, record: () => Tensor): Tensor {
+function recorded({ model, kind, ids, place, tables }: Decoding, record: () => Tensor): Tensor {
   const { cache, start, end } = place;
   steps.delete(cache);
   const memory = memoryOf(cache);
   const watch = Watch.over(model, [...memory, ...tables, ...(cache.begins ? [cache.begins] : [])]);
   if (!watch) return record();
   const parts = { inputs: [ids.node], numbers: [start, end], states: memory.map(({ node }) => node) };
-  const logits = record();
-  const step = beginStep(ids.device, logits.node, parts);
+  const result = record();
+  const step = beginStep(ids.device, result.node, parts);
   const [tokens] = parts.inputs;
   if (step?.storages.every((storage) => storage === tokens.storage || watch.covers(storage)))
-    steps.set(cache, { model, watch, tables, step });
-  return logits;
+    steps.set(cache, { model, kind, watch, tables, step });
+  return result;
 }

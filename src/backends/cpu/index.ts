@@ -32,12 +32,12 @@ export async function openCpuBackend(options: { fuse?: boolean } = {}): Promise<
     dtypes: Object.keys(dtypes) as DType[],
     allocate: (bytes) => allocator.allocate(bytes),
     adopt: (data) => allocator.adopt(data),
-    write: (memory, data) => {
-      (memory as Memory).access((bytes) => bytes.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength)));
-    },
+    write: (memory, data) => (memory as Memory).write(data),
     read: (memory, dtype, length) => {
-      const copy = (memory as Memory).access((bytes) => bytes.slice(0, length * dtypes[dtype].bytes));
-      return new dtypes[dtype].array(copy.buffer, 0, length) as TypedArray;
+      const bytes = new ArrayBuffer(length * dtypes[dtype].bytes);
+      const copy = new dtypes[dtype].array(bytes) as TypedArray;
+      (memory as Memory).read(copy);
+      return copy;
     },
     compile: (capture: Capture) => compileProgram(runtime, arena, capture, fuse),
   };

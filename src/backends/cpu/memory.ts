@@ -29,11 +29,16 @@ export class Memory {
     this.#block = block;
   }
 
-  /** Gives the memory to `use` as JavaScript sees it; the view must not outlive the call. */
-  access<T>(use: (bytes: Uint8Array) => T): T {
-    const result = use(new Uint8Array(this.#runtime.view(this.pointer, this.bytes)));
+  /** Copies the beginning of the memory over all of `to`. */
+  read(to: TypedArray): void {
+    this.#runtime.read(this.pointer, to);
     void this.#block; // alive until here
-    return result;
+  }
+
+  /** Copies all of `from` to the beginning of the memory. */
+  write(from: TypedArray): void {
+    this.#runtime.write(this.pointer, from);
+    void this.#block;
   }
 }
 

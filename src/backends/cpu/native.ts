@@ -5,6 +5,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import koffi from "koffi";
+import type { TypedArray } from "../../core/dtype.ts";
 import { BackendError } from "../../core/errors.ts";
 import type { ContractDesc, ContractPlan } from "./contract.ts";
 import { planContract } from "./contract.ts";
@@ -96,6 +97,8 @@ const declarations = {
   error: "const char *nabla_error()",
   alloc: "double nabla_alloc(double bytes)",
   free: "void nabla_free(double pointer)",
+  read: "void nabla_read(void *to, double from, double bytes)",
+  write: "void nabla_write(double to, const void *from, double bytes)",
   open: "double nabla_open(const char *path, const char *symbol)",
   openError: "const char *nabla_open_error()",
   builtin: "double nabla_builtin(const char *name)",
@@ -173,7 +176,17 @@ export class NativeRuntime {
     this.#lib.free(pointer);
   }
 
-  /** The memory at `pointer` as an ArrayBuffer; valid until it is freed. */
+  /** Copies the memory at `pointer` over all of `to`. */
+  read(pointer: number, to: TypedArray): void {
+    this.#lib.read(to, pointer, to.byteLength);
+  }
+
+  /** Copies all of `from` to the memory at `pointer`. */
+  write(pointer: number, from: TypedArray): void {
+    this.#lib.write(pointer, from, from.byteLength);
+  }
+
+  /** The memory at `pointer` as an ArrayBuffer; valid until it is freed. For what is used again and again: making one costs 0.1 ms. */
   view(pointer: number, bytes: number): ArrayBuffer {
     return koffi.view(BigInt(pointer), bytes);
   }

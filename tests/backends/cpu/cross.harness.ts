@@ -287,10 +287,11 @@ export class Recorder {
     const parts = new Map(targets.map((t) => [t.name, t.assemble(capture)]));
     const states = capture.storages.map(({ dtype, bytes }) => ({ dtype, bytes }));
     const results = capture.roots.map(({ dtype, shape }) => ({ dtype, bytes: sizeOf(shape) * dtypes[dtype].bytes }));
-    const copy = (memory: unknown, dtype: DType, bytes: number): Raw => ({
-      dtype,
-      bytes: (memory as Memory).access((all) => all.slice(0, bytes)),
-    });
+    const copy = (memory: unknown, dtype: DType, size: number): Raw => {
+      const bytes = new Uint8Array(size);
+      (memory as Memory).read(bytes);
+      return { dtype, bytes };
+    };
     let done = false;
     const run = async (r: Run): Promise<void> => {
       const inputs = r.buffers.map((m, i) => copy(m, states[i].dtype, states[i].bytes));
