@@ -4,10 +4,10 @@
 const buckets = 1024;
 
 export class Ranking {
-  readonly #logits: ArrayLike<number>;
+  readonly #logits: Float64Array;
   #sorted: number[] = [];
 
-  constructor(logits: ArrayLike<number>) {
+  constructor(logits: Float64Array) {
     this.#logits = logits;
   }
 

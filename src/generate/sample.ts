@@ -44,29 +44,47 @@ export function penalizeRepetition(
 ): ArrayLike<number> {
   if (!(penalty > 0)) throw new NablaError(`generate: repetitionPenalty must be above 0, got ${penalty}`);
   if (penalty === 1) return logits;
-  const out = Float64Array.from(logits);
+  const out = new Float64Array(logits);
   for (const token of new Set(seen)) out[token] = out[token] > 0 ? out[token] / penalty : out[token] * penalty;
   return out;
+}
+
+/** Memory that draws share: a vocabulary's worth of fresh pages costs more than the draw. */
+const shared = { values: new Float64Array(0), weights: new Float64Array(0) };
+
+function room(name: keyof typeof shared, length: number): Float64Array {
+  if (shared[name].length < length) shared[name] = new Float64Array(length);
+  return shared[name].subarray(0, length);
+}
+
+/** The logits in one type, so that loops over them are compiled for it; valid until the next call. */
+function doubles(logits: ArrayLike<number>): Float64Array {
+  if (logits instanceof Float64Array) return logits;
+  const values = room("values", logits.length);
+  values.set(logits);
+  return values;
 }
 
 /** Draws a class from logits. Of equal logits the earlier one counts as likelier. */
 export function sampleLogits(logits: ArrayLike<number>, rng: Rng, options: SamplingOptions = {}): number {
   checkSampling(options);
   const { temperature = 1, topK = logits.length, topP = 1, minP = 0 } = options;
-  const likeliest = argmax(logits);
+  const values = doubles(logits);
+  const likeliest = argmax(values);
   if (temperature === 0) return likeliest;
-  const ranking = new Ranking(logits);
-  const top = logits[likeliest];
-  const weight = (token: number): number => Math.exp((logits[token] - top) / temperature);
+  const top = values[likeliest];
+  if (topK >= values.length && topP === 1 && minP === 0) return drawOfAll(values, top, temperature, rng);
+  const ranking = new Ranking(values);
+  const weight = (token: number): number => Math.exp((values[token] - top) / temperature);
   /** The weights of the `count` likeliest, all together. */
   const sum = (count: number): number => {
+    if (count === values.length) return weighAll(values, top, temperature);
     let total = 0;
-    const all = count === logits.length;
-    for (let k = 0; k < count; k++) total += weight(all ? k : ranking.at(k));
+    for (let k = 0; k < count; k++) total += weight(ranking.at(k));
     return total;
   };
-  let count = Math.min(topK, logits.length);
-  let total = sum(count);
+  let count = Math.min(topK, values.length);
+  let total = topP < 1 || minP === 0 ? sum(count) : 0;
   if (topP < 1) {
     let [seen, kept] = [0, 0];
     while (kept < count && seen < topP * total) seen += weight(ranking.at(kept++));
@@ -82,13 +100,39 @@ export function sampleLogits(logits: ArrayLike<number>, rng: Rng, options: Sampl
   return ranking.at(count - 1);
 }
 
+/** exp((x − top) / temperature) of each logit, kept until the next call; gives their sum. */
+function weighAll(values: Float64Array, top: number, temperature: number): number {
+  const weights = room("weights", values.length);
+  let total = 0;
+  for (let i = 0; i < values.length; i++) {
+    const weight = Math.exp((values[i] - top) / temperature);
+    weights[i] = weight;
+    total += weight;
+  }
+  return total;
+}
+
+/** A draw where nothing is left out needs no order. */
+function drawOfAll(values: Float64Array, top: number, temperature: number, rng: Rng): number {
+  let at = rng.uniform() * weighAll(values, top, temperature);
+  const weights = room("weights", values.length);
+  let last = 0;
+  for (let i = 0; i < weights.length; i++) {
+    if (weights[i] === 0) continue;
+    last = i;
+    if ((at -= weights[i]) < 0) return i;
+  }
+  return last; // what rounding left of the sum
+}
+
 /** The first of the largest. Throws NablaError where one is NaN. */
-function argmax(logits: ArrayLike<number>): number {
+function argmax(values: Float64Array): number {
   let best = 0;
-  for (let i = 0; i < logits.length; i++) {
-    if (Number.isNaN(logits[i]))
+  for (let i = 0; i < values.length; i++) {
+    const x = values[i];
+    if (Number.isNaN(x))
       throw new NablaError(`generate: the model gave NaN for token ${i}; its weights are damaged or diverged`);
-    if (logits[i] > logits[best]) best = i;
+    if (x > values[best]) best = i;
   }
   return best;
 }

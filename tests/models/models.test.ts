@@ -96,9 +96,29 @@ test("sampling: the likeliest, the k likeliest, the likeliest by mass, the seed"
   assert.throws(() => sampleLogits(logits, new Rng(1), { topK: 0 }), /topK/);
 });
 
+test("each class is drawn as often as its probability says, of logits in any type", () => {
+  const logits = [Number.NEGATIVE_INFINITY, 1, 3, 3, 0, -2, Number.NEGATIVE_INFINITY];
+  const at = (uniform: number, given: ArrayLike<number>, temperature: number): number =>
+    sampleLogits(given, { uniform: () => uniform } as Rng, { temperature });
+  for (const temperature of [0.5, 1, 3])
+    for (const given of [logits, Float32Array.from(logits), Float64Array.from(logits)]) {
+      const weights = logits.map((x) => Math.exp(x / temperature));
+      const total = weights.reduce((a, b) => a + b);
+      let below = 0;
+      weights.forEach((weight, token) => {
+        // the classes share the numbers from 0 to 1 in their order
+        const [from, to] = [below / total, (below += weight) / total];
+        if (weight === 0) return;
+        for (const part of [0.01, 0.5, 0.99]) assert.equal(at(from + part * (to - from), given, temperature), token);
+      });
+      assert.equal(at(0, given, temperature), 1);
+      assert.equal(at(1, given, temperature), 5, "what rounding leaves is the last that can be drawn");
+    }
+});
+
 test("a large vocabulary is ranked as a sort ranks it, whatever is asked for", () => {
   const rng = new Rng(9);
-  const logits = Float32Array.from({ length: 5000 }, (_, i) =>
+  const logits = Float64Array.from({ length: 5000 }, (_, i) =>
     i % 97 === 0 ? Number.NEGATIVE_INFINITY : Math.round(400 * rng.uniform() ** 3) / 40,
   );
   const sorted = Array.from(logits, (_, i) => i).sort((a, b) => logits[b] - logits[a] || a - b);
@@ -106,7 +126,7 @@ test("a large vocabulary is ranked as a sort ranks it, whatever is asked for", (
     const ranking = new Ranking(logits);
     for (const k of asked) assert.equal(ranking.at(k), sorted[k]);
   }
-  assert.equal(new Ranking([2, 2, 2]).at(1), 1);
+  assert.equal(new Ranking(Float64Array.of(2, 2, 2)).at(1), 1);
   const k = 40;
   const seen = new Set(Array.from({ length: 2000 }, () => sampleLogits(logits, rng, { topK: k, temperature: 50 })));
   assert.deepEqual([...seen].sort(), sorted.slice(0, k).sort());

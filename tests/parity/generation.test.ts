@@ -120,7 +120,9 @@ test("temperature, topK, topP and minP draw each token as often as transformers 
     ) as SamplingOptions;
     const draw = (u: number): number => sampleLogits(logits, { uniform: () => u } as Rng, own);
     const order = probabilities.map((_, i) => i).filter((i) => probabilities[i] > 0);
-    order.sort((a, b) => logits[b] - logits[a]);
+    // the classes share the numbers from 0 to 1 by their rank; in their own order where nothing is left out
+    const { topK, topP, minP } = own;
+    if (topK !== undefined || topP !== undefined || minP !== undefined) order.sort((a, b) => logits[b] - logits[a]);
     let before = 0;
     for (const token of order) {
       const after = before + probabilities[token];
