@@ -212,10 +212,10 @@ async function planDepth(
   if (method === "inference") {
     model.eval();
     if (isLanguage(model)) {
-      const { capacity, pieceLength } = sizesFor(time, model.contextLength);
+      const { capacity, pieceLengths } = sizesFor(time, model.contextLength, batch);
       const cache = model.createCache({ batchSize: batch, capacity });
       // as generate reads a text: in pieces, then token by token
-      for (const length of [pieceLength, 1])
+      for (const length of [...pieceLengths, 1])
         await noGrad(() => model.decode(randint(0, 2, [batch, length], { device: planningDevice }), cache)).data();
     } else await noGrad(() => model.forward(randint(0, 2, [batch, time], { device: planningDevice }))).data();
     const weights = bytesOf([...model.parameters(), ...model.buffers()]);

@@ -96,14 +96,14 @@ async function tokensOfRows(
   const kind = stepKind(model, options);
   const step = stepsOf(model, kind);
   const padding = texts.map((text) => longest - text.length);
-  const { capacity, pieceLength } = sizesFor(longest + maxNewTokens, contextLength);
+  const { capacity, pieceLengths } = sizesFor(longest + maxNewTokens, contextLength, prompts.length);
   const cache = model.createCache({ batchSize: prompts.length, capacity, padding });
   const readAll = (): Promise<Tensor> => {
     const length = longest + Math.max(...fresh.map((row) => row.length));
     // a row that has ended is filled up behind its text, where nobody looks
     const rows = texts.map((text, row) => [...new Array<number>(padding[row]).fill(0), ...text]);
     for (const row of rows) row.push(...new Array<number>(length - row.length).fill(0));
-    return readPieces(model, cache, rows, pieceLength, kind);
+    return readPieces(model, cache, rows, pieceLengths, kind);
   };
   signal?.throwIfAborted();
   let result = await inEvaluation(readAll);

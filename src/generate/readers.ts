@@ -36,8 +36,10 @@ export interface CachedLanguageModel<C extends TokenCache = TokenCache> extends 
   readsAgain?(from: number, to: number): boolean;
 }
 
-/** Most tokens of a prompt that are read at once. */
-const longestPiece = 64;
+/** Tokens of a prompt that are read at once: a long one is read in few pieces (each reads all weights), a short one is not filled up far. */
+const lengthsOfPieces = [512, 64];
+/** Most tokens of all rows together in a longer piece: what is between the layers is in memory for all of them. */
+const mostInPiece = 1024;
 
 const idsTensor = (ids: Int32Array, rows = 1): Tensor =>
   tensor(ids, { shape: [rows, ids.length / rows], dtype: "int32" });
@@ -79,34 +81,49 @@ export function windowReader(model: LanguageModel): Reader {
   };
 }
 
-/** Room for `tokens`, in few different sizes, and for a last piece that is not full. */
-export function sizesFor(tokens: number, contextLength: number): { capacity: number; pieceLength: number } {
-  const pieceLength = Math.min(longestPiece, contextLength);
+/**
+ * Room for `tokens` in each row, in few different sizes, and for a last piece that is not full; and how long the pieces may be, the longest
+ * first.
+ */
+export function sizesFor(
+  tokens: number,
+  contextLength: number,
+  rows = 1,
+): { capacity: number; pieceLengths: readonly number[] } {
+  const most = Math.min(tokens, contextLength);
+  const longer = lengthsOfPieces.slice(0, -1).filter((length) => length <= most && length * rows <= mostInPiece);
+  const last = Math.min(lengthsOfPieces[lengthsOfPieces.length - 1], contextLength);
   let capacity = 256;
-  while (capacity < Math.min(tokens, contextLength)) capacity *= 2;
-  return { capacity: Math.min(capacity, Math.ceil(contextLength / pieceLength) * pieceLength), pieceLength };
+  while (capacity < most) capacity *= 2;
+  return {
+    capacity: Math.min(capacity, Math.ceil(contextLength / last) * last),
+    pieceLengths: [...longer, last],
+  };
 }
 
 /**
- * Appends rows of one length to a cache, in pieces of one length; gives what the step after them gives. Each piece is
- * computed before the next is recorded, so that they are one program and not one for every number of pieces.
+ * Appends rows of one length to a cache, in pieces of few lengths; gives what the step after them gives. Each piece is
+ * computed before the next is recorded, so that they are one program a length and not one for every number of pieces.
  */
 export async function readPieces<C extends TokenCache>(
   model: CachedLanguageModel<C>,
   cache: C,
   rows: readonly (readonly number[])[],
-  pieceLength: number,
+  pieceLengths: readonly number[],
   kind: StepKind,
 ): Promise<Tensor> {
   let result: Tensor | null = null;
   const step = stepsOf(model, kind);
   const textLength = cache.length + rows[0].length;
-  for (let at = 0; at < rows[0].length; at += pieceLength) {
-    const piece = new Int32Array(rows.length * pieceLength);
-    const count = Math.min(pieceLength, rows[0].length - at);
+  for (let at = 0; at < rows[0].length; ) {
+    const left = rows[0].length - at;
+    const length = pieceLengths.find((each) => each <= left) ?? pieceLengths[pieceLengths.length - 1];
+    const piece = new Int32Array(rows.length * length);
+    const count = Math.min(length, left);
     rows.forEach((row, i) => {
-      piece.set(row.slice(at, at + count), i * pieceLength);
+      piece.set(row.slice(at, at + count), i * length);
     });
+    at += count;
     result = noGrad(() => step(idsTensor(piece, rows.length), cache, count, textLength));
     await realize(result);
   }
@@ -119,9 +136,9 @@ export async function readPieces<C extends TokenCache>(
  */
 export function cacheReader(model: CachedLanguageModel, tokens: number, kind: StepKind): Reader {
   const { contextLength } = model;
-  const { capacity, pieceLength } = sizesFor(tokens, contextLength);
+  const { capacity, pieceLengths } = sizesFor(tokens, contextLength);
   const cache = model.createCache({ capacity });
-  const read = (fresh: readonly number[]): Promise<Tensor> => readPieces(model, cache, [fresh], pieceLength, kind);
+  const read = (fresh: readonly number[]): Promise<Tensor> => readPieces(model, cache, [fresh], pieceLengths, kind);
   const step = stepsOf(model, kind);
   return async (text) => {
     const { length } = text;

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { setDevice } from "../../src/execution/index.ts";
 import { generate, generateBatch } from "../../src/generate/index.ts";
+import { cacheReader, sizesFor, windowReader } from "../../src/generate/readers.ts";
 import { constant } from "../../src/graph/ops.ts";
 import { likeliest } from "../../src/models/greedy.ts";
 import { CausalLM, GPT2, type KeyValueCache } from "../../src/models/index.ts";
@@ -96,6 +97,31 @@ for (const backend of await backendsUnderTest())
         const prompts = [[3, 1, 4], [1], [5, 9, 2, 6]];
         assert.deepEqual(await generateBatch(model, prompts, greedy), await generateBatch(model, prompts, drawn));
       }
+    });
+
+    test("a long prompt, read in pieces of both lengths, gives the logits of its whole window", async () => {
+      setDevice(backend.name);
+      manualSeed(8);
+      const model = new CausalLM({ ...tinyDecoder(), contextLength: 640 }).eval() as CausalLM;
+      const text = Array.from({ length: 600 }, (_, i) => (i * i + 3) % tinyDecoder().vocabSize);
+      const { pieceLengths } = sizesFor(620, 640);
+      assert.deepEqual(pieceLengths, [512, 64]);
+      assert.deepEqual(
+        [sizesFor(500, 640), sizesFor(620, 640, 3)].map((sizes) => sizes.pieceLengths),
+        [[64], [64]],
+      );
+      const [byPieces, whole] = [cacheReader(model, 620, "decode"), windowReader(model)];
+      for (let more = 0; more < 2; more++) {
+        const [got, expected] = await Promise.all([byPieces, whole].map(async (read) => (await read(text)).data()));
+        got.forEach((x, i) => {
+          assert.ok(Math.abs(x - expected[i]) < 1e-4 + 1e-4 * Math.abs(expected[i]), `${i}: ${x}, ${expected[i]}`);
+        });
+        text.push(5);
+      }
+      const rows = [text.slice(0, 540), text.slice(3, 600)];
+      const options = { maxNewTokens: 4, temperature: 0 };
+      const alone = [await generate(model, rows[0], options), await generate(model, rows[1], options)];
+      assert.deepEqual(await generateBatch(model, rows, options), alone);
     });
 
     test("a weight that is NaN is told and no token is given", async () => {
