@@ -10,7 +10,14 @@ import { programCounts, setDevice } from "../../src/execution/index.ts";
 import { applyLora } from "../../src/finetune/index.ts";
 import { formatGguf, type GgufTensorInput, type GgufValue, readGguf } from "../../src/formats/index.ts";
 import { generate } from "../../src/generate/index.ts";
-import { type StoredFormat, storedFormats, storedLinear } from "../../src/graph/composites/index.ts";
+import {
+  blockLinear,
+  dequantizeBlocks,
+  dequantizeStored,
+  type StoredFormat,
+  storedFormats,
+  storedLinear,
+} from "../../src/graph/composites/index.ts";
 import {
   BlockEmbedding,
   type BlockFormat,
@@ -22,7 +29,7 @@ import {
 } from "../../src/models/index.ts";
 import { Linear, withDeferredInit } from "../../src/nn/index.ts";
 import { AdamW } from "../../src/optim/index.ts";
-import { fromRaw, manualSeed, noGrad, type Tensor, tensor } from "../../src/tensor/index.ts";
+import { fromRaw, manualSeed, noGrad, Tensor, tensor } from "../../src/tensor/index.ts";
 import { bytesOf, fixture, floatsOf } from "../formats/files.ts";
 import { backendsUnderTest, isBrief } from "../support/backends.ts";
 import { nativeDevice, whyNoCpu } from "../support/cpu.ts";
@@ -287,6 +294,47 @@ test("a tensor that was taken out while a module is loaded is not computed", () 
   );
   assert.equal((taken as unknown as Tensor).requiresGrad, false);
   assert.equal(layer.bias?.requiresGrad, true);
+});
+
+test("many rows of x, of more than the caches hold at a time, by an odd number of rows: the products of the floating weight", async () => {
+  setDevice(nativeDevice());
+  const [rows, width] = [131, 4096];
+  let seed = 11;
+  const random = (): number => {
+    seed = (seed * 16807) % 2147483647;
+    return seed / 2147483647;
+  };
+  const numbers = (n: number): Float32Array => Float32Array.from({ length: n }, () => 2 * random() - 1);
+  const scales = tensor(
+    Float32Array.from({ length: (rows * width) / 32 }, () => 0.001 + random()),
+    { shape: [rows, width / 32] },
+  ).to("float16").node;
+  const products: [name: string, of: (x: Tensor) => Tensor, weight: Tensor][] = [];
+  for (const bits of [8, 4] as const) {
+    const bytes = (width * bits) / 8;
+    const codes = fromRaw(
+      Uint8Array.from({ length: rows * bytes }, () => 256 * random()),
+      "uint8",
+      [rows, bytes],
+    ).node;
+    const weight = new Tensor(dequantizeBlocks(codes, scales, { bits }));
+    products.push([`${bits} bits`, (x) => new Tensor(blockLinear(x.node, codes, scales, { bits })), weight]);
+  }
+  for (const format of Object.keys(storedFormats) as StoredFormat[]) {
+    const bytes = randomBlocks(format, rows * width, random);
+    const blocks = fromRaw(bytes, "uint8", [rows, bytes.length / rows]).node;
+    const weight = new Tensor(dequantizeStored(blocks, format));
+    products.push([format, (x) => new Tensor(storedLinear(x.node, blocks, { format })), weight]);
+  }
+  for (const M of [2, 5, 39, 70]) {
+    const x = tensor(numbers(M * width), { shape: [M, width] });
+    for (const [name, of, weight] of products) {
+      const [got, expected] = await Promise.all([of(x), x.matmul(weight.transpose(0, 1))].map((y) => y.data()));
+      const size = Math.hypot(...expected) / Math.sqrt(expected.length);
+      // x is rounded to 16 bits
+      assertClose(`${name}, ${M} rows`, got, expected, { rtol: 0, atol: 3e-4 * size });
+    }
+  }
 });
 
 test("products with blocks that do not fit are refused, by name", () => {

@@ -135,6 +135,23 @@ static void together_of_8(const uint8_t *w, const float *scales, int64_t lds, in
   EACH_TOGETHER out[j] = hsum(s[j]);
 }
 
+/* Two rows of the weight by four of x: scales are products of both sides', those of row j by row r from (4 * j + r) * lds on. */
+static void two_by_four_of_8(const uint8_t *w, const float *scales, int64_t lds, int64_t K, const int16_t *x, float *out, int64_t ldo) {
+  vf s[2][ROWS] = {{{0}}};
+  for (int64_t b = 0; b < K / BLOCK; b++) {
+    const Numbers first = numbers8(w + b * BLOCK), second = numbers8(w + K + b * BLOCK);
+    EACH_OF_4(int r = 0; r < ROWS; r++) {
+      const int16_t *at = x + r * K + b * BLOCK;
+      s[0][r] = fma_(__builtin_convertvector(products(first, at), vf), splat(scales[r * lds + b]), s[0][r]);
+      s[1][r] = fma_(__builtin_convertvector(products(second, at), vf), splat(scales[(ROWS + r) * lds + b]), s[1][r]);
+    }
+  }
+  EACH_OF_4(int r = 0; r < ROWS; r++) {
+    out[r * ldo] = hsum(s[0][r]);
+    out[r * ldo + 1] = hsum(s[1][r]);
+  }
+}
+
 /* ---- 4 bits: W / 4 blocks a vector of bytes ------------------------------------------------------------------------------ */
 
 typedef uint8_t vb __attribute__((vector_size(4 * W)));
@@ -229,37 +246,92 @@ INLINE void float_scales(const uint16_t *s, int64_t n, const float *by, float *t
   for (; i < n + W; i++) to[i] = 0;
 }
 
+/* The operands of block_linear, and the worker's room for scales, `lds` floats a row. */
+typedef struct {
+  int64_t M, N, K, blocks, groups, lds;
+  const int16_t *x;
+  const float *xs, *offsets;
+  const uint8_t *weight;
+  const uint16_t *ws;
+  float *y, *scales;
+} Operands;
+
+INLINE Bytes bytes_at(const Operands *o, int64_t m) {
+  return (Bytes){(const int8_t *)o->x + m * o->groups * 2 * BLOCK, o->xs + m * o->groups, o->offsets + m * o->groups, o->groups};
+}
+
+/* One row of x by the rows n to `end` of the weight, which come as one stream. */
+INLINE void one_row(const Operands *o, int bits, int64_t n, int64_t end) {
+  const int64_t bytes = o->K * bits / 8;
+  const int together = o->K * 2 >= LONG_ROW;
+  while (n < end) {
+    const int count = together && n + TOGETHER <= end ? TOGETHER : 1;
+    const uint8_t *w = o->weight + n * bytes;
+    for (int j = 0; j < count; j++) float_scales(o->ws + (n + j) * o->blocks, o->blocks, bits == 8 ? o->xs : 0, o->scales + j * o->lds);
+    if (bits == 4) {
+      if (count > 1) rows_of_4(w, o->scales, o->lds, TOGETHER, 1, o->blocks, bytes_at(o, 0), o->y + n, o->N);
+      else rows_of_4(w, o->scales, o->lds, 1, 1, o->blocks, bytes_at(o, 0), o->y + n, o->N);
+    } else if (count > 1) together_of_8(w, o->scales, o->lds, o->K, o->x, o->y + n);
+    else row_of_8(w, o->scales, 1, o->K, o->x, 0, o->y + n, 1);
+    n += count;
+  }
+}
+
+/* Up to four rows of x at a time, from m to `last`, by row n of the weight. */
+#define EVERY_ROW(ROWS_OF)                  \
+  for (; m < last; m += ROWS)               \
+    switch (min64(ROWS, last - m)) {        \
+      case 1: ROWS_OF(1); break;            \
+      case 2: ROWS_OF(2); break;            \
+      case 3: ROWS_OF(3); break;            \
+      default: ROWS_OF(4);                  \
+    }
+
+INLINE void row_by_rows(const Operands *o, int bits, int64_t n, int64_t m, int64_t last) {
+  const uint8_t *w = o->weight + n * o->K * bits / 8;
+  float_scales(o->ws + n * o->blocks, o->blocks, 0, o->scales);
+#define ROWS_OF_8(rows) row_of_8(w, o->scales, rows, o->K, o->x + m * o->K, o->xs + m * o->blocks, o->y + m * o->N + n, o->N)
+#define ROWS_OF_4(rows) rows_of_4(w, o->scales, o->lds, 1, rows, o->blocks, bytes_at(o, m), o->y + m * o->N + n, o->N)
+  if (bits == 8) EVERY_ROW(ROWS_OF_8)
+  else EVERY_ROW(ROWS_OF_4)
+}
+
+/* Rows m to `last` of x by two rows of the weight of 8 bits. */
+INLINE void two_by_rows_of_8(const Operands *o, int64_t n, int64_t m, int64_t last) {
+  for (; m + ROWS <= last; m += ROWS) {
+    for (int j = 0; j < 2 * ROWS; j++)
+      float_scales(o->ws + (n + j / ROWS) * o->blocks, o->blocks, o->xs + (m + j % ROWS) * o->blocks, o->scales + j * o->lds);
+    two_by_four_of_8(o->weight + n * o->K, o->scales, o->lds, o->K, o->x + m * o->K, o->y + m * o->N + n, o->N);
+  }
+  if (m < last)
+    for (int j = 0; j < 2; j++) row_by_rows(o, 8, n + j, m, last);
+}
+
 /*
  * block_linear: b = [x's codes, x's scales, x's offsets, codes, scales, y [M, N]]; params: M, N, K, bits; a row is 64 rows of the weight.
  */
 void k_block_linear(const Cmd *c, int64_t r0, int64_t r1, int tid) {
-  const int64_t *p = c->p, M = p[0], N = p[1], K = p[2], blocks = K / BLOCK, groups = round_up(blocks, GROUP), bytes = K * p[3] / 8;
-  const uint8_t *weight = (const uint8_t *)c->b[3];
-  const int16_t *x = (const int16_t *)c->b[0];
-  const float *xs = (const float *)c->b[1], *offsets = (const float *)c->b[2];
-  float *y = (float *)c->b[5], *scales = (float *)c->run->scratch[tid];
-  const int one = M == 1 && p[3] == 8, together = M == 1 && K * 2 >= LONG_ROW;
-  const int64_t end = min64(r1 * TILE, N), lds = round_up(blocks, W) + W;
-#define ROWS_OF_8(rows) row_of_8(w, scales, rows, K, x + m * K, xs + m * blocks, y + m * N + n, N)
-#define BYTES(m) ((Bytes){(const int8_t *)c->b[0] + (m) * groups * 2 * BLOCK, xs + (m) * groups, offsets + (m) * groups, groups})
-#define ROWS_OF_4(rows) rows_of_4(w, scales, lds, 1, rows, blocks, BYTES(m), y + m * N + n, N)
-#define EVERY_ROW(ROWS_OF)                \
-  for (int64_t m = 0; m < M; m += ROWS)   \
-    switch (min64(ROWS, M - m)) {         \
-      case 1: ROWS_OF(1); break;          \
-      case 2: ROWS_OF(2); break;          \
-      case 3: ROWS_OF(3); break;          \
-      default: ROWS_OF(4);                \
-    }
-  for (int64_t n = r0 * TILE; n < end;) {
-    const int count = together && n + TOGETHER <= end ? TOGETHER : 1;
-    const uint8_t *w = weight + n * bytes;
-    for (int j = 0; j < count; j++) float_scales((const uint16_t *)c->b[4] + (n + j) * blocks, blocks, one ? xs : 0, scales + j * lds);
-    if (count > 1 && one) together_of_8(w, scales, lds, K, x, y + n);
-    else if (count > 1) rows_of_4(w, scales, lds, TOGETHER, 1, blocks, BYTES(0), y + n, N);
-    else if (one) row_of_8(w, scales, 1, K, x, 0, y + n, 1);
-    else if (p[3] == 8) EVERY_ROW(ROWS_OF_8)
-    else EVERY_ROW(ROWS_OF_4)
-    n += count;
-  }
+  const int64_t *p = c->p, blocks = p[2] / BLOCK;
+  const int bits = (int)p[3];
+  const Operands o = {
+    .M = p[0], .N = p[1], .K = p[2], .blocks = blocks, .groups = round_up(blocks, GROUP), .lds = round_up(blocks, W) + W,
+    .x = (const int16_t *)c->b[0], .xs = (const float *)c->b[1], .offsets = (const float *)c->b[2],
+    .weight = (const uint8_t *)c->b[3], .ws = (const uint16_t *)c->b[4],
+    .y = (float *)c->b[5], .scales = (float *)c->run->scratch[tid],
+  };
+  const int64_t end = min64(r1 * TILE, o.N), strip = rows_in_cache(2 * o.K, ROWS);
+  if (o.M == 1 && bits == 8) one_row(&o, 8, r0 * TILE, end);
+  else if (o.M == 1) one_row(&o, 4, r0 * TILE, end);
+  else
+    for (int64_t from = r0 * TILE; from < end; from += TILE)
+      for (int64_t m = 0; m < o.M; m += strip) {
+        const int64_t last = min64(m + strip, o.M), to = min64(from + TILE, end);
+        int64_t n = from;
+        if (bits == 8)
+          for (; n + 2 <= to; n += 2) two_by_rows_of_8(&o, n, m, last);
+        for (; n < to; n++) {
+          if (bits == 8) row_by_rows(&o, 8, n, m, last);
+          else row_by_rows(&o, 4, n, m, last);
+        }
+      }
 }

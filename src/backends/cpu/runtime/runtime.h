@@ -30,6 +30,8 @@ INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 INLINE int64_t round_up(int64_t a, int64_t b) { return (a + b - 1) / b * b; }
 INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+/* How many rows of so many bytes, a multiple of `step`, stay in the second cache while rows of a weight go by. */
+INLINE int64_t rows_in_cache(int64_t bytes, int64_t step) { return max64(1, (1 << 18) / bytes / step) * step; }
 
 INLINE float from_bf16(uint16_t h) { union { uint32_t u; float f; } v = {(uint32_t)h << 16}; return v.f; }
 /* Rounded to nearest, ties to even; NaN stays NaN. */

@@ -250,13 +250,16 @@ INLINE void every_row(int format, const Cmd *c, int64_t r0, int64_t r1) {
     const Integers x = {(const int8_t *)c->b[0], (const float *)c->b[1], (const int32_t *)c->b[2], blocks};
     for (; n + TOGETHER <= end; n += TOGETHER) rows_of(format, TOGETHER, 1, weight + n * bytes, x, (float *)c->b[4] + n, N);
   }
-  for (; n < end; n++)
-    for (int64_t m = 0; m < M;) {
-      const Integers x = {(const int8_t *)c->b[0] + m * 2 * K, (const float *)c->b[1] + m * scales, (const int32_t *)c->b[2] + m * 16 * blocks, blocks};
-      float *y = (float *)c->b[4] + m * N + n;
-      if (M - m >= ROWS) { rows_of(format, 1, ROWS, weight + n * bytes, x, y, N); m += ROWS; }
-      else { rows_of(format, 1, 1, weight + n * bytes, x, y, N); m++; }
-    }
+  const int64_t strip = rows_in_cache(2 * K, ROWS);
+  for (; n < end; n = min64(n + TILE, end))
+    for (int64_t from = 0; from < M; from += strip)
+      for (int64_t j = n; j < min64(n + TILE, end); j++)
+        for (int64_t m = from, last = min64(from + strip, M); m < last;) {
+          const Integers x = {(const int8_t *)c->b[0] + m * 2 * K, (const float *)c->b[1] + m * scales, (const int32_t *)c->b[2] + m * 16 * blocks, blocks};
+          float *y = (float *)c->b[4] + m * N + j;
+          if (last - m >= ROWS) { rows_of(format, 1, ROWS, weight + j * bytes, x, y, N); m += ROWS; }
+          else { rows_of(format, 1, 1, weight + j * bytes, x, y, N); m++; }
+        }
 }
 
 /* b = [x's codes, x's scales, x's sums, the weight's blocks, y [M, N]]; params: M, N, K, format. */
