@@ -44,7 +44,7 @@ const WAITING_TOKENS = 40;
 /** Logits of `bytes` in all on the device, of `elements`, that were read at each of `steps` tokens and wait for the collector: there and on the host. */
 export function waitingLogits(bytes: number, elements: number, steps: number): number {
   const device = Math.min(bytes * steps, bytes < SMALL_BLOCK ? WAITING_BYTES / 8 : WAITING_BYTES);
-  return device + 12 * elements * Math.min(steps, WAITING_TOKENS); // in float32, and to draw of them in float64
+  return device + 4 * elements * Math.min(steps, WAITING_TOKENS) + 16 * elements; // in float32, and to draw of the last in float64
 }
 
 /** Bytes, by what they are for; their sum is the peak. */

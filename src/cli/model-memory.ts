@@ -124,7 +124,7 @@ interface TextModel extends Module {
   forward(ids: Tensor, targets?: Tensor): Tensor;
   recompute?: boolean;
   decode(ids: Tensor, cache: unknown, count?: number): Tensor;
-  createCache(options: { batchSize: number; capacity: number }): { length: number };
+  createCache(options: { batchSize: number; capacity: number }): { truncate(length: number): void };
 }
 
 function build(raw: RawConfig, dtype: DType): TextModel {
@@ -215,8 +215,10 @@ async function planDepth(
       const { capacity, pieceLengths } = sizesFor(time, model.contextLength, batch);
       const cache = model.createCache({ batchSize: batch, capacity });
       // as generate reads a text: in pieces, then token by token
-      for (const length of [...pieceLengths, 1])
+      for (const length of [...pieceLengths, 1]) {
+        cache.truncate(0);
         await noGrad(() => model.decode(randint(0, 2, [batch, length], { device: planningDevice }), cache)).data();
+      }
     } else await noGrad(() => model.forward(randint(0, 2, [batch, time], { device: planningDevice }))).data();
     const weights = bytesOf([...model.parameters(), ...model.buffers()]);
     const planned = summary(programs);
