@@ -20,7 +20,7 @@ export const declare: Declare = (parent: Command, done) => {
     .command("embed")
     .description("texts as vectors: pooled and normalised as the model's own files say")
     .argument(...modelArgument)
-    .option("--data <path...>", "text files, a text a line; or .jsonl, .parquet, .csv, .tsv")
+    .option("--data <path...>", "text files, a text a line; or .json, .jsonl, .parquet, .csv, .tsv")
     .option("--text <name>", "the column or field of the text", "text")
     .option("--out <file>", "a .jsonl or .npy file; JSON lines on the terminal without")
     .option("--batch <n>", "texts at a time", count(1), 32)
@@ -97,7 +97,7 @@ async function readTexts(paths: readonly string[], field: string): Promise<strin
   const { decodeText } = await import("../data/text.ts");
   const texts: string[] = [];
   for (const path of paths) {
-    if ([".jsonl", ".ndjson", ".parquet", ".csv", ".tsv"].includes(extname(path).toLowerCase())) {
+    if ([".json", ".jsonl", ".ndjson", ".parquet", ".csv", ".tsv"].includes(extname(path).toLowerCase())) {
       for (const example of await readExamples(path, { text: field })) {
         if (!("text" in example)) throw new FinetuneError(`${example.where}: expected "${field}", a text`);
         texts.push(example.text);

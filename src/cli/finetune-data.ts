@@ -44,16 +44,13 @@ export async function readLanguage(
   const spoken = textual.some((example) => "messages" in example);
   const template = spoken ? await tokenizer.template() : undefined;
   const { bosId, eosId } = tokenizer;
-  const tokens = textual.flatMap((example) =>
-    tokenizeExamples([example], tokenizer.tokenizer, {
-      // A template writes itself what a conversation begins with
-      ...(bosId === undefined || "messages" in example ? {} : { bosId }),
-      ...(eosId === undefined ? {} : { eosId }),
-      ...(template === undefined ? {} : { template }),
-      turns,
-      windows: maxLength,
-    }),
-  );
+  const tokens = tokenizeExamples(textual, tokenizer.tokenizer, {
+    ...(bosId === undefined ? {} : { bosId }),
+    ...(eosId === undefined ? {} : { eosId }),
+    ...(template === undefined ? {} : { template }),
+    turns,
+    windows: maxLength,
+  });
   const running = paths.every((path) => [".txt", ".md"].includes(extname(path)));
   return { tokens, textual, running };
 }

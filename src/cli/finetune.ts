@@ -77,7 +77,7 @@ export const declare: Declare = (parent, done) => {
     .command("finetune")
     .description("adapt a pretrained model to your data (LoRA by default), measured before and after")
     .argument("[model]", modelHelp)
-    .option("--data <path...>", ".jsonl or .parquet (text; prompt and completion; messages), .csv or .tsv, .txt, .md")
+    .option("--data <path...>", ".jsonl, .json or .parquet (text; prompt and completion; messages), .csv or .tsv, .txt, .md")
     .option("--eval <path...>", "what to measure on; without it a share of the data is held out")
     .option("--eval-share <x>", "that share", between(0.001, 0.9), 0.1)
     .option("--also <path...>", "other data to measure on before and after: what was learnt at its cost")

@@ -22,10 +22,10 @@ import type { TokenBatch, TokenExample } from "./token-batches.ts";
 export type PlainExample = { readonly where?: string } & (
   | { readonly text: string }
   | { readonly prompt: string; readonly completion: string }
-  | { readonly messages: readonly Message[] }
+  | { readonly messages: readonly Message[]; readonly tools?: readonly unknown[] }
 );
 
-/** A file (.jsonl, .parquet, .csv, .tsv, .txt, .md; a path, an address, a Blob), or examples. */
+/** A file (.json, .jsonl, .parquet, .csv, .tsv, .txt, .md; a path, an address, a Blob), or examples. */
 export type TextData = Source | readonly PlainExample[];
 
 export interface TextFinetuneOptions
