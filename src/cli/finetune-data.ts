@@ -29,8 +29,18 @@ export interface ReadingOptions {
 export interface LanguageExamples {
   readonly tokens: readonly TokenExample[];
   readonly textual: readonly TextualExample[];
+  /** Which text an example is of. */
+  readonly textOf: ReadonlyMap<TokenExample, TextualExample>;
   /** Whether all of it is running text, whose end is to be held out and not some of its pieces. */
   readonly running: boolean;
+  /** Whether there are conversations in it. */
+  readonly spoken: boolean;
+}
+
+/** A text to continue. What a chat template has written begins as it stands, without the tokenizer's own tokens. */
+export interface SamplePrompt {
+  readonly text: string;
+  readonly rendered: boolean;
 }
 
 /** Reads files for a language model. Throws FinetuneError naming file and line, FileError, TextError, TokenizerError. */
@@ -44,15 +54,19 @@ export async function readLanguage(
   const spoken = textual.some((example) => "messages" in example);
   const template = spoken ? await tokenizer.template() : undefined;
   const { bosId, eosId } = tokenizer;
-  const tokens = tokenizeExamples(textual, tokenizer.tokenizer, {
+  const options = {
     ...(bosId === undefined ? {} : { bosId }),
     ...(eosId === undefined ? {} : { eosId }),
     ...(template === undefined ? {} : { template }),
     turns,
     windows: maxLength,
-  });
+  };
+  const textOf = new Map<TokenExample, TextualExample>();
+  for (const example of textual)
+    for (const tokens of tokenizeExamples([example], tokenizer.tokenizer, options)) textOf.set(tokens, example);
+  const tokens = [...textOf.keys()];
   const running = paths.every((path) => [".txt", ".md"].includes(extname(path)));
-  return { tokens, textual, running };
+  return { tokens, textual, textOf, running, spoken };
 }
 
 /** Texts to continue, from examples: their prompts, or the first words of texts. */
@@ -60,7 +74,7 @@ export async function promptsOf(
   { tokens, textual, running }: LanguageExamples,
   tokenizer: ModelTokenizer,
   count: number,
-): Promise<string[]> {
+): Promise<SamplePrompt[]> {
   const beginning = ({ ids }: TokenExample): string => {
     const part = Array.from(ids).slice(0, Math.min(24, Math.max(6, ids.length >> 2)));
     return tokenizer
@@ -69,23 +83,25 @@ export async function promptsOf(
       .replace(/\s+\S*$/, "");
   };
   if (count === 0) return [];
-  if (running) return usable(spread(tokens, count).map(beginning));
-  const prompts: string[] = [];
+  const plain = (text: string): SamplePrompt => ({ text, rendered: false });
+  if (running) return usable(spread(tokens, count).map((example) => plain(beginning(example))));
+  const prompts: SamplePrompt[] = [];
   for (const example of spread(textual, count)) {
-    if ("prompt" in example) prompts.push(example.prompt);
+    if ("prompt" in example) prompts.push(plain(example.prompt));
     else if ("messages" in example) {
       const last = example.messages.map(({ role }) => role).lastIndexOf("assistant");
       const template = await tokenizer.template();
-      prompts.push(
-        template.render(example.messages.slice(0, last), { addGenerationPrompt: true, where: example.where }),
-      );
-    } else prompts.push(beginning({ ids: tokenizer.tokenizer.encode(example.text) }));
+      const { where, tools } = example;
+      const options = { addGenerationPrompt: true, where, ...(tools && { variables: { tools } }) };
+      prompts.push({ text: template.render(example.messages.slice(0, last), options), rendered: true });
+    } else prompts.push(plain(beginning({ ids: tokenizer.tokenizer.encode(example.text) })));
   }
   return usable(prompts);
 }
 
 /** Each once, without empty ones. */
-const usable = (prompts: readonly string[]): string[] => [...new Set(prompts)].filter((prompt) => prompt !== "");
+const usable = (prompts: readonly SamplePrompt[]): SamplePrompt[] =>
+  [...new Map(prompts.map((prompt) => [prompt.text, prompt])).values()].filter(({ text }) => text !== "");
 
 /** `count` of a list, from all over it. */
 const spread = <T>(list: readonly T[], count: number): T[] =>

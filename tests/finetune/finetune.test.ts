@@ -121,6 +121,8 @@ describe("finetune", () => {
     const text = formatResult(result);
     assert.match(text, /loss +\d\.\d{4} +→ +\d\.\d{4} +−\d\.\d{4} {2}\[−\d\.\d{4}, −\d\.\d{4}\]/);
     assert.match(text, /40 examples, \d+ targets/);
+    const long = formatResult({ ...result, samples: [{ ...result.samples[0], prompt: `${"🦊".repeat(500)}end` }] });
+    assert.match(long, /\n"… (🦊){397}end"\n {2}before/u);
     assert.match(text, /"1 3 5"\n {2}before .*\n {2}after {4}7 9 0/);
     const saved = JSON.parse(readFileSync(join(out, "evaluation.json"), "utf8"));
     assert.equal(saved.after.loss, result.after.loss);
