@@ -98,6 +98,9 @@ export async function evaluatePretrained(name: string, flags: Flags): Outcome {
   return exitCodes.ok;
 }
 
+/** Other names of metrics. */
+const short: Readonly<Record<string, string>> = { f1: "macro f1", r2: "r²" };
+
 /** The names of --metrics as the table has them; "exact-match" is "exact match". Null where none are asked for. */
 function metricNames(given: readonly string[] | undefined): readonly string[] | null {
   if (given === undefined) return null;
@@ -107,7 +110,7 @@ function metricNames(given: readonly string[] | undefined): readonly string[] | 
       .toLowerCase()
       .replaceAll(/[\s_-]+/g, " ");
   return given.map((name) => {
-    const asked = plain(name) === "f1" ? "macro f1" : plain(name);
+    const asked = short[plain(name)] ?? plain(name);
     const found = metrics.find((metric) => plain(metric.name) === asked);
     if (found === undefined)
       throw new UsageError(

@@ -107,13 +107,20 @@ const usable = (prompts: readonly SamplePrompt[]): SamplePrompt[] =>
 const spread = <T>(list: readonly T[], count: number): T[] =>
   Array.from({ length: Math.min(count, list.length) }, (_, i) => list[Math.floor((i * list.length) / count)]);
 
-/** Parts a list in two: its end where it is a running text, else a choice that the seed decides. Neither part is empty. */
+export interface HoldOutOptions<T> {
+  /** Whether the list is a running text, whose end is held out; else the seed chooses. */
+  readonly running: boolean;
+  readonly seed: number;
+  /** The class of an example: the share is then held out of each, so that rare ones are measured too. */
+  readonly classOf?: ((example: T) => number) | null;
+}
+
+/** Parts a list in two, neither of which is empty. */
 export function holdOut<T>(
   list: readonly T[],
   share: number,
-  { running, seed }: { readonly running: boolean; readonly seed: number },
+  { running, seed, classOf }: HoldOutOptions<T>,
 ): { readonly kept: T[]; readonly held: T[] } {
-  const count = Math.min(list.length - 1, Math.max(1, Math.round(share * list.length)));
   if (list.length < 2)
     throw new FinetuneError(
       "there is one example only, so that none can be held out to measure on; give more, or others by --eval",
@@ -126,9 +133,23 @@ export function holdOut<T>(
       [order[i], order[j]] = [order[j], order[i]];
     }
   }
-  const held = new Set(order.slice(order.length - count));
+  const groups = new Map<number, number[]>();
+  for (const i of order) {
+    const group = classOf?.(list[i]) ?? 0;
+    const members = groups.get(group);
+    if (members === undefined) groups.set(group, [i]);
+    else members.push(i);
+  }
+  const heldOf = (group: readonly number[]): number[] => group.slice(group.length - heldCount(group.length, share));
+  const held = new Set([...groups.values()].flatMap(heldOf));
+  // of classes of one example each nothing is held out
+  if (held.size === 0) held.add(order[order.length - 1]);
   return { kept: list.filter((_, i) => !held.has(i)), held: list.filter((_, i) => held.has(i)) };
 }
+
+/** One at least, and not all. */
+const heldCount = (length: number, share: number): number =>
+  Math.min(length - 1, Math.max(1, Math.round(share * length)));
 
 export interface LabelledOptions {
   readonly text: string;

@@ -23,7 +23,7 @@ import {
 } from "../finetune/index.ts";
 import type { Task as ModelTask } from "../models/index.ts";
 import type { Module } from "../nn/index.ts";
-import { checkpointToResume, progress } from "../train/callbacks.ts";
+import { progress } from "../train/callbacks.ts";
 import { resumeRunFolder } from "../train/checkpoint-folder.ts";
 import { type Callback, DivergedError } from "../train/fit.ts";
 import { counted, formatCount, formatDuration } from "../train/terminal.ts";
@@ -193,7 +193,11 @@ async function textSubject(
       : await readTargets(settings.evaluation, tokenizer, { text, label, regress, labels });
   const { kept, held } =
     own === null
-      ? holdOut(data.examples, settings.evaluationShare, { running: false, seed })
+      ? holdOut(data.examples, settings.evaluationShare, {
+          running: false,
+          seed,
+          classOf: regress ? null : ({ target }) => target,
+        })
       : { kept: data.examples, held: own.examples };
   const also = [];
   for (const name of settings.also) {
@@ -302,7 +306,6 @@ async function train(
     const others: Measurement[] = [];
     for (const { examples } of also)
       others.push(await measure(model, task, examples as never, { batch: settings.batch }));
-    const canResume = resume && existsSync(checkpoints) && (await checkpointToResume(checkpoints)) !== undefined;
     const result = await finetune(model, {
       task,
       data: subject.train as never,
@@ -324,7 +327,8 @@ async function train(
       seed: settings.seed,
       out: folder,
       checkpointEvery: settings.checkpointEvery,
-      resume: canResume,
+      // steps that were logged before a first checkpoint are taken out of the log
+      resume: resume && existsSync(checkpoints),
       signal: interrupt.signal,
       callbacks: [live, ends],
       ...(prompts.length === 0 ? {} : { samples: sampling(prompts, tokenizer, settings) }),

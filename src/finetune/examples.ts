@@ -216,7 +216,9 @@ function choicesOf(value: object, where: string): ChoiceExample {
   const { choices, answer } = value as { choices: unknown; answer: unknown };
   const prompt = stringField(value, "prompt", where);
   if (!Array.isArray(choices) || choices.length < 2)
-    throw new FinetuneError(`${where}: "choices" must be a list of two texts or more, got ${show(choices)}`);
+    throw new FinetuneError(
+      `${where}: "choices" must be a list of two texts or more, got ${choices === undefined ? "nothing" : show(choices)}`,
+    );
   choices.forEach((choice: unknown, i) => {
     if (typeof choice !== "string" || choice === "")
       throw new FinetuneError(`${where}: "choices"[${i}] must be a text that is not empty, got ${show(choice)}`);

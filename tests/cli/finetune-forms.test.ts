@@ -4,6 +4,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { holdOut } from "../../src/cli/finetune-data.ts";
 import { type Finished, makeRoom, nabla } from "./support.ts";
 
 const room = makeRoom();
@@ -65,6 +66,22 @@ describe("classes and numbers", () => {
     const refused = await finetune("--task", "classify", "--data", classes, "--also", strange);
     assert.match(refused.stderr, /strange\.jsonl, line 1: the class "cat" is not one that was learnt/);
     assert.equal(refused.code, 65);
+  });
+
+  test("of each class a share is held out, of the rare one too; of a class of one example nothing", () => {
+    const list = Array.from({ length: 101 }, (_, i) => ({ i, target: i === 0 ? 2 : Number(i % 20 === 1) }));
+    const classOf = ({ target }: { readonly target: number }) => target;
+    const { kept, held } = holdOut(list, 0.1, { running: false, seed: 3, classOf });
+    assert.deepEqual(
+      [0, 1, 2].map((target) => held.filter((each) => each.target === target).length),
+      [10, 1, 0],
+    );
+    assert.deepEqual(
+      [...kept, ...held].sort((a, b) => a.i - b.i),
+      list,
+    );
+    const alone = list.map(({ i }) => ({ i, target: i }));
+    assert.equal(holdOut(alone, 0.1, { running: false, seed: 3, classOf }).held.length, 1);
   });
 
   test("what is not defined of one number is left open", async () => {

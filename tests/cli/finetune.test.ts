@@ -152,17 +152,21 @@ test("Ctrl-C saves a checkpoint and says how to go on; what goes on has the same
   assert.match((await nabla(["finetune", "--resume", run])).stdout, /is finished after 24 steps/);
 });
 
-test("killed before its first checkpoint it starts from its beginning", async () => {
+test("killed before its first checkpoint, with steps in its log, it starts from its beginning", async () => {
   const run = join(room, "killed");
-  const killed = await nabla(finetune(run), {
+  // the last of the same flags holds
+  const killed = await nabla(finetune(run, "--checkpoint-every", "1000"), {
     onOutput(stdout, kill) {
-      if (/measuring it as it is/.test(stdout)) kill("SIGKILL");
+      if (/step +1\/24/.test(stdout)) kill("SIGKILL");
     },
   });
   assert.equal(killed.signal, "SIGKILL");
+  const logged = (folder: string): string => readFileSync(join(folder, "metrics.jsonl"), "utf8");
+  assert.match(logged(run), /"step":1,/);
   const { code, stdout, stderr } = await nabla(["finetune", "--resume", run, "--json"]);
   assert.equal(code, 0, stderr);
-  assert.match(stderr, /no checkpoint yet: the run starts from its beginning|going on after step/);
+  assert.match(stderr, /no checkpoint yet: the run starts from its beginning/);
+  assert.equal(logged(run), logged(tuned));
   const { before: was, after: now, difference, samples } = JSON.parse(stdout);
   assert.ok(now.loss < was.loss);
   assert.ok(Math.abs(difference.loss.value - (now.loss - was.loss)) < 1e-9);
