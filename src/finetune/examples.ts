@@ -85,7 +85,7 @@ export function exampleOf(value: object, where: string, textField = "text"): Tex
   if (textField in value) return { where, text: stringField(value, textField, where) };
   const fields = Object.keys(value).map((field) => `"${field}"`);
   throw new FinetuneError(
-    `${where}: expected "${textField}", or "prompt" and "completion", or "messages" ("conversations"; "instruction" and "output"); the fields are ${fields.join(", ") || "none"}`,
+    `${where}: expected "${textField}", or "prompt" and "completion", or "messages" ("conversations"; "instruction" and "output"); ${fields.length === 0 ? "no field has a value" : `the fields are ${fields.join(", ")}`}`,
   );
 }
 

@@ -127,6 +127,7 @@ describe("examples from files", () => {
   });
 
   for (const [what, name, text, message] of [
+    ["no field", "none.jsonl", "{}", /line 1: expected "text", .*; no field has a value/],
     ["a broken list", "list.json", '[{"text":"a"},]', /list\.json: not valid JSON \(.*\); expected a list of objects/],
     ["an item that is no object", "items.json", '[{"text":"a"},3]', /items\.json, item 2: expected an object, got 3/],
     [
