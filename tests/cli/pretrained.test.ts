@@ -201,6 +201,15 @@ describe("info", () => {
     assert.equal(full.weights, 4 * facts.parameters);
   });
 
+  test("RoBERTa's first positions stand for no token, and a folder of GGUF files names them", async () => {
+    const { code, stdout, stderr } = await nabla(["info", join(fixtures, "roberta"), "--json"]);
+    assert.equal(code, 0, stderr);
+    assert.equal(JSON.parse(stdout).context, 38);
+    const folder = await nabla(["info", join(fixtures, "gguf")]);
+    assert.equal(folder.code, 65);
+    assert.match(folder.stderr, /is not a model's folder: .* It has GGUF files, name one: .*llama\.gguf, /);
+  });
+
   test("a classifier of images is described without what only texts have", async () => {
     const { code, stdout, stderr } = await nabla(["info", join(fixtures, "resnet")]);
     assert.equal(code, 0, stderr);
