@@ -161,13 +161,17 @@ async function measureLanguage(
   });
   const maxLength = asked ?? Math.min(model.contextLength, usualLength);
   const read = await readLanguage(data, tokenizer, { text, turns, maxLength });
+  const writes = wanted?.some((name) => written.includes(name)) ?? false;
+  const bare = writes ? read.textual.find((example) => !("prompt" in example)) : undefined;
+  if (bare !== undefined)
+    throw new UsageError(`--metrics exact-match needs examples of prompt and completion; ${bare.where} is none`);
   const measurement = await measure(model, languageTask({ maxLength }) as never, read.tokens as never, {
     ...(batch === undefined ? {} : { batch }),
   });
   const task = languageTask({ maxLength });
   const print = examplesPrint(read.tokens.map(task.identity));
   const cut = { examples: read.tokens.filter(({ ids }) => ids.length - 1 > maxLength).length, maxLength };
-  if (!wanted?.some((name) => written.includes(name))) return { columns: measurement.examples, print, cut };
+  if (!writes) return { columns: measurement.examples, print, cut };
   const { columns } = await exactMatch(model, read.textual, {
     tokenizer: {
       encode: (text, options) => tokenizer.tokenizer.encode(text, options),

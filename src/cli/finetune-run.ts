@@ -101,6 +101,10 @@ async function prepareSubject(folder: string, settings: FinetuneSettings): Promi
     settings.task === "language"
       ? await languageSubject(place, tokenizer, settings)
       : await textSubject(place, tokenizer, settings);
+  // what the task refuses is told before there is a run
+  const { task, model, train, evaluation } = subject;
+  for (const examples of [train, evaluation])
+    task.training(model as never, examples as never, { batch: settings.batch, seed: settings.seed });
   await checkData(
     folder,
     fingerprint(JSON.stringify([subject.train.length, subject.evaluation]), JSON.stringify(subject.train)),

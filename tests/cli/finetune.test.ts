@@ -245,6 +245,21 @@ describe("what can't be done", { concurrency: 2 }, () => {
     fails(await nabla(["generate", base, "--prompt", "a", "--chat"]), 2, /either --prompt or --chat/);
   });
 
+  test("a length that the model does not see: no run is left behind", async () => {
+    const out = join(room, "long");
+    fails(
+      await nabla(finetune(out, "--max-length", "1000")),
+      65,
+      /maxLength 1000 is more than the \d+ tokens that the model sees/,
+    );
+    assert.equal(existsSync(out), false);
+    fails(
+      await nabla(["eval", base, "--data", held, "--metrics", "loss,exact-match"]),
+      2,
+      /--metrics exact-match needs examples of prompt and completion; .*held\.jsonl, line 1 is none/,
+    );
+  });
+
   test("what is no model, or of an architecture that is not known", async () => {
     fails(await nabla(["finetune", join(room, "no where"), "--data", train]), 65, /there is no folder or file/);
     fails(await nabla(["info", room]), 65, /is not a model's folder: it has no config\.json/);
