@@ -1,5 +1,6 @@
 /** A conversation at the terminal, or along a pipe: each line is answered, by the model's own chat template. */
 import { createInterface } from "node:readline";
+import type { ChatTemplate } from "../data/chat-template.ts";
 import type { Message, Tokenizer } from "../data/index.ts";
 import { generate, type LanguageModel, type ChatOptions as Options } from "../generate/index.ts";
 import { exitCodes } from "./exit.ts";
@@ -9,7 +10,7 @@ import type { Outcome } from "./main.ts";
 export interface ChatOptions {
   readonly model: LanguageModel;
   readonly system: string | undefined;
-  readonly options: Options & { readonly tokenizer: Tokenizer };
+  readonly options: Options & { readonly tokenizer: Tokenizer; readonly chatTemplate: ChatTemplate };
 }
 
 /** Speaks until the input ends. Ctrl-C ends the answer at hand, or, where there is none, the conversation. */
@@ -22,6 +23,12 @@ export async function chat({ model, system, options }: ChatOptions): Outcome {
     terminal: atTerminal,
     prompt: "you  › ",
   });
+  const seesAll = (): boolean => {
+    const { tokenizer, chatTemplate } = options;
+    const text = chatTemplate.render(messages, { addGenerationPrompt: true });
+    return tokenizer.encode(text, { addSpecialTokens: false }).length <= model.contextLength;
+  };
+  let told = false;
   let answering = false;
   let stopped = false;
   const interrupt = (): void => {
@@ -42,6 +49,12 @@ export async function chat({ model, system, options }: ChatOptions): Outcome {
         continue;
       }
       messages.push({ role: "user", content: line });
+      if (!told && !seesAll()) {
+        told = true;
+        console.error(
+          `nabla: the conversation is longer than the ${model.contextLength} tokens that the model sees; its beginning is forgotten`,
+        );
+      }
       [answering, stopped] = [true, false];
       if (atTerminal) process.stdout.write("model › ");
       let text = "";

@@ -1,5 +1,5 @@
 /** nabla embed: texts as vectors by an encoder, pooled and normalised as its sentence-transformers files say; JSON lines or a NumPy array. */
-import { extname } from "node:path";
+import { dirname, extname } from "node:path";
 import type { Command } from "commander";
 import { exitCodes, UsageError } from "./exit.ts";
 import type { Declare, Outcome } from "./main.ts";
@@ -20,7 +20,7 @@ export const declare: Declare = (parent: Command, done) => {
     .command("embed")
     .description("texts as vectors: pooled and normalised as the model's own files say")
     .argument(...modelArgument)
-    .option("--data <path...>", "text files, a text a line; or .jsonl, .parquet, .csv, .tsv")
+    .option("--data <path...>", "text files, a text a line; or .json, .jsonl, .parquet, .csv, .tsv")
     .option("--text <name>", "the column or field of the text", "text")
     .option("--out <file>", "a .jsonl or .npy file; JSON lines on the terminal without")
     .option("--batch <n>", "texts at a time", count(1), 32)
@@ -39,7 +39,7 @@ async function embedTexts(name: string, flags: Flags): Outcome {
   const { openTokenizer } = await import("./model-tokenizer.ts");
   const { openDevice } = await import("./device.ts");
   const { architectures, embed, readEmbeddingSettings } = await import("../models/index.ts");
-  const { writeFileAtomic } = await import("../formats/atomic.ts");
+  const { ensureFolder, writeFileAtomic } = await import("../formats/atomic.ts");
   if (flags.out !== undefined) {
     const { expectFree } = await import("./model-folder.ts");
     expectFree(flags.out);
@@ -49,7 +49,8 @@ async function embedTexts(name: string, flags: Flags): Outcome {
   const encoders = Object.keys(architectures().features);
   if (!encoders.includes(type))
     throw new ModelError(`${name}: embed needs an encoder (${encoders.join(", ")}); this model is "${type}"`);
-  const texts = await readTexts(flags.data, flags.text);
+  const { texts, empty } = await readTexts(flags.data, flags.text);
+  if (flags.out !== undefined) await ensureFolder(dirname(flags.out));
   const tokenizer = await openTokenizer(place);
   const device = await openDevice(flags.device);
   const settings = await readEmbeddingSettings(place.path);
@@ -58,6 +59,10 @@ async function embedTexts(name: string, flags: Flags): Outcome {
     tokenizer: tokenizer.tokenizer,
     ...(flags.dtype === undefined ? {} : { dtype: flags.dtype }),
   });
+  const longest = Math.min(settings.maxLength ?? model.contextLength, model.contextLength);
+  const cut = texts.filter((text) => tokenizer.tokenizer.encode(text).length > longest).length;
+  if (empty > 0) console.error(`nabla: empty lines, which were left out: ${empty}`);
+  if (cut > 0) console.error(`nabla: texts longer than ${longest} tokens, which were cut off: ${cut}`);
   const vectors = await embed(model, texts, {
     ...settings,
     tokenizer: tokenizer.tokenizer,
@@ -90,14 +95,18 @@ async function embedTexts(name: string, flags: Flags): Outcome {
 /** As many digits as float32 has. */
 const short = (x: number): number => Number(x.toPrecision(8));
 
-/** Lines of text files, and texts of tables. Throws FinetuneError, FileError, TextError. */
-async function readTexts(paths: readonly string[], field: string): Promise<string[]> {
+/** Lines of text files without the empty ones, of which it tells the count, and texts of tables. Throws FinetuneError, FileError, TextError. */
+async function readTexts(
+  paths: readonly string[],
+  field: string,
+): Promise<{ readonly texts: string[]; readonly empty: number }> {
   const { FinetuneError, readExamples } = await import("../finetune/index.ts");
   const { readBytes } = await import("../data/index.ts");
   const { decodeText } = await import("../data/text.ts");
   const texts: string[] = [];
+  let empty = 0;
   for (const path of paths) {
-    if ([".jsonl", ".ndjson", ".parquet", ".csv", ".tsv"].includes(extname(path).toLowerCase())) {
+    if ([".json", ".jsonl", ".ndjson", ".parquet", ".csv", ".tsv"].includes(extname(path).toLowerCase())) {
       for (const example of await readExamples(path, { text: field })) {
         if (!("text" in example)) throw new FinetuneError(`${example.where}: expected "${field}", a text`);
         texts.push(example.text);
@@ -105,8 +114,11 @@ async function readTexts(paths: readonly string[], field: string): Promise<strin
       continue;
     }
     const lines = decodeText(await readBytes(path), path).split(/\r?\n/);
-    texts.push(...lines.filter((line) => line.trim() !== ""));
+    if (lines.at(-1) === "") lines.pop(); // behind the last line's end
+    for (const line of lines)
+      if (line.trim() === "") empty++;
+      else texts.push(line);
   }
   if (texts.length === 0) throw new FinetuneError(`${paths.join(", ")}: there are no texts`);
-  return texts;
+  return { texts, empty };
 }

@@ -98,6 +98,9 @@ export async function evaluatePretrained(name: string, flags: Flags): Outcome {
   return exitCodes.ok;
 }
 
+/** Other names of metrics. */
+const short: Readonly<Record<string, string>> = { f1: "macro f1", r2: "r²" };
+
 /** The names of --metrics as the table has them; "exact-match" is "exact match". Null where none are asked for. */
 function metricNames(given: readonly string[] | undefined): readonly string[] | null {
   if (given === undefined) return null;
@@ -107,7 +110,7 @@ function metricNames(given: readonly string[] | undefined): readonly string[] | 
       .toLowerCase()
       .replaceAll(/[\s_-]+/g, " ");
   return given.map((name) => {
-    const asked = plain(name) === "f1" ? "macro f1" : plain(name);
+    const asked = short[plain(name)] ?? plain(name);
     const found = metrics.find((metric) => plain(metric.name) === asked);
     if (found === undefined)
       throw new UsageError(
@@ -158,13 +161,17 @@ async function measureLanguage(
   });
   const maxLength = asked ?? Math.min(model.contextLength, usualLength);
   const read = await readLanguage(data, tokenizer, { text, turns, maxLength });
+  const writes = wanted?.some((name) => written.includes(name)) ?? false;
+  const bare = writes ? read.textual.find((example) => !("prompt" in example)) : undefined;
+  if (bare !== undefined)
+    throw new UsageError(`--metrics exact-match needs examples of prompt and completion; ${bare.where} is none`);
   const measurement = await measure(model, languageTask({ maxLength }) as never, read.tokens as never, {
     ...(batch === undefined ? {} : { batch }),
   });
   const task = languageTask({ maxLength });
   const print = examplesPrint(read.tokens.map(task.identity));
   const cut = { examples: read.tokens.filter(({ ids }) => ids.length - 1 > maxLength).length, maxLength };
-  if (!wanted?.some((name) => written.includes(name))) return { columns: measurement.examples, print, cut };
+  if (!writes) return { columns: measurement.examples, print, cut };
   const { columns } = await exactMatch(model, read.textual, {
     tokenizer: {
       encode: (text, options) => tokenizer.tokenizer.encode(text, options),

@@ -29,8 +29,18 @@ export interface ReadingOptions {
 export interface LanguageExamples {
   readonly tokens: readonly TokenExample[];
   readonly textual: readonly TextualExample[];
+  /** Which text an example is of. */
+  readonly textOf: ReadonlyMap<TokenExample, TextualExample>;
   /** Whether all of it is running text, whose end is to be held out and not some of its pieces. */
   readonly running: boolean;
+  /** Whether there are conversations in it. */
+  readonly spoken: boolean;
+}
+
+/** A text to continue. What a chat template has written begins as it stands, without the tokenizer's own tokens. */
+export interface SamplePrompt {
+  readonly text: string;
+  readonly rendered: boolean;
 }
 
 /** Reads files for a language model. Throws FinetuneError naming file and line, FileError, TextError, TokenizerError. */
@@ -44,18 +54,19 @@ export async function readLanguage(
   const spoken = textual.some((example) => "messages" in example);
   const template = spoken ? await tokenizer.template() : undefined;
   const { bosId, eosId } = tokenizer;
-  const tokens = textual.flatMap((example) =>
-    tokenizeExamples([example], tokenizer.tokenizer, {
-      // A template writes itself what a conversation begins with
-      ...(bosId === undefined || "messages" in example ? {} : { bosId }),
-      ...(eosId === undefined ? {} : { eosId }),
-      ...(template === undefined ? {} : { template }),
-      turns,
-      windows: maxLength,
-    }),
-  );
+  const options = {
+    ...(bosId === undefined ? {} : { bosId }),
+    ...(eosId === undefined ? {} : { eosId }),
+    ...(template === undefined ? {} : { template }),
+    turns,
+    windows: maxLength,
+  };
+  const textOf = new Map<TokenExample, TextualExample>();
+  for (const example of textual)
+    for (const tokens of tokenizeExamples([example], tokenizer.tokenizer, options)) textOf.set(tokens, example);
+  const tokens = [...textOf.keys()];
   const running = paths.every((path) => [".txt", ".md"].includes(extname(path)));
-  return { tokens, textual, running };
+  return { tokens, textual, textOf, running, spoken };
 }
 
 /** Texts to continue, from examples: their prompts, or the first words of texts. */
@@ -63,7 +74,7 @@ export async function promptsOf(
   { tokens, textual, running }: LanguageExamples,
   tokenizer: ModelTokenizer,
   count: number,
-): Promise<string[]> {
+): Promise<SamplePrompt[]> {
   const beginning = ({ ids }: TokenExample): string => {
     const part = Array.from(ids).slice(0, Math.min(24, Math.max(6, ids.length >> 2)));
     return tokenizer
@@ -72,35 +83,44 @@ export async function promptsOf(
       .replace(/\s+\S*$/, "");
   };
   if (count === 0) return [];
-  if (running) return usable(spread(tokens, count).map(beginning));
-  const prompts: string[] = [];
+  const plain = (text: string): SamplePrompt => ({ text, rendered: false });
+  if (running) return usable(spread(tokens, count).map((example) => plain(beginning(example))));
+  const prompts: SamplePrompt[] = [];
   for (const example of spread(textual, count)) {
-    if ("prompt" in example) prompts.push(example.prompt);
+    if ("prompt" in example) prompts.push(plain(example.prompt));
     else if ("messages" in example) {
       const last = example.messages.map(({ role }) => role).lastIndexOf("assistant");
       const template = await tokenizer.template();
-      prompts.push(
-        template.render(example.messages.slice(0, last), { addGenerationPrompt: true, where: example.where }),
-      );
-    } else prompts.push(beginning({ ids: tokenizer.tokenizer.encode(example.text) }));
+      const { where, tools } = example;
+      const options = { addGenerationPrompt: true, where, ...(tools && { variables: { tools } }) };
+      prompts.push({ text: template.render(example.messages.slice(0, last), options), rendered: true });
+    } else prompts.push(plain(beginning({ ids: tokenizer.tokenizer.encode(example.text) })));
   }
   return usable(prompts);
 }
 
 /** Each once, without empty ones. */
-const usable = (prompts: readonly string[]): string[] => [...new Set(prompts)].filter((prompt) => prompt !== "");
+const usable = (prompts: readonly SamplePrompt[]): SamplePrompt[] =>
+  [...new Map(prompts.map((prompt) => [prompt.text, prompt])).values()].filter(({ text }) => text !== "");
 
 /** `count` of a list, from all over it. */
 const spread = <T>(list: readonly T[], count: number): T[] =>
   Array.from({ length: Math.min(count, list.length) }, (_, i) => list[Math.floor((i * list.length) / count)]);
 
-/** Parts a list in two: its end where it is a running text, else a choice that the seed decides. Neither part is empty. */
+export interface HoldOutOptions<T> {
+  /** Whether the list is a running text, whose end is held out; else the seed chooses. */
+  readonly running: boolean;
+  readonly seed: number;
+  /** The class of an example: the share is then held out of each, so that rare ones are measured too. */
+  readonly classOf?: ((example: T) => number) | null;
+}
+
+/** Parts a list in two, neither of which is empty. */
 export function holdOut<T>(
   list: readonly T[],
   share: number,
-  { running, seed }: { readonly running: boolean; readonly seed: number },
+  { running, seed, classOf }: HoldOutOptions<T>,
 ): { readonly kept: T[]; readonly held: T[] } {
-  const count = Math.min(list.length - 1, Math.max(1, Math.round(share * list.length)));
   if (list.length < 2)
     throw new FinetuneError(
       "there is one example only, so that none can be held out to measure on; give more, or others by --eval",
@@ -113,9 +133,23 @@ export function holdOut<T>(
       [order[i], order[j]] = [order[j], order[i]];
     }
   }
-  const held = new Set(order.slice(order.length - count));
+  const groups = new Map<number, number[]>();
+  for (const i of order) {
+    const group = classOf?.(list[i]) ?? 0;
+    const members = groups.get(group);
+    if (members === undefined) groups.set(group, [i]);
+    else members.push(i);
+  }
+  const heldOf = (group: readonly number[]): number[] => group.slice(group.length - heldCount(group.length, share));
+  const held = new Set([...groups.values()].flatMap(heldOf));
+  // of classes of one example each nothing is held out
+  if (held.size === 0) held.add(order[order.length - 1]);
   return { kept: list.filter((_, i) => !held.has(i)), held: list.filter((_, i) => held.has(i)) };
 }
+
+/** One at least, and not all. */
+const heldCount = (length: number, share: number): number =>
+  Math.min(length - 1, Math.max(1, Math.round(share * length)));
 
 export interface LabelledOptions {
   readonly text: string;

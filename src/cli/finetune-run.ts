@@ -17,17 +17,19 @@ import {
   measure,
   metricsOf,
   type Task,
+  type TextualExample,
+  type TokenExample,
   textTask,
 } from "../finetune/index.ts";
 import type { Task as ModelTask } from "../models/index.ts";
 import type { Module } from "../nn/index.ts";
-import { checkpointToResume, progress } from "../train/callbacks.ts";
+import { progress } from "../train/callbacks.ts";
 import { resumeRunFolder } from "../train/checkpoint-folder.ts";
 import { type Callback, DivergedError } from "../train/fit.ts";
-import { formatCount, formatDuration } from "../train/terminal.ts";
+import { counted, formatCount, formatDuration } from "../train/terminal.ts";
 import { openDevice } from "./device.ts";
 import { exitCodes } from "./exit.ts";
-import { holdOut, promptsOf, readLanguage, readTargets } from "./finetune-data.ts";
+import { holdOut, promptsOf, readLanguage, readTargets, type SamplePrompt } from "./finetune-data.ts";
 import { elements, prepareModel } from "./finetune-method.ts";
 import { type FinetuneSettings, usesLora } from "./finetune-settings.ts";
 import { printable } from "./gpt-run.ts";
@@ -51,7 +53,9 @@ interface Subject {
   readonly evaluation: readonly unknown[];
   /** Other data, by its name. */
   readonly also: readonly { readonly name: string; readonly examples: readonly unknown[] }[];
-  readonly prompts: readonly string[];
+  readonly prompts: readonly SamplePrompt[];
+  /** Whether conversations were learnt. */
+  readonly spoken: boolean;
   readonly tokenizer: ModelTokenizer;
   /** What is printed of it. */
   readonly lines: readonly string[];
@@ -97,6 +101,10 @@ async function prepareSubject(folder: string, settings: FinetuneSettings): Promi
     settings.task === "language"
       ? await languageSubject(place, tokenizer, settings)
       : await textSubject(place, tokenizer, settings);
+  // what the task refuses is told before there is a run
+  const { task, model, train, evaluation } = subject;
+  for (const examples of [train, evaluation])
+    task.training(model as never, examples as never, { batch: settings.batch, seed: settings.seed });
   await checkData(
     folder,
     fingerprint(JSON.stringify([subject.train.length, subject.evaluation]), JSON.stringify(subject.train)),
@@ -139,15 +147,20 @@ async function languageSubject(
     own === null
       ? holdOut(data.tokens, settings.evaluationShare, { running, seed })
       : { kept: data.tokens, held: own.tokens };
-  const samplesOf = own ?? { ...data, tokens: held };
-  const prompts = settings.prompts ?? (await promptsOf(samplesOf, tokenizer, settings.samples));
+  const textsOf = (tokens: readonly TokenExample[]) => [
+    ...new Set(tokens.map((each) => data.textOf.get(each) as TextualExample)),
+  ];
+  const samplesOf = own ?? { ...data, tokens: held, textual: textsOf(held) };
+  const prompts =
+    settings.prompts?.map((text) => ({ text, rendered: false })) ??
+    (await promptsOf(samplesOf, tokenizer, settings.samples));
   const also = [];
   for (const name of settings.also)
     also.push({ name, examples: (await readLanguage([name], tokenizer, reading)).tokens });
   const amount = (list: readonly { readonly ids: ArrayLike<number> }[], texts: number | null): string => {
     const tokens = `${formatCount(list.reduce((n, { ids }) => n + ids.length, 0))} tokens`;
-    if (texts === null || texts === list.length) return `${formatCount(list.length)} examples (${tokens})`;
-    return `${formatCount(texts)} ${texts === 1 ? "text" : "texts"} (${tokens}, in ${formatCount(list.length)} pieces)`;
+    if (texts === null || texts === list.length) return `${counted(list.length, "example")} (${tokens})`;
+    return `${counted(texts, "text")} (${tokens}, in ${formatCount(list.length)} pieces)`;
   };
   return {
     model,
@@ -156,6 +169,7 @@ async function languageSubject(
     evaluation: held,
     also,
     prompts,
+    spoken: data.spoken,
     tokenizer,
     labels: [],
     lines: [
@@ -183,8 +197,17 @@ async function textSubject(
       : await readTargets(settings.evaluation, tokenizer, { text, label, regress, labels });
   const { kept, held } =
     own === null
-      ? holdOut(data.examples, settings.evaluationShare, { running: false, seed })
+      ? holdOut(data.examples, settings.evaluationShare, {
+          running: false,
+          seed,
+          classOf: regress ? null : ({ target }) => target,
+        })
       : { kept: data.examples, held: own.examples };
+  const also = [];
+  for (const name of settings.also) {
+    const { examples } = await readTargets([name], tokenizer, { text, label, regress, labels });
+    also.push({ name, examples });
+  }
   const { manualSeed } = await import("../tensor/index.ts");
   manualSeed(seed); // a new head is drawn
   const model = await openModel(place, {
@@ -207,14 +230,15 @@ async function textSubject(
     }) as never,
     train: kept,
     evaluation: held,
-    also: [],
+    also,
     prompts: [],
+    spoken: false,
     tokenizer,
     labels,
     lines: [
       describe(place, model, settings),
       prepareModel(model, settings),
-      `to learn from: ${formatCount(kept.length)} texts; to measure on${own === null ? ", held out of the same data" : ""}: ` +
+      `to learn from: ${counted(kept.length, "text")}; to measure on${own === null ? ", held out of the same data" : ""}: ` +
         `${formatCount(held.length)}; ${classes}`,
     ],
   };
@@ -286,7 +310,6 @@ async function train(
     const others: Measurement[] = [];
     for (const { examples } of also)
       others.push(await measure(model, task, examples as never, { batch: settings.batch }));
-    const canResume = resume && existsSync(checkpoints) && (await checkpointToResume(checkpoints)) !== undefined;
     const result = await finetune(model, {
       task,
       data: subject.train as never,
@@ -308,7 +331,8 @@ async function train(
       seed: settings.seed,
       out: folder,
       checkpointEvery: settings.checkpointEvery,
-      resume: canResume,
+      // steps that were logged before a first checkpoint are taken out of the log
+      resume: resume && existsSync(checkpoints),
       signal: interrupt.signal,
       callbacks: [live, ends],
       ...(prompts.length === 0 ? {} : { samples: sampling(prompts, tokenizer, settings) }),
@@ -325,7 +349,7 @@ async function train(
       seconds: took,
     });
     if (json) console.log(JSON.stringify(outcomeOf(folder, result, after, took)));
-    else sayOutcome(folder, settings, result, after, took);
+    else sayOutcome(folder, settings, { result, also: after, took, spoken: subject.spoken });
     return exitCodes.ok;
   } catch (error) {
     if (error instanceof Stopped) {
@@ -355,10 +379,13 @@ interface Comparison {
 const optional = <T extends Record<string, number | null>>(values: T): { [K in keyof T]?: number } =>
   Object.fromEntries(Object.entries(values).filter(([, value]) => value !== null)) as { [K in keyof T]?: number };
 
-const sampling = (prompts: readonly string[], tokenizer: ModelTokenizer, settings: FinetuneSettings) => ({
-  prompts,
+const sampling = (prompts: readonly SamplePrompt[], tokenizer: ModelTokenizer, settings: FinetuneSettings) => ({
+  prompts: prompts.map(({ text }) => text),
   tokenizer: {
-    encode: (text: string) => tokenizer.tokenizer.encode(text),
+    encode: (text: string) =>
+      tokenizer.tokenizer.encode(text, {
+        addSpecialTokens: !prompts.some((prompt) => prompt.rendered && prompt.text === text),
+      }),
     decode: (ids: ArrayLike<number>) => tokenizer.decode(ids),
   },
   maxNewTokens: settings.sampleTokens,
@@ -388,9 +415,17 @@ const outcomeOf = (folder: string, result: FinetuneResult, also: readonly Compar
 function sayOutcome(
   folder: string,
   settings: FinetuneSettings,
-  result: FinetuneResult,
-  also: readonly Comparison[],
-  took: number,
+  {
+    result,
+    also,
+    took,
+    spoken,
+  }: {
+    readonly result: FinetuneResult;
+    readonly also: readonly Comparison[];
+    readonly took: number;
+    readonly spoken: boolean;
+  },
 ): void {
   console.log(`\n${printable(formatResult(result))}`);
   for (const { name, before, after } of also)
@@ -404,6 +439,7 @@ function sayOutcome(
   const lora = usesLora(settings.method);
   console.log(`the ${lora ? "adapter" : "model"} is in ${folder}`);
   const use = lora ? `${shownPath(settings.model)} --adapter ${folder}` : folder;
-  if (settings.task === "language") console.log(`use it: npx nabla generate ${use} --prompt "…"`);
+  const speak = spoken ? "--chat" : '--prompt "…"';
+  if (settings.task === "language") console.log(`use it: npx nabla generate ${use} ${speak}`);
   else console.log(`measure it elsewhere: npx nabla eval ${use} --data FILE`);
 }

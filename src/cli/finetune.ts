@@ -70,6 +70,16 @@ const methodFlags: Readonly<Record<string, readonly Method[]>> = {
   freeze: ["freeze"],
 };
 
+/** Flags that only some tasks obey. */
+const taskFlags: Readonly<Record<string, readonly FinetuneTask[]>> = {
+  label: ["classify", "regress"],
+  turns: ["language"],
+  packing: ["language"],
+  sample: ["language"],
+  samples: ["language"],
+  sampleTokens: ["language"],
+};
+
 const each = (text: string, before: string[] | undefined): string[] => [...(before ?? []), text];
 
 export const declare: Declare = (parent, done) => {
@@ -77,7 +87,10 @@ export const declare: Declare = (parent, done) => {
     .command("finetune")
     .description("adapt a pretrained model to your data (LoRA by default), measured before and after")
     .argument("[model]", modelHelp)
-    .option("--data <path...>", ".jsonl or .parquet (text; prompt and completion; messages), .csv or .tsv, .txt, .md")
+    .option(
+      "--data <path...>",
+      ".jsonl, .json or .parquet (text; prompt and completion; messages), .csv or .tsv, .txt, .md",
+    )
     .option("--eval <path...>", "what to measure on; without it a share of the data is held out")
     .option("--eval-share <x>", "that share", between(0.001, 0.9), 0.1)
     .option("--also <path...>", "other data to measure on before and after: what was learnt at its cost")
@@ -149,6 +162,7 @@ async function run(command: Command, model: string | undefined, flags: FinetuneF
   if (flags.data === undefined) throw new UsageError("--data is missing: name .jsonl, .csv or .txt files");
   const method = flags.method ?? (flags.quantize === undefined ? "lora" : "qlora");
   checkMethod(command, method);
+  checkTask(command, flags);
   const folder = flags.out ?? settings.freeFolder(model);
   return runFinetune(settings.settingsOf(model, { ...flags, data: flags.data, method }), folder, {
     resume: false,
@@ -181,6 +195,15 @@ function checkMethod(command: Command, method: Method): void {
   const values: OptionValues = command.opts();
   if (values["train"] !== undefined && values["freeze"] !== undefined)
     throw new UsageError("give either --train (what alone is trained) or --freeze (what stays as it is)");
+}
+
+function checkTask(command: Command, { task, eval: evaluation }: FinetuneFlags): void {
+  const flags = given(command);
+  for (const { flag, name } of flags)
+    if (taskFlags[name] !== undefined && !taskFlags[name].includes(task))
+      throw new UsageError(`${flag} is for --task ${taskFlags[name].join(" or ")}, not for ${task}`);
+  if (evaluation !== undefined && flags.some(({ name }) => name === "evalShare"))
+    throw new UsageError("give either --eval (what to measure on) or --eval-share (how much of the data is held out)");
 }
 
 export { exitCodes };

@@ -117,13 +117,18 @@ async function openGenerator(
   tokenizer: import("../data/index.ts").Tokenizer,
   { dtype }: Flags,
 ) {
-  const { openModel } = await import("./pretrained-model.ts");
+  const { configOf, expectWriter, openModel } = await import("./pretrained-model.ts");
   if (adapter?.taskType === "SEQ_CLS") {
     const { ModelError } = await import("./model-argument.ts");
     throw new ModelError(
       `${adapter.folder} is the adapter of a classifier, which writes no texts; nabla eval measures it`,
     );
   }
+  expectWriter(
+    await configOf(place),
+    place.name,
+    "nabla embed makes vectors of texts, nabla eval measures a classifier",
+  );
   return openModel(place, {
     task: "generation",
     tokenizer,

@@ -2,7 +2,7 @@
  * What MODEL on the command line is: a folder in Hugging Face's layout, a GGUF file, or a name on the hub, which is fetched. Every command that
  * takes a model asks here, and only here; what is in it is read by pretrained-model.ts.
  */
-import { existsSync, statSync } from "node:fs";
+import { existsSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { NablaError } from "../core/errors.ts";
 
@@ -36,6 +36,12 @@ export async function findModel(name: string): Promise<ModelPlace> {
   return local(name, name);
 }
 
+/** Names the GGUF files of a folder, of which each is a model; "" where there are none. */
+function ggufIn(path: string, name: string): string {
+  const files = readdirSync(path).filter((file) => /\.gguf$/i.test(file));
+  return files.length === 0 ? "" : `. It has GGUF files, name one: ${files.map((file) => join(name, file)).join(", ")}`;
+}
+
 /** What is at a path. */
 function local(path: string, name: string): ModelPlace {
   if (statSync(path).isDirectory()) {
@@ -45,7 +51,7 @@ function local(path: string, name: string): ModelPlace {
       );
     if (!existsSync(join(path, "config.json")))
       throw new ModelError(
-        `${name} is not a model's folder: it has no config.json; a folder in Hugging Face's layout holds config.json and model.safetensors`,
+        `${name} is not a model's folder: it has no config.json; a folder in Hugging Face's layout holds config.json and model.safetensors${ggufIn(path, name)}`,
       );
     return { kind: "folder", path, name };
   }

@@ -150,7 +150,9 @@ const numberIn = (config: RawConfig, ...fields: readonly string[]): number | nul
 };
 
 function contextOf(config: RawConfig): number | null {
-  return numberIn(config, "max_position_embeddings", "n_positions");
+  const positions = numberIn(config, "max_position_embeddings", "n_positions");
+  if (positions === null || config["model_type"] !== "roberta") return positions;
+  return positions - (numberIn(config, "pad_token_id") ?? 1) - 1; // the first positions stand for no token
 }
 
 function shapeOf(config: RawConfig): string {

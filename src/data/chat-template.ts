@@ -10,6 +10,10 @@ import { marked, type Tag, tagsOf, unreadableTag } from "./template-lines.ts";
 export interface Message {
   readonly role: string;
   readonly content: string;
+  /** In fine-tuning, 0: what the assistant says here is not learnt. */
+  readonly weight?: number;
+  /** What else the template reads of a turn, as `tool_calls`. */
+  readonly [field: string]: unknown;
 }
 
 export interface ChatTemplateOptions {
@@ -144,34 +148,35 @@ export class ChatTemplate {
   }
 
   /**
-   * A conversation in parts: what the assistant says (with what ends a turn) is to be learnt, the rest is not. `turns` "last": only
+   * A conversation in parts: what the assistant says (with what ends a turn) is to be learnt, but for turns of weight 0; the rest is not. `turns` "last": only
    * the last of the assistant's turns. Throws ChatTemplateError where there is none, or where the template writes earlier turns anew when later ones follow,
    * so that they can't be learnt at once.
    */
   parts(
     messages: readonly Message[],
-    options: { readonly turns?: "all" | "last"; readonly where?: string } = {},
+    options: Omit<RenderOptions, "addGenerationPrompt"> & { readonly turns?: "all" | "last" } = {},
   ): ChatPart[] {
-    const { turns = "all", where = "chat" } = options;
+    const { turns = "all", ...rest } = options;
+    const { where = "chat" } = rest;
     const spoken = messages.flatMap(({ role }, i) => (role === "assistant" ? [i] : []));
     if (spoken.length === 0)
       throw new ChatTemplateError(
         `${where}: the assistant says nothing in this conversation; there is nothing to learn`,
       );
     const last = spoken[spoken.length - 1];
-    const whole = this.render(messages.slice(0, last + 1), { where });
+    const whole = this.render(messages.slice(0, last + 1), rest);
     const parts: ChatPart[] = [];
     let at = 0;
     for (const i of turns === "last" ? [last] : spoken) {
-      const before = this.render(messages.slice(0, i), { addGenerationPrompt: true, where });
-      const after = this.render(messages.slice(0, i + 1), { where });
+      const before = this.render(messages.slice(0, i), { ...rest, addGenerationPrompt: true });
+      const after = this.render(messages.slice(0, i + 1), rest);
       if (!whole.startsWith(after) || !after.startsWith(before) || before.length < at)
         throw new ChatTemplateError(
           `${where}, message ${i + 1}: the chat template writes this turn in another way once the conversation goes on, so that it can't be learnt with it; ` +
             'learn the last turns only (turns: "last"), or cut the conversation after this turn',
         );
       parts.push({ text: whole.slice(at, before.length), learnt: false });
-      parts.push({ text: whole.slice(before.length, after.length), learnt: true });
+      parts.push({ text: whole.slice(before.length, after.length), learnt: messages[i].weight !== 0 });
       at = after.length;
     }
     return parts.filter(({ text }) => text !== "");

@@ -74,15 +74,26 @@ function readQuoted(text: string, start: number, bad: (what: string) => Error): 
   }
 }
 
-/** A table with a head: the named columns of each record. Throws FinetuneError naming the column, or the line that is too short or long. */
-export function readColumns<K extends string>(
-  text: string,
-  file: string,
-  columns: Readonly<Record<K, string>>,
-): (Record<K, string> & { readonly line: number })[] {
+/** The head of a table and its other records, which are as long. Throws FinetuneError naming the line that is too short or long. */
+export function readTable(text: string, file: string): { readonly head: CsvRecord; readonly records: CsvRecord[] } {
   const [head, ...records] = parseCsv(text, file);
   if (head === undefined)
     throw new FinetuneError(`${file}: the table is empty; expected a first line with names of columns`);
+  for (const { fields, line } of records)
+    if (fields.length !== head.fields.length)
+      throw new FinetuneError(
+        `${file}, line ${line}: ${fields.length} fields, expected ${head.fields.length} as in the first line; a field with a separator in it is put in quotes`,
+      );
+  return { head, records };
+}
+
+/** The named columns of each record of a table. Throws FinetuneError naming the column. */
+export function readColumns<K extends string>(
+  table: ReturnType<typeof readTable>,
+  file: string,
+  columns: Readonly<Record<K, string>>,
+): (Record<K, string> & { readonly line: number })[] {
+  const { head, records } = table;
   const names = Object.entries(columns) as [K, string][];
   const places = names.map(([, column]) => head.fields.indexOf(column));
   const missing = names.find((_, i) => places[i] < 0);
@@ -91,10 +102,6 @@ export function readColumns<K extends string>(
       `${file}, line ${head.line}: there is no column "${missing[1]}"; there are ${head.fields.map((f) => `"${f}"`).join(", ")}. Name one of them (--text, --label)`,
     );
   return records.map(({ fields, line }) => {
-    if (fields.length !== head.fields.length)
-      throw new FinetuneError(
-        `${file}, line ${line}: ${fields.length} fields, expected ${head.fields.length} as in the first line; a field with a separator in it is put in quotes`,
-      );
     const row = Object.fromEntries(names.map(([key], i) => [key, fields[places[i]]])) as Record<K, string>;
     return { ...row, line };
   });

@@ -1,13 +1,15 @@
 /**
- * Examples for fine-tuning from files: JSON lines or Parquet of {"text"}, {"prompt", "completion"} or {"messages"}, tables with columns for
+ * Examples for fine-tuning from files: JSON or Parquet of {"text"}, {"prompt", "completion"} or {"messages"}, tables with columns for
  * text and label, plain text. What does not fit is told with file, line and field. Tokens are made in `supervised.ts`.
  */
 import type { Message } from "../data/chat-template.ts";
 import { extname } from "../data/path.ts";
 import { type ReadOptions, readBytes, type Source, sourceName } from "../data/source.ts";
 import { decodeText } from "../data/text.ts";
-import { readColumns } from "./csv.ts";
+import { besides, conversationOf, conversations } from "./conversations.ts";
+import { readColumns, readTable } from "./csv.ts";
 import { FinetuneError } from "./errors.ts";
+import { show, stringField } from "./fields.ts";
 import { readParquet } from "./parquet.ts";
 
 export type { Message } from "../data/chat-template.ts";
@@ -16,7 +18,7 @@ export type { Message } from "../data/chat-template.ts";
 export type TextualExample = { readonly where: string } & (
   | { readonly text: string }
   | { readonly prompt: string; readonly completion: string }
-  | { readonly messages: readonly Message[] }
+  | { readonly messages: readonly Message[]; readonly tools?: readonly unknown[] }
 );
 
 export interface LabelledExample {
@@ -29,11 +31,6 @@ export interface ReadExamplesOptions extends ReadOptions {
   /** The column, or JSON field, of the text. Default: "text". */
   readonly text?: string;
 }
-
-const show = (x: unknown): string => {
-  const text = JSON.stringify(x) ?? String(x);
-  return text.length > 60 ? `${text.slice(0, 57)}…` : text;
-};
 
 /** The values of a file of JSON lines, with where they stand; empty lines are skipped. Throws FinetuneError. */
 export function parseJsonLines(text: string, file: string): { readonly where: string; readonly value: object }[] {
@@ -54,30 +51,28 @@ export function parseJsonLines(text: string, file: string): { readonly where: st
   return out;
 }
 
-function stringField(value: object, field: string, where: string): string {
-  const found = (value as Record<string, unknown>)[field];
-  if (typeof found !== "string")
-    throw new FinetuneError(
-      `${where}: "${field}" must be a text, got ${found === undefined ? "nothing" : show(found)}`,
-    );
-  return found;
-}
-
-function messagesOf(value: object, where: string): Message[] {
-  const { messages } = value as { messages: unknown };
-  if (!Array.isArray(messages) || messages.length === 0)
-    throw new FinetuneError(`${where}: "messages" must be a list of { role, content }, got ${show(messages)}`);
-  return messages.map((message: unknown, i) => {
-    const place = `${where}, message ${i + 1}`;
-    if (typeof message !== "object" || message === null)
-      throw new FinetuneError(`${place}: expected { role, content }, got ${show(message)}`);
-    return { role: stringField(message, "role", place), content: stringField(message, "content", place) };
+/** The objects of .json: a list as a whole, or lines after all. Throws FinetuneError. */
+function parseObjects(text: string, file: string): { readonly where: string; readonly value: object }[] {
+  if (!text.trimStart().startsWith("[")) return parseJsonLines(text, file);
+  let list: unknown[];
+  try {
+    list = JSON.parse(text);
+  } catch (error) {
+    throw new FinetuneError(`${file}: not valid JSON (${(error as Error).message}); expected a list of objects`);
+  }
+  return list.map((value, i) => {
+    const where = `${file}, item ${i + 1}`;
+    if (typeof value !== "object" || value === null || Array.isArray(value))
+      throw new FinetuneError(`${where}: expected an object, got ${show(value)}`);
+    return { where, value };
   });
 }
 
 /** An example of an object with the fields of one; `where` is what errors call it. Throws FinetuneError naming the field. */
 export function exampleOf(value: object, where: string, textField = "text"): TextualExample {
-  if ("messages" in value) return { where, messages: messagesOf(value, where) };
+  // a text that stands beside an instruction is the whole of it, written out
+  const spoken = textField in value && !("messages" in value) ? null : conversationOf(value, where);
+  if (spoken !== null) return { where, ...spoken };
   if ("choices" in value && !("completion" in value))
     throw new FinetuneError(
       `${where}: a line of "choices" is a question of multiple choice, which can be measured only (readChoices and multipleChoice; nabla eval --metrics multiple-choice)`,
@@ -90,9 +85,11 @@ export function exampleOf(value: object, where: string, textField = "text"): Tex
   if (textField in value) return { where, text: stringField(value, textField, where) };
   const fields = Object.keys(value).map((field) => `"${field}"`);
   throw new FinetuneError(
-    `${where}: expected "${textField}", or "prompt" and "completion", or "messages"; the fields are ${fields.join(", ") || "none"}`,
+    `${where}: expected "${textField}", or "prompt" and "completion", or "messages" ("conversations"; "instruction" and "output"); ${fields.length === 0 ? "no field has a value" : `the fields are ${fields.join(", ")}`}`,
   );
 }
+
+const pair = ["prompt", "completion"];
 
 const textOf = async (source: Source, options: ReadOptions): Promise<string> =>
   decodeText(await readBytes(source, options), sourceName(source));
@@ -102,14 +99,17 @@ async function readObjects(
   source: Source,
   options: ReadOptions,
   fields: readonly string[],
+  others: readonly string[] = [],
 ): Promise<{ readonly where: string; readonly value: object }[] | null> {
   const file = sourceName(source);
   switch (extname(file)) {
     case ".jsonl":
     case ".ndjson":
       return parseJsonLines(await textOf(source, options), file);
+    case ".json":
+      return parseObjects(await textOf(source, options), file);
     case ".parquet":
-      return readParquet(source, fields);
+      return readParquet(source, fields, others);
     default:
       return null;
   }
@@ -120,13 +120,13 @@ const unknownKind = (file: string, expected: string): FinetuneError =>
   new FinetuneError(`${file}: its ending is not one of ${expected}; rename it to what it is`);
 
 /**
- * Examples for a language model: of .jsonl and .parquet, of the column `text` of .csv and .tsv, or one of a whole .txt or .md. Throws FinetuneError
+ * Examples for a language model: of .json, .jsonl and .parquet, of the column `text` (or prompt and completion) of .csv and .tsv, or one of a whole .txt or .md. Throws FinetuneError
  * naming file, line (or row) and field; FileError; TextError where it is not UTF-8.
  */
 export async function readExamples(source: Source, options: ReadExamplesOptions = {}): Promise<TextualExample[]> {
   const { text: field = "text" } = options;
   const file = sourceName(source);
-  const objects = await readObjects(source, options, [field, "prompt", "completion", "messages"]);
+  const objects = await readObjects(source, options, [field, ...pair, ...conversations], besides);
   const examples = objects
     ? objects.map(({ where, value }) => exampleOf(value, where, field))
     : parsedExamples(await textOf(source, options), file, field);
@@ -134,19 +134,31 @@ export async function readExamples(source: Source, options: ReadExamplesOptions 
   return examples;
 }
 
+/** Of a table the column of the text; where there is none, the fields of pairs as lines of JSON have them. */
+function tableExamples(text: string, file: string, field: string): TextualExample[] {
+  const table = readTable(text, file);
+  const { fields: names } = table.head;
+  const paired = [pair, ["instruction", "output"]].some((each) => each.every((name) => names.includes(name)));
+  if (!paired || names.includes(field))
+    return readColumns(table, file, { text: field }).map((row) => ({
+      where: `${file}, line ${row.line}`,
+      text: row.text,
+    }));
+  return table.records.map(({ fields, line }) =>
+    exampleOf(Object.fromEntries(names.map((name, i) => [name, fields[i]])), `${file}, line ${line}`, field),
+  );
+}
+
 function parsedExamples(text: string, file: string, field: string): TextualExample[] {
   switch (extname(file)) {
     case ".csv":
     case ".tsv":
-      return readColumns(text, file, { text: field }).map((row) => ({
-        where: `${file}, line ${row.line}`,
-        text: row.text,
-      }));
+      return tableExamples(text, file, field);
     case ".txt":
     case ".md":
       return text === "" ? [] : [{ where: file, text }];
     default:
-      throw unknownKind(file, ".jsonl, .parquet, .csv, .tsv, .txt, .md");
+      throw unknownKind(file, ".json, .jsonl, .parquet, .csv, .tsv, .txt, .md");
   }
 }
 
@@ -156,7 +168,7 @@ export interface ReadLabelledOptions extends ReadExamplesOptions {
 }
 
 /**
- * Texts with labels: of .csv and .tsv by their columns, of .jsonl and .parquet by their fields (a label may be a number there). Throws as
+ * Texts with labels: of .csv and .tsv by their columns, of .json, .jsonl and .parquet by their fields (a label may be a number there). Throws as
  * readExamples.
  */
 export async function readLabelled(source: Source, options: ReadLabelledOptions = {}): Promise<LabelledExample[]> {
@@ -177,13 +189,14 @@ export async function readLabelled(source: Source, options: ReadLabelledOptions 
       };
     });
   else if ([".csv", ".tsv"].includes(extname(file)))
-    examples = readColumns(await textOf(source, options), file, { text: textField, label: labelField }).map(
-      ({ line, ...row }) => ({
-        where: `${file}, line ${line}`,
-        ...row,
-      }),
-    );
-  else throw unknownKind(file, ".jsonl, .parquet, .csv, .tsv");
+    examples = readColumns(readTable(await textOf(source, options), file), file, {
+      text: textField,
+      label: labelField,
+    }).map(({ line, ...row }) => ({
+      where: `${file}, line ${line}`,
+      ...row,
+    }));
+  else throw unknownKind(file, ".json, .jsonl, .parquet, .csv, .tsv");
   if (examples.length === 0) throw new FinetuneError(`${file}: there are no examples in it`);
   const empty = examples.find(({ label }) => label.trim() === "");
   if (empty) throw new FinetuneError(`${empty.where}: "${labelField}" is empty; every example needs a class`);
@@ -203,7 +216,9 @@ function choicesOf(value: object, where: string): ChoiceExample {
   const { choices, answer } = value as { choices: unknown; answer: unknown };
   const prompt = stringField(value, "prompt", where);
   if (!Array.isArray(choices) || choices.length < 2)
-    throw new FinetuneError(`${where}: "choices" must be a list of two texts or more, got ${show(choices)}`);
+    throw new FinetuneError(
+      `${where}: "choices" must be a list of two texts or more, got ${choices === undefined ? "nothing" : show(choices)}`,
+    );
   choices.forEach((choice: unknown, i) => {
     if (typeof choice !== "string" || choice === "")
       throw new FinetuneError(`${where}: "choices"[${i}] must be a text that is not empty, got ${show(choice)}`);
@@ -217,13 +232,13 @@ function choicesOf(value: object, where: string): ChoiceExample {
 }
 
 /**
- * Questions with choices of .jsonl and .parquet: {"prompt", "choices": […], "answer"}, the answer by its number from 0 or as it stands among the
+ * Questions with choices of .json, .jsonl and .parquet: {"prompt", "choices": […], "answer"}, the answer by its number from 0 or as it stands among the
  * choices. Throws as readExamples.
  */
 export async function readChoices(source: Source, options: ReadOptions = {}): Promise<ChoiceExample[]> {
   const file = sourceName(source);
   const objects = await readObjects(source, options, ["prompt", "choices", "answer"]);
-  if (!objects) throw unknownKind(file, ".jsonl, .parquet");
+  if (!objects) throw unknownKind(file, ".json, .jsonl, .parquet");
   const examples = objects.map(({ where, value }) => choicesOf(value, where));
   if (examples.length === 0) throw new FinetuneError(`${file}: there are no examples in it`);
   return examples;

@@ -6,6 +6,7 @@ import type { Source } from "../data/source.ts";
 import type { TextModel } from "../generate/index.ts";
 import type { Module } from "../nn/index.ts";
 import type { Message } from "./chat.ts";
+import { conversations } from "./conversations.ts";
 import { FinetuneError } from "./errors.ts";
 import { exampleOf, readExamples, type TextualExample } from "./examples.ts";
 import {
@@ -22,10 +23,10 @@ import type { TokenBatch, TokenExample } from "./token-batches.ts";
 export type PlainExample = { readonly where?: string } & (
   | { readonly text: string }
   | { readonly prompt: string; readonly completion: string }
-  | { readonly messages: readonly Message[] }
+  | { readonly messages: readonly Message[]; readonly tools?: readonly unknown[] }
 );
 
-/** A file (.jsonl, .parquet, .csv, .tsv, .txt, .md; a path, an address, a Blob), or examples. */
+/** A file (.json, .jsonl, .parquet, .csv, .tsv, .txt, .md; a path, an address, a Blob), or examples. */
 export type TextData = Source | readonly PlainExample[];
 
 export interface TextFinetuneOptions
@@ -65,7 +66,7 @@ function tokensOf(
 
 const isText = (data: unknown): boolean =>
   !Array.isArray(data) ||
-  data.some((example) => ["text", "prompt", "messages"].some((field) => Object.hasOwn(Object(example), field)));
+  data.some((example) => ["text", "prompt", ...conversations].some((field) => Object.hasOwn(Object(example), field)));
 
 /**
  * Fine-tunes a language model that knows its tokenizer, as `fromPretrained` gives, on texts, prompts with completions, or

@@ -130,9 +130,10 @@ function checkSame(before: Columns, after: Columns): void {
     );
 }
 
-/** Where the middle 95 % of the values begin and end. */
-function middle(values: Float64Array): [low: number, high: number] {
-  const sorted = values.sort();
+/** Where the middle 95 % of the values begin and end, of those that are defined; null where none is. */
+function middle(values: Float64Array): [low: number, high: number] | null {
+  const sorted = values.filter((value) => !Number.isNaN(value)).sort();
+  if (sorted.length === 0) return null;
   const at = (share: number) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
   return [at(0.025), at(0.975)];
 }

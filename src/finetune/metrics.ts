@@ -23,7 +23,8 @@ export interface Metric {
 }
 
 const percent = (x: number): string => `${(100 * x).toFixed(1)} %`;
-const fixed = (x: number): string => x.toFixed(4).replace("-", "−"); // as differences have it
+/** With the minus that differences have; "–" for what is not defined. */
+const fixed = (x: number): string => (Number.isNaN(x) ? "–" : x.toFixed(4).replace("-", "−"));
 
 const total = (column: Float64Array, rows: Int32Array): number => {
   let sum = 0;
@@ -100,7 +101,7 @@ function absoluteError({ predicted, target }: Columns, rows: Int32Array): number
   return sum / rows.length;
 }
 
-/** 1 − Σ (target − predicted)² / Σ (target − mean)² (scikit-learn's r2_score). */
+/** 1 − Σ (target − predicted)² / Σ (target − mean)² (scikit-learn's r2_score); NaN where all targets are equal, of which nothing can be explained. */
 function explained({ predicted, target }: Columns, rows: Int32Array): number {
   const middle = total(target, rows) / rows.length;
   let [left, all] = [0, 0];
@@ -108,7 +109,7 @@ function explained({ predicted, target }: Columns, rows: Int32Array): number {
     left += (target[i] - predicted[i]) ** 2;
     all += (target[i] - middle) ** 2;
   }
-  return 1 - left / all;
+  return all === 0 ? Number.NaN : 1 - left / all;
 }
 
 const classes = ["predicted", "target", "correct"];

@@ -50,10 +50,14 @@ function checkColumns(schema: SchemaNode, groups: readonly RowGroup[]): void {
 }
 
 /**
- * The rows of a file, with those of `columns` that it has. Throws FileError where it can't be read, and FinetuneError where it is not Parquet, is damaged, or
- * has none of the columns, naming those that it has.
+ * The rows of a file, with those of `columns` and `others` that it has. Throws FileError where it can't be read, and FinetuneError where it is not Parquet, is damaged, or
+ * has none of them, naming `columns` and those that it has.
  */
-export async function readParquet(source: FormatSource, columns: readonly string[]): Promise<ParquetRow[]> {
+export async function readParquet(
+  source: FormatSource,
+  columns: readonly string[],
+  others: readonly string[] = [],
+): Promise<ParquetRow[]> {
   const [{ parquetMetadataAsync, parquetReadObjects, parquetSchema }, { compressors }] = await Promise.all([
     import("hyparquet"),
     import("hyparquet-compressors"),
@@ -82,7 +86,7 @@ export async function readParquet(source: FormatSource, columns: readonly string
     checkColumns(schema, read.row_groups);
     return [read, schema.children.map(({ element }) => element.name)] as const;
   });
-  const wanted = columns.filter((column) => present.includes(column));
+  const wanted = [...new Set([...columns, ...others])].filter((column) => present.includes(column));
   if (wanted.length === 0)
     throw new FinetuneError(
       `${name}: there is no column ${columns.map((c) => `"${c}"`).join(" or ")}; there are ${present.map((c) => `"${c}"`).join(", ") || "none"}`,

@@ -8,6 +8,7 @@ const signed = (x: number, write: (x: number) => string): string => `${x < 0 ? "
 function describe(difference: Difference | undefined, write: (x: number) => string): string {
   if (difference === undefined) return "";
   const { value, interval } = difference;
+  if (Number.isNaN(value)) return "";
   const range = interval === null ? "" : `  [${interval.map((x) => signed(x, write)).join(", ")}]`;
   return signed(value, write) + range;
 }
@@ -47,13 +48,21 @@ export function leftOut(columns: Columns): string {
 /** before → after for each number, with the difference and its paired 95 % interval. */
 export function formatComparison(before: Measurement, after: Measurement, difference: Comparison): string {
   const table = formatColumns(before.examples, after.examples, difference.metrics);
-  return `${table}\n${difference.examples} examples, ${before.targets} targets${leftOut(before.examples)}`;
+  return `${table}\n${plural(difference.examples, "example")}, ${plural(before.targets, "target")}${leftOut(before.examples)}`;
 }
+
+const plural = (n: number, what: string): string => `${n} ${what}${n === 1 ? "" : "s"}`;
 
 const indent = (text: string): string => text.replaceAll("\n", "\n    ");
 
+/** Of a long prompt the end, which is what was gone on with. */
+function ending(prompt: string): string {
+  const letters = Array.from(prompt);
+  return letters.length > 400 ? `… ${letters.slice(-400).join("")}` : prompt;
+}
+
 const formatSample = ({ prompt, before, after }: Sample): string =>
-  `${JSON.stringify(prompt)}\n  before  ${indent(before)}\n  after   ${indent(after)}`;
+  `${JSON.stringify(ending(prompt))}\n  before  ${indent(before)}\n  after   ${indent(after)}`;
 
 /** The whole outcome: the table, what to know of the data, and samples side by side. */
 export function formatResult(result: FinetuneResult): string {

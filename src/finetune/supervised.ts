@@ -15,7 +15,7 @@ export interface TextEncoder {
 }
 
 export interface TokenizeOptions {
-  /** Put before every example, and not learnt. */
+  /** Put before texts and prompts, and not learnt. Conversations begin as their template says. */
   readonly bosId?: number;
   /** Put after texts and completions, so that the model learns to end. Conversations end as their template says. */
   readonly eosId?: number;
@@ -39,7 +39,16 @@ function partsOf(example: TextualExample, { template, turns }: TokenizeOptions):
     throw new FinetuneError(
       `${example.where}: a conversation needs the model's chat template; give template, or examples of prompt and completion`,
     );
-  return template.parts(example.messages, { where: example.where, ...(turns && { turns }) });
+  const { messages, tools, where } = example;
+  for (const [field, there] of [
+    ["tools", tools !== undefined],
+    ["tool_calls", messages.some((message) => message["tool_calls"])],
+  ] as const)
+    if (there && !template.source.includes(field))
+      throw new FinetuneError(
+        `${where}: the model's chat template does not write "${field}"; leave them out of the data`,
+      );
+  return template.parts(messages, { where, ...(tools && { variables: { tools } }), ...(turns && { turns }) });
 }
 
 /**
@@ -55,8 +64,9 @@ export function tokenizeExamples(
   if (windows !== undefined && (!Number.isInteger(windows) || windows < 1))
     throw new FinetuneError(`tokenizeExamples: windows must be a whole number ≥ 1, got ${windows}`);
   return examples.flatMap((example) => {
-    const ids: number[] = bosId === undefined ? [] : [bosId];
-    const labels: number[] = bosId === undefined ? [] : [ignored];
+    const begins = bosId !== undefined && !("messages" in example);
+    const ids: number[] = begins ? [bosId] : [];
+    const labels: number[] = begins ? [ignored] : [];
     for (const { text, learnt } of partsOf(example, options)) {
       const tokens = encodePart(tokenizer, text, example.where);
       for (const token of tokens) {

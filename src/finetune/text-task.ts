@@ -8,7 +8,7 @@ import type { Module } from "../nn/index.ts";
 import { type Tensor, tensor } from "../tensor/index.ts";
 import { FinetuneError } from "./errors.ts";
 import { LengthBatches } from "./length-batches.ts";
-import type { Task } from "./tasks.ts";
+import { type Task, wide } from "./tasks.ts";
 import { ignored } from "./token-batches.ts";
 
 /** A text in tokens, with those that the model expects around it, and its class's number or its value. */
@@ -142,7 +142,7 @@ export function textTask(options: TextTaskOptions = {}): Task<TextHead, TextTarg
     loss(model, batch) {
       const logits = logitsOf(model, batch);
       if (problemOf(model, options) === "regression") return squares(logits, batch).sum().div(batch[3].sum());
-      return F.crossEntropy(logits, batch[2], { ignoreIndex: ignored });
+      return F.crossEntropy(wide(logits), batch[2], { ignoreIndex: ignored });
     },
     scores(model, batch) {
       const [, , targets, count] = batch;
@@ -151,7 +151,7 @@ export function textTask(options: TextTaskOptions = {}): Task<TextHead, TextTarg
         return { loss: squares(logits, batch), count, predicted: logits.flatten(), target: targets };
       const predicted = logits.argmax({ dim: -1 });
       return {
-        loss: F.crossEntropy(logits, targets, { reduction: "none", ignoreIndex: ignored }),
+        loss: F.crossEntropy(wide(logits), targets, { reduction: "none", ignoreIndex: ignored }),
         correct: predicted.eq(targets).to("float32"),
         count,
         predicted,

@@ -339,7 +339,7 @@ export class CausalLM extends Module {
 
   /**
    * ids [batch, time] → logits [batch, time, vocabSize]; with targets [batch, time] (−100: does not count) the mean
-   * cross-entropy in nats, for which large logits never exist as a whole. `packing` tells of several examples in a row.
+   * cross-entropy in nats, float32 whatever the weights are, for which large logits never exist as a whole. `packing` tells of several examples in a row.
    */
   forward(ids: Tensor, targets?: Tensor, packing?: Packing): Tensor {
     const { vocabSize, logitSoftcap } = this.config;
@@ -348,8 +348,8 @@ export class CausalLM extends Module {
     // an adapter may stand in the head's place: then it is asked, not its weight
     const plain = logitSoftcap === null && (this.lm_head === null || this.lm_head instanceof Linear);
     if (plain && sizeOf(ids.shape) * vocabSize > mostLogits)
-      return F.linearCrossEntropy(hidden, this.headWeight, targets);
-    return F.crossEntropy(this.logitsOf(hidden.flatten(0, 1)), targets.flatten());
+      return F.linearCrossEntropy(hidden, this.headWeight, targets, { wide: true });
+    return F.crossEntropy(this.logitsOf(hidden.flatten(0, 1)).to("float32"), targets.flatten());
   }
 
   /** The logits [batch, vocabSize] after position `position` of ids [batch, time]; the position compiles nothing anew. */

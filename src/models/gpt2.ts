@@ -271,14 +271,15 @@ export class GPT2 extends Module {
 
   /**
    * ids [batch, time] → logits [batch, time, vocabSize]; with targets [batch, time] (−100: does not count) the mean
-   * cross-entropy in nats, for which large logits never exist as a whole. `packing` tells of several examples in a row.
+   * cross-entropy in nats, float32 whatever the weights are, for which large logits never exist as a whole. `packing` tells of several examples in a row.
    */
   forward(ids: Tensor, targets?: Tensor, packing?: Packing): Tensor {
     const hidden = this.hiddenStates(ids, packing);
     const head = this.transformer.wte.weight;
     if (targets === undefined) return F.linear(hidden, head);
-    if (sizeOf(ids.shape) * this.config.vocabSize > mostLogits) return F.linearCrossEntropy(hidden, head, targets);
-    return F.crossEntropy(F.linear(hidden.flatten(0, 1), head), targets.flatten());
+    if (sizeOf(ids.shape) * this.config.vocabSize > mostLogits)
+      return F.linearCrossEntropy(hidden, head, targets, { wide: true });
+    return F.crossEntropy(F.linear(hidden.flatten(0, 1), head).to("float32"), targets.flatten());
   }
 
   /** States [rows…, hiddenSize] → logits [rows…, vocabSize]. */

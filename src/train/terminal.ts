@@ -28,6 +28,9 @@ function figures(value: number, count: number): string {
 }
 
 /** 12.3k tok/s. */
+/** A count with what is counted, in the plural where it is not one. */
+export const counted = (n: number, what: string): string => `${formatCount(n)} ${what}${n === 1 ? "" : "s"}`;
+
 export const formatRate = (perSecond: number, unit: string): string => `${formatCount(perSecond)} ${unit}/s`;
 
 /** Seconds as 350ms, 4.2s, 42s, 1m 20s, 2h 05m, 3d 04h. */

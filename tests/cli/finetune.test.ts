@@ -152,17 +152,21 @@ test("Ctrl-C saves a checkpoint and says how to go on; what goes on has the same
   assert.match((await nabla(["finetune", "--resume", run])).stdout, /is finished after 24 steps/);
 });
 
-test("killed before its first checkpoint it starts from its beginning", async () => {
+test("killed before its first checkpoint, with steps in its log, it starts from its beginning", async () => {
   const run = join(room, "killed");
-  const killed = await nabla(finetune(run), {
+  // the last of the same flags holds
+  const killed = await nabla(finetune(run, "--checkpoint-every", "1000"), {
     onOutput(stdout, kill) {
-      if (/measuring it as it is/.test(stdout)) kill("SIGKILL");
+      if (/step +1\/24/.test(stdout)) kill("SIGKILL");
     },
   });
   assert.equal(killed.signal, "SIGKILL");
+  const logged = (folder: string): string => readFileSync(join(folder, "metrics.jsonl"), "utf8");
+  assert.match(logged(run), /"step":1,/);
   const { code, stdout, stderr } = await nabla(["finetune", "--resume", run, "--json"]);
   assert.equal(code, 0, stderr);
-  assert.match(stderr, /no checkpoint yet: the run starts from its beginning|going on after step/);
+  assert.match(stderr, /no checkpoint yet: the run starts from its beginning/);
+  assert.equal(logged(run), logged(tuned));
   const { before: was, after: now, difference, samples } = JSON.parse(stdout);
   assert.ok(now.loss < was.loss);
   assert.ok(Math.abs(difference.loss.value - (now.loss - was.loss)) < 1e-9);
@@ -239,6 +243,21 @@ describe("what can't be done", { concurrency: 2 }, () => {
     fails(await nabla(["finetune", "--resume", tuned, "--lr", "1"]), 2, /--lr can't be combined with --resume/);
     fails(await nabla(["eval", base, "--data", held, "--metrics", "bleu"]), 2, /there is no "bleu"; known are loss/);
     fails(await nabla(["generate", base, "--prompt", "a", "--chat"]), 2, /either --prompt or --chat/);
+  });
+
+  test("a length that the model does not see: no run is left behind", async () => {
+    const out = join(room, "long");
+    fails(
+      await nabla(finetune(out, "--max-length", "1000")),
+      65,
+      /maxLength 1000 is more than the \d+ tokens that the model sees/,
+    );
+    assert.equal(existsSync(out), false);
+    fails(
+      await nabla(["eval", base, "--data", held, "--metrics", "loss,exact-match"]),
+      2,
+      /--metrics exact-match needs examples of prompt and completion; .*held\.jsonl, line 1 is none/,
+    );
   });
 
   test("what is no model, or of an architecture that is not known", async () => {

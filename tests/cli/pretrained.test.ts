@@ -159,7 +159,12 @@ describe("embedding", () => {
       ["the film was good", "a dull film and a bad film"],
     );
     for (const { embedding } of rows) assert.ok(Math.abs(Math.hypot(...embedding) - 1) < 1e-3);
-    const out = join(room, "vectors.npy");
+    assert.equal(printed.stderr, "nabla: empty lines, which were left out: 1\n");
+    const long = join(room, "long.txt");
+    writeFileSync(long, `the film was good\n${"dull ".repeat(200)}\n`);
+    const cut = await nabla(["embed", encoder, "--data", long]);
+    assert.match(cut.stderr, /^nabla: texts longer than \d+ tokens, which were cut off: 1\n$/);
+    const out = join(room, "a new folder", "vectors.npy");
     const kept = await nabla(["embed", encoder, "--data", lines, "--out", out]);
     assert.match(kept.stdout, /2 texts as vectors of 24 \(mean, normalised\)/);
     const array = await readNpy(out);
@@ -194,6 +199,15 @@ describe("info", () => {
     const full = planned["full training"];
     assert.ok(Math.abs(full.otherState / full.weights - 2) < 0.05, JSON.stringify(full));
     assert.equal(full.weights, 4 * facts.parameters);
+  });
+
+  test("RoBERTa's first positions stand for no token, and a folder of GGUF files names them", async () => {
+    const { code, stdout, stderr } = await nabla(["info", join(fixtures, "roberta"), "--json"]);
+    assert.equal(code, 0, stderr);
+    assert.equal(JSON.parse(stdout).context, 38);
+    const folder = await nabla(["info", join(fixtures, "gguf")]);
+    assert.equal(folder.code, 65);
+    assert.match(folder.stderr, /is not a model's folder: .* It has GGUF files, name one: .*llama\.gguf, /);
   });
 
   test("a classifier of images is described without what only texts have", async () => {
@@ -298,6 +312,9 @@ test("--chat answers each line, by the model's template and with what was said b
   assert.equal(answers.length, 2, stdout);
   const alone = (await converse(flags, "One day\n")).stdout.trimEnd();
   assert.notEqual(answers[1], alone);
+  assert.equal(stderr, "");
+  const long = await converse(flags, `${"One day ".repeat(1100)}\n`);
+  assert.match(long.stderr, /^nabla: the conversation is longer than the \d+ tokens that the model sees; .*\n$/);
   const broken = JSON.stringify({
     ...JSON.parse(readFileSync(path, "utf8")),
     chat_template: "{% for m in messages %}",

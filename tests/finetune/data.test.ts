@@ -53,7 +53,107 @@ describe("examples from files", () => {
     assert.deepEqual(without(await readExamples(file("story.txt", "Once.\n"))), [{ text: "Once.\n" }]);
   });
 
+  test("conversations in the forms of ShareGPT and Alpaca, as lines or as one list", async () => {
+    const call = { name: "add", arguments: { a: 1 } };
+    const turns = [
+      { from: "human", value: "one and one?" },
+      { from: "function_call", value: JSON.stringify(call) },
+      { from: "observation", value: "2" },
+      { from: "gpt", value: "two" },
+    ];
+    const tools = [{ name: "add" }];
+    const list = [
+      { system: "Be brief.", conversations: turns, tools: JSON.stringify(tools) },
+      { instruction: "Add", input: "1 1", output: "2" },
+      { instruction: "Add", input: "", output: "2", history: [["hi", "hello"]] },
+      { instruction: "Add", output: "2", text: "Add: 2" },
+    ];
+    const expected = [
+      {
+        messages: [
+          { role: "system", content: "Be brief." },
+          { role: "user", content: "one and one?" },
+          { role: "assistant", content: "", tool_calls: [{ type: "function", function: call }] },
+          { role: "tool", content: "2" },
+          { role: "assistant", content: "two" },
+        ],
+        tools,
+      },
+      {
+        messages: [
+          { role: "user", content: "Add\n1 1" },
+          { role: "assistant", content: "2" },
+        ],
+      },
+      {
+        messages: [
+          { role: "user", content: "hi" },
+          { role: "assistant", content: "hello" },
+          { role: "user", content: "Add" },
+          { role: "assistant", content: "2" },
+        ],
+      },
+      { text: "Add: 2" },
+    ];
+    const whole = file("forms.json", JSON.stringify(list, null, 2));
+    const lines = file("forms.jsonl", list.map((each) => JSON.stringify(each)).join("\n"));
+    for (const path of [whole, lines, file("lines.json", readFileSync(lines, "utf8"))])
+      assert.deepEqual(without(await readExamples(path)), expected);
+    assert.equal((await readExamples(whole))[1].where, `${whole}, item 2`);
+  });
+
+  test("what a turn holds beside its text is the template's; a turn that calls a tool may say nothing", async () => {
+    const asking = { role: "assistant", content: null, tool_calls: [{ function: { name: "add" } }] };
+    const messages = [{ role: "user", content: "a" }, asking, { role: "assistant", content: "b", weight: 0 }];
+    const path = file("calls.jsonl", JSON.stringify({ messages, tools: [{ name: "add" }] }));
+    const [example] = await readExamples(path);
+    assert.ok("messages" in example);
+    assert.deepEqual(example.messages, [messages[0], { ...asking, content: "" }, messages[2]]);
+    assert.deepEqual(example.tools, [{ name: "add" }]);
+  });
+
+  test("a table has pairs where it has no text", async () => {
+    const pairs = file("pairs.csv", "prompt;completion;id\n2+2=;4;1\n");
+    assert.deepEqual(without(await readExamples(pairs)), [{ prompt: "2+2=", completion: "4" }]);
+    assert.deepEqual(without(await readExamples(pairs, { text: "completion" })), [{ text: "4" }]);
+    const alpaca = file("alpaca.csv", "instruction,input,output\nAdd,,2\n");
+    const messages = [
+      { role: "user", content: "Add" },
+      { role: "assistant", content: "2" },
+    ];
+    assert.deepEqual(without(await readExamples(alpaca)), [{ messages }]);
+    const empty = file("empty-pair.csv", "prompt,completion\n2+2=,\n");
+    await assert.rejects(readExamples(empty), /empty-pair\.csv, line 2: "completion" is empty/);
+  });
+
   for (const [what, name, text, message] of [
+    ["no field", "none.jsonl", "{}", /line 1: expected "text", .*; no field has a value/],
+    ["a broken list", "list.json", '[{"text":"a"},]', /list\.json: not valid JSON \(.*\); expected a list of objects/],
+    ["an item that is no object", "items.json", '[{"text":"a"},3]', /items\.json, item 2: expected an object, got 3/],
+    [
+      "a preference",
+      "dpo.jsonl",
+      '{"conversations":[{"from":"human","value":"a"}],"chosen":{},"rejected":{}}',
+      /line 1: "chosen" and "rejected" are a preference/,
+    ],
+    [
+      "a call that is no JSON",
+      "call.jsonl",
+      '{"conversations":[{"from":"function_call","value":"add 1"}]}',
+      /line 1, message 1: "value" of a function_call must be JSON, got "add 1"/,
+    ],
+    [
+      "a turn that says nothing",
+      "null.jsonl",
+      '{"messages":[{"role":"assistant","content":null}]}',
+      /line 1, message 1: "content" must be a text, got null/,
+    ],
+    [
+      "a weight that is none",
+      "weight.jsonl",
+      '{"messages":[{"role":"assistant","content":"a","weight":0.5}]}',
+      /line 1, message 1: "weight" must be 0 \(not learnt\) or 1 \(learnt\), got 0\.5/,
+    ],
     ["a broken line", "a.jsonl", '{"text":"x"}\n{"text":\n', /a\.jsonl, line 2: not valid JSON/],
     ["a line that is no object", "b.jsonl", '\n["x"]', /b\.jsonl, line 2: expected an object, got \["x"\]/],
     ["a field of another kind", "c.jsonl", '{"text":1}', /c\.jsonl, line 1: "text" must be a text, got 1/],
@@ -74,7 +174,7 @@ describe("examples from files", () => {
     ],
     ["no messages", "h.jsonl", '{"messages":[]}', /line 1: "messages" must be a list of/],
     ["nothing", "i.jsonl", "\n", /i\.jsonl: there are no examples in it/],
-    ["an unknown ending", "j.json", "{}", /j\.json: its ending is not one of \.jsonl/],
+    ["an unknown ending", "j.yaml", "{}", /j\.yaml: its ending is not one of \.json, \.jsonl/],
     ["a missing column", "k.csv", "a,b\n1,2\n", /k\.csv, line 1: there is no column "text"; there are "a", "b"/],
     ["a record that is too long", "l.csv", 'text,b\n"1\n2",2\n1,2,3\n', /l\.csv, line 4: 3 fields, expected 2/],
     ["an open quote", "m.csv", 'text\nx\n"y\n', /m\.csv, line 3: a quote is opened and never closed/],
@@ -254,6 +354,37 @@ describe("conversations", () => {
       ["four<|im_end|>\n"],
     );
     assert.equal(last.map(({ text }) => text).join(""), template.render(messages.slice(0, 4)));
+  });
+
+  test("a turn of weight 0 is not learnt, tools reach the template, and one that knows none says so", async () => {
+    const source =
+      "{{ bos_token }}{% for t in tools or [] %}[{{ t.name }}]{% endfor %}{% for m in messages %}{{ m.role[0] }}:{{ m.content }}{% for c in m.tool_calls or [] %}" +
+      "!{{ c.function.name }}{% endfor %};{% endfor %}{% if add_generation_prompt %}a:{% endif %}";
+    const template = await ChatTemplate.create(source, { bosToken: "<" });
+    const tokenizer = CharTokenizer.fromText("<[add]ua:!; oneyes");
+    const call = { tool_calls: [{ function: { name: "add" } }] };
+    const example = {
+      where: "t, line 1",
+      messages: [
+        { role: "user", content: "one" },
+        { role: "assistant", content: "yes", weight: 0 },
+        { role: "user", content: "on" },
+        { role: "assistant", content: "", ...call },
+      ],
+      tools: [{ name: "add" }],
+    };
+    const [{ ids, labels }] = tokenizeExamples([example], tokenizer, { template, bosId: 99, eosId: 98 });
+    assert.equal(tokenizer.decode(ids), "<[add]u:one;a:yes;u:on;a:!add;"); // begun and ended by the template alone
+    assert.equal(tokenizer.decode(Array.from(labels!).filter((id) => id >= 0)), "!add;");
+    const deaf = await ChatTemplate.create(chatml);
+    assert.throws(
+      () => tokenizeExamples([example], tokenizer, { template: deaf }),
+      /t, line 1: the model's chat template does not write "tools"; leave them out of the data/,
+    );
+    assert.throws(
+      () => tokenizeExamples([{ where: "t, line 1", messages: example.messages }], tokenizer, { template: deaf }),
+      /t, line 1: the model's chat template does not write "tool_calls"/,
+    );
   });
 
   test("a template sees its tokens and variables, and its own complaints are told with the line", async () => {

@@ -271,6 +271,6 @@ describe("questions", () => {
       ['{"choices":["b","c"],"answer":0}', /line 1: "prompt" must be a text, got nothing/],
     ] as const)
       await assert.rejects(readChoices(file("wrong.jsonl", line)), { name: "FinetuneError", message });
-    await assert.rejects(readChoices(file("questions.csv", "a")), /its ending is not one of \.jsonl/);
+    await assert.rejects(readChoices(file("questions.csv", "a")), /its ending is not one of \.json, \.jsonl/);
   });
 });

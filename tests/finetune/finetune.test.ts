@@ -25,8 +25,10 @@ import {
 } from "../../src/finetune/index.ts";
 import { load } from "../../src/formats/index.ts";
 import { GPT2, MLP } from "../../src/models/index.ts";
+import * as F from "../../src/nn/functional.ts";
+import { inEvaluation } from "../../src/nn/module.ts";
 import { AdamW } from "../../src/optim/index.ts";
-import { manualSeed, type Tensor } from "../../src/tensor/index.ts";
+import { manualSeed, noGrad, type Tensor } from "../../src/tensor/index.ts";
 import { fit } from "../../src/train/index.ts";
 import { nativeDevice } from "../support/cpu.ts";
 import { assertClose } from "../support/fixtures.ts";
@@ -119,6 +121,8 @@ describe("finetune", () => {
     const text = formatResult(result);
     assert.match(text, /loss +\d\.\d{4} +→ +\d\.\d{4} +−\d\.\d{4} {2}\[−\d\.\d{4}, −\d\.\d{4}\]/);
     assert.match(text, /40 examples, \d+ targets/);
+    const long = formatResult({ ...result, samples: [{ ...result.samples[0], prompt: `${"🦊".repeat(500)}end` }] });
+    assert.match(long, /\n"… (🦊){397}end"\n {2}before/u);
     assert.match(text, /"1 3 5"\n {2}before .*\n {2}after {4}7 9 0/);
     const saved = JSON.parse(readFileSync(join(out, "evaluation.json"), "utf8"));
     assert.equal(saved.after.loss, result.after.loss);
@@ -298,6 +302,28 @@ describe("batches of tokens", () => {
     const [batch] = new TokenBatches([{ ids, labels: [-100, -100, -100, 4, 5, 6] }], { batch: 2, maxLength: 8 });
     assert.equal(batch.weight, 3);
     assertClose("loss", [await task.loss(net, batch).item()], [expected / 3], { rtol: 1e-4, atol: 0 });
+  });
+
+  test("weights of 16 bits have a loss that is not rounded to 16", async () => {
+    const halved = model().to("bfloat16");
+    const task = languageTask();
+    const examples = evaluation.slice(0, 4);
+    const [{ batch }] = task.evaluation(halved, examples, 4);
+    const [ids, targets] = batch;
+    const losses = (): Promise<Tensor[]> => {
+      const logits = halved.forward(ids).flatten(0, 1);
+      const head = halved.transformer.wte.weight;
+      const chunked = F.linearCrossEntropy(halved.hiddenStates(ids), head, targets, { wide: true });
+      const exact = F.crossEntropy(logits.to("float32"), targets.flatten());
+      return Promise.resolve([exact, task.loss(halved, batch), chunked]);
+    };
+    const [exact, own, chunked] = await inEvaluation(halved, () => noGrad(losses));
+    for (const loss of [own, chunked]) {
+      assert.equal(loss.dtype, "float32");
+      assertClose("loss", [await loss.item()], [await exact.item()], { rtol: 1e-5, atol: 0 });
+    }
+    const { loss } = await measure(halved, task, examples, { batch: 4 });
+    assertClose("measured", [loss], [await exact.item()], { rtol: 1e-5, atol: 0 });
   });
 
   test("packed examples do not see each other: the loss is that of rows of their own", async () => {

@@ -115,7 +115,12 @@ export function linearCrossEntropy(
   hidden: Tensor,
   weight: Tensor,
   target: Tensor,
-  options: LossOptions & { readonly ignoreIndex?: number; readonly labelSmoothing?: number } = {},
+  options: LossOptions & {
+    readonly ignoreIndex?: number;
+    readonly labelSmoothing?: number;
+    /** Whether the loss of 16-bit operands is float32, as it is computed. Default: under autocast only. */
+    readonly wide?: boolean;
+  } = {},
 ): Tensor {
   const h = hidden.node;
   const positions = h.shape.slice(0, -1);
@@ -128,7 +133,7 @@ export function linearCrossEntropy(
     lowered(rows),
     lowered(weight.node),
     ops.cast(ops.reshape(target.node, [rows.shape[0]]), "int32"),
-    { ...options, wide: autocastDType() !== null },
+    { ...options, wide: options.wide ?? autocastDType() !== null },
   );
   return new Tensor(loss.shape.length ? ops.reshape(loss, positions) : loss);
 }
