@@ -46,8 +46,7 @@ export async function readLanguage(
   const { bosId, eosId } = tokenizer;
   const tokens = textual.flatMap((example) =>
     tokenizeExamples([example], tokenizer.tokenizer, {
-      // A template writes itself what a conversation begins with
-      ...(bosId === undefined || "messages" in example ? {} : { bosId }),
+      ...(bosId === undefined ? {} : { bosId }),
       ...(eosId === undefined ? {} : { eosId }),
       ...(template === undefined ? {} : { template }),
       turns,

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { after, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { Rng } from "../../src/core/rng.ts";
-import { CharTokenizer } from "../../src/data/index.ts";
+import { CharTokenizer, tokenizerFromJSON } from "../../src/data/index.ts";
 import { parseCsv } from "../../src/finetune/csv.ts";
 import {
   ChatTemplate,
@@ -285,6 +285,71 @@ describe("conversations", () => {
     ]);
     assert.throws(() => template.parts(messages.slice(0, 1), { where: "y" }), /y: the assistant says nothing/);
   });
+});
+
+/** What Llama 2, Mistral and TinyLlama have: a space before a text's beginning, put there by the normalizer or the pre-tokenizer. */
+const sentencePieces = (beginning: "normalizer" | "pre_tokenizer") => {
+  const vocab = Object.fromEntries(
+    ["<unk>", "</s>", "<0x0A>", "▁", "a", "b", "c", ":", "▁b", "bc"].map((t, i) => [t, i]),
+  );
+  return tokenizerFromJSON({
+    version: "1.0",
+    added_tokens: [
+      { id: 1, content: "</s>", special: true, normalized: false, single_word: false, lstrip: false, rstrip: false },
+    ],
+    normalizer:
+      beginning === "normalizer"
+        ? {
+            type: "Sequence",
+            normalizers: [
+              { type: "Prepend", prepend: "▁" },
+              { type: "Replace", pattern: { String: " " }, content: "▁" },
+            ],
+          }
+        : null,
+    pre_tokenizer:
+      beginning === "pre_tokenizer"
+        ? { type: "Metaspace", replacement: "▁", prepend_scheme: "first", split: false }
+        : null,
+    post_processor: null,
+    decoder: null,
+    model: { type: "BPE", unk_token: "<unk>", byte_fallback: true, vocab, merges: ["▁ b", "b c"] },
+  });
+};
+
+describe("what goes on with a text", () => {
+  const [newline, space, a, b, c, colon, spaceB, bc] = [2, 3, 4, 5, 6, 7, 8, 9];
+  for (const beginning of ["normalizer", "pre_tokenizer"] as const) {
+    const tokenizer = sentencePieces(beginning);
+    const ids = (prompt: string, completion: string): number[] =>
+      Array.from(tokenizeExamples([{ where: "", prompt, completion }], tokenizer)[0].ids);
+
+    test(`has no space of a tokenizer's own before it (${beginning})`, () => {
+      // as transformers encodes prompt and completion in one
+      assert.deepEqual(ids("a:", " bc"), [space, a, colon, spaceB, c]);
+      assert.deepEqual(ids("a:", "bc"), [space, a, colon, bc]);
+      assert.deepEqual(ids("a:\n", "b"), [space, a, colon, newline, b]);
+      // "▁b" would reach over the boundary: a prompt is as generation meets it
+      assert.deepEqual(ids("a: ", "b"), [space, a, colon, space, b]);
+    });
+
+    test(`in a conversation too (${beginning})`, async () => {
+      const template = await ChatTemplate.create(
+        "{% for m in messages %}{{ m.role[0] }}:\n{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}a:\n{% endif %}",
+      );
+      const talk = [
+        { role: "b", content: "c" },
+        { role: "assistant", content: "b" },
+        { role: "b", content: "c" },
+        { role: "assistant", content: "bc" },
+      ];
+      const [example] = tokenizeExamples([{ where: "", messages: talk }], tokenizer, { template, bosId: 0 });
+      const whole = tokenizer.encode(template.render(talk), { addSpecialTokens: false });
+      assert.deepEqual(example.ids, Array.from(whole));
+      const learnt = Array.from(example.labels!).filter((id) => id >= 0);
+      assert.deepEqual(learnt, [b, 1, bc, 1]);
+    });
+  }
 });
 
 describe("tokens of examples", () => {
