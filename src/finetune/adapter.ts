@@ -4,20 +4,12 @@
  */
 import { join } from "../data/path.ts";
 import { ensureFolder, readBytes, writeFileAtomic } from "../formats/atomic.ts";
-import { load, save } from "../formats/index.ts";
+import { load, loadTorch, save } from "../formats/index.ts";
 import { BlockEmbedding, BlockLinear } from "../models/blocks.ts";
 import type { Module, Parameter, StateDict } from "../nn/index.ts";
 import { noGrad, realize, setData, type Tensor } from "../tensor/index.ts";
 import { FinetuneError, listed } from "./errors.ts";
-import {
-  isAdaptable,
-  isLoraLayer,
-  LoraEmbedding,
-  type LoraLayer,
-  type LoraSettings,
-  linearKind,
-  withLora,
-} from "./lora.ts";
+import { isAdaptable, isLoraLayer, type LoraLayer, type LoraSettings, linearKind, withLora } from "./lora.ts";
 import { type AdapterConfig, formatAdapterConfig, type LoraBias, parseAdapterConfig } from "./peft.ts";
 import { QuantizedLinear } from "./quantized-linear.ts";
 import { endsIn, pathTest, places, type Target, targetTest } from "./targets.ts";
@@ -31,8 +23,8 @@ export interface LoraOptions {
   readonly dropout?: number;
   /** Which layers are wrapped. Default: "all-linear". */
   readonly target?: Target;
-  /** Paths, or ends of paths, that are left out of the target. */
-  readonly exclude?: readonly string[];
+  /** Paths, or ends of paths, that are left out of the target; or a pattern, as there. */
+  readonly exclude?: RegExp | string | readonly string[];
   /** Scale by alpha / √r instead, which keeps large ranks learning (Kalajdzievski 2023). Default: false. */
   readonly rslora?: boolean;
   /** Modules (paths or their ends) that are trained and saved as a whole, as a new head. */
@@ -284,11 +276,10 @@ export class LoraAdapter {
 
   /** The tensors alone; for whoever has made the adapter by the folder's configuration. */
   async loadWeights(folder: string): Promise<void> {
-    const file = join(folder, weightsFile);
-    const given = await load(file);
+    const { file, given } = await readWeights(folder);
     const own = this.adapterStateDict();
     const missing = Object.keys(own).filter((key) => !(key in given));
-    // PEFT writes the biases of modules_to_save a second time, with bias="all", and the table beside the update of an embedding
+    // PEFT writes the biases of modules_to_save a second time, with bias="all", and the weight beside the update of an embedding or a head
     const unknown = Object.keys(given).filter(
       (key) => !(key in own) && !/\.(modules_to_save|original_module)\./.test(key) && !this.#tableOf(key),
     );
@@ -305,13 +296,12 @@ export class LoraAdapter {
     await realize(...Object.values(own));
   }
 
-  /** The table of an embedding with an update that PEFT's key is of. */
+  /** The own weight of a layer with an update that PEFT's key is of. */
   #tableOf(key: string): Tensor | undefined {
     const [, path] = /^base_model\.model\.(.+)\.base_layer\.weight$/.exec(key) ?? [];
-    const layer = path === undefined ? undefined : this.layers.get(path);
-    return layer instanceof LoraEmbedding ? layer.weight : undefined;
+    return path === undefined ? undefined : this.layers.get(path)?.weight;
   }
-  /** PEFT saves an embedding's table with its update; one that has been trained, or has other tokens, makes it another model. */
+  /** PEFT saves an embedding's table, and a head's, with its update; one that has been trained, or has other tokens, makes it another model. */
   async #expectTable(file: string, key: string, saved: Tensor): Promise<void> {
     const table = this.#tableOf(key);
     if (table === undefined) return;
@@ -346,6 +336,21 @@ export type Adapted<M extends Module> = M &
 
 /** The adapter of a model; undefined where it has none. */
 export const adapterOf = (model: Module): LoraAdapter | undefined => (model as { adapter?: LoraAdapter }).adapter;
+
+/** The tensors of an adapter's folder: safetensors, or what older versions of PEFT wrote. */
+async function readWeights(folder: string): Promise<{ readonly file: string; readonly given: StateDict }> {
+  const file = join(folder, weightsFile);
+  try {
+    return { file, given: await load(file) };
+  } catch (error) {
+    if ((error as { code?: string }).code !== "ENOENT") throw error;
+    const older = join(folder, "adapter_model.bin");
+    const given = await loadTorch(older).catch((other: { code?: string }) => {
+      throw other.code === "ENOENT" ? error : other;
+    });
+    return { file: older, given };
+  }
+}
 
 async function readConfig(folder: string): Promise<AdapterConfig> {
   const file = join(folder, configFile);
@@ -392,8 +397,9 @@ export function applyLora<M extends Module>(model: M, options: LoraOptions = {})
     dropout,
     rslora,
     bias,
-    targetModules: typeof target === "object" && !(target instanceof RegExp) ? target : wrapped.map(({ path }) => path),
-    excludeModules: exclude.length > 0 ? exclude : null,
+    ...(isNames(target) && isNames(exclude)
+      ? { targetModules: target, excludeModules: exclude.length > 0 ? exclude : null }
+      : { targetModules: wrapped.map(({ path }) => path), excludeModules: null }),
     modulesToSave,
     taskType: options.taskType ?? null,
     baseModel: options.baseModel ?? (model as { nameOrPath?: string }).nameOrPath ?? null,
@@ -419,8 +425,8 @@ export async function loadAdapter<M extends Module>(model: M, folder: string): P
     rslora: config.rslora,
     bias: config.bias,
     target: isNames(config.targetModules) ? knownOf(model, config.targetModules) : config.targetModules,
-    modulesToSave: config.modulesToSave,
-    ...(Array.isArray(config.excludeModules) ? { exclude: config.excludeModules } : {}),
+    modulesToSave: savedByPeft(model, config.modulesToSave),
+    ...(config.excludeModules === null ? {} : { exclude: config.excludeModules }),
     ...(config.taskType === null ? {} : { taskType: config.taskType }),
     ...(config.baseModel === null ? {} : { baseModel: config.baseModel }),
   });
@@ -432,6 +438,13 @@ export async function loadAdapter<M extends Module>(model: M, folder: string): P
   }
   return tuned;
 }
+
+/**
+ * The modules that PEFT's modules_to_save is about: all whose paths end in one of the names, at a dot or not ("pre_classifier" at "classifier"), and
+ * none where a name is of another kind of model, as "score" and "classifier" stand in every classifier's adapter.
+ */
+const savedByPeft = (model: Module, names: readonly string[]): string[] =>
+  [...places(model)].map(({ path }) => path).filter((path) => names.some((name) => path.endsWith(name)));
 
 /** What an adapter names may be more than the model has: PEFT's lists are made for several kinds of models. */
 function knownOf(model: Module, names: readonly string[]): readonly string[] {
@@ -470,7 +483,7 @@ function unmatched(model: Module, names: readonly string[]): string[] {
 function findTargets(
   model: Module,
   target: Target,
-  exclude: readonly string[],
+  exclude: RegExp | string | readonly string[],
   modulesToSave: readonly string[],
 ): Found[] {
   const test = targetTest(target);

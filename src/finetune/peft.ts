@@ -71,6 +71,9 @@ const unsupported = [
   "velora_config",
 ];
 
+/** Ways to begin (init_lora_weights) that change the model's own weights, which PEFT does again whenever it loads the adapter. */
+const changesBase = /^(pissa|corda|olora|loftq)/i;
+
 const isUnset = (x: unknown): boolean =>
   x === undefined || x === null || x === false || (typeof x === "object" && Object.keys(x as object).length === 0);
 
@@ -95,6 +98,12 @@ export function parseAdapterConfig(text: string, file: string): AdapterConfig {
       throw new FinetuneError(
         `${file}: "${field}" is ${JSON.stringify(json[field])}, which is not supported; merge the adapter into its model with PEFT and use that`,
       );
+  const begun = json["init_lora_weights"];
+  if (typeof begun === "string" && changesBase.test(begun))
+    throw new FinetuneError(
+      `${file}: "init_lora_weights" is ${JSON.stringify(begun)}, which changes the model's own weights too; ` +
+        "let PEFT make a plain adapter of it (save_pretrained with path_initial_model_for_weight_conversion), or merge it into its model with PEFT and use that",
+    );
   const { r, lora_alpha: alpha, lora_dropout: dropout = 0, bias = "none", target_modules: targets } = json;
   if (!Number.isInteger(r) || (r as number) < 1) bad("r", "a whole number ≥ 1");
   if (typeof alpha !== "number" || !(alpha > 0)) bad("lora_alpha", "a number above 0");

@@ -303,6 +303,21 @@ describe("what can't be done is said", () => {
     await assert.rejects(loadAdapter(gpt2(), folder), /wpe\.base_layer\.weight" is not the table .* of this model/);
   });
 
+  test("what is left out by a pattern is left out where the adapter is loaded too", async () => {
+    const folder = room();
+    const tuned = applyLora(gpt2(), { r: 2, target: ["c_attn", "c_fc"], exclude: /.*\.h\.1\..*/ });
+    const paths = ["transformer.h.0.attn.c_attn", "transformer.h.0.mlp.c_fc"];
+    assert.deepEqual([...tuned.adapter.layers.keys()], paths);
+    await tuned.saveAdapter(folder);
+    assert.deepEqual([...(await loadAdapter(gpt2(), folder)).adapter.layers.keys()], paths);
+    const path = join(folder, "adapter_config.json");
+    const config = JSON.parse(readFileSync(path, "utf8"));
+    // as PEFT keeps what it was given
+    const given = { target_modules: ["c_attn", "c_fc"], exclude_modules: ".*\\.h\\.1\\..*" };
+    writeFileSync(path, JSON.stringify({ ...config, ...given }));
+    assert.deepEqual([...(await loadAdapter(gpt2(), folder)).adapter.layers.keys()], paths);
+  });
+
   test("an adapter's configuration that is not understood", async () => {
     const folder = room();
     await applyLora(gpt2(), { r: 2 }).saveAdapter(folder);
@@ -311,6 +326,7 @@ describe("what can't be done is said", () => {
     const good = JSON.parse(readFileSync(path, "utf8"));
     for (const [change, message] of [
       [{ use_dora: true }, /"use_dora" is true, which is not supported/],
+      [{ init_lora_weights: "pissa_niter_4" }, /"init_lora_weights" is "pissa_niter_4", which changes the model's own/],
       [{ rank_pattern: { c_attn: 4 } }, /"rank_pattern" is \{"c_attn":4\}/],
       [{ peft_type: "IA3" }, /"peft_type" must be "LORA"/],
       [{ r: "8" }, /"r" must be a whole number ≥ 1, got "8"/],
