@@ -8,7 +8,7 @@ import { readBytes } from "../data/source.ts";
 import { loadTokenizer, readTokenizerJson, type Tokenizer } from "../data/tokenizer.ts";
 import type { Module } from "../nn/index.ts";
 import { type ConfigReader, PretrainedError } from "./config.ts";
-import { type EmbeddingSettings, readEmbeddingSettings } from "./embed.ts";
+import { type EmbeddingSettings, readEmbeddingSettings } from "./embedding-settings.ts";
 import type { TokenizerFiles } from "./gguf-tokenizer-export.ts";
 import { olderTokenizer } from "./older-tokenizers.ts";
 
