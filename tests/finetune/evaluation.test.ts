@@ -91,6 +91,16 @@ describe("metrics", () => {
     assertClose("MAE and R²", [got["absolute error"], got["R²"]], [0.5, 0.9486081370449679], { rtol: 1e-12, atol: 0 });
   });
 
+  test("R² of equal targets is 1 where all are met, else 0, and an interval stays finite; one example has none", () => {
+    const of = (predicted: readonly number[], target: readonly number[]) =>
+      columns({ loss: target.map((t, i) => (t - predicted[i]) ** 2), count: target.map(() => 1), predicted, target });
+    assert.equal(metricsOf(of([2, 2], [2, 2]))["R²"], 1);
+    assert.equal(metricsOf(of([2, 3], [2, 2]))["R²"], 0);
+    assert.ok(Number.isNaN(metricsOf(of([2], [3]))["R²"]));
+    const { interval } = compareColumns(of([2, 3], [2, 4]), of([2, 4], [2, 4]))["R²"];
+    assert.ok(interval?.every(Number.isFinite), String(interval));
+  });
+
   test("examples without a target that counts are left out; a table shows what both sides have", () => {
     const some = columns({ loss: [2, 0, 4], count: [2, 0, 2], correct: [1, 0, 2], exact: [1, 1, 0] });
     assertClose("loss", [metricsOf(some)["loss"]], [1.5], { rtol: 1e-12, atol: 0 });
@@ -198,6 +208,29 @@ describe("questions", () => {
     const got = await multipleChoice(model, [ask("cat:", choices, 0)], { tokenizer });
     assert.deepEqual([got["chosen"][0], got["chosenNormalized"][0]], [by, normalised]);
     assert.equal(by, 0); // a beginning is never less likely than the whole
+  });
+
+  test("a choice's length is its number of characters, also of those outside the basic plane", async () => {
+    const astral = CharTokenizer.fromText("ab:\u{1f600}");
+    manualSeed(7);
+    const model = new GPT2({
+      vocabSize: astral.vocabSize,
+      contextLength: 16,
+      numLayers: 1,
+      numHeads: 1,
+      hiddenSize: 4,
+    });
+    const choices = ["ab", "\u{1f600}\u{1f600}"];
+    const [first, second] = (
+      await scoreTexts(
+        model,
+        choices.map((completion) => ({ prompt: "a:", completion })),
+        { tokenizer: astral },
+      )
+    ).map(({ logProb }) => logProb);
+    const got = await multipleChoice(model, [ask("a:", choices, 0)], { tokenizer: astral });
+    assert.ok(first > second && second > 2 * first, `${first}, ${second}`); // so that lengths of 2 and of 4 decide differently
+    assert.equal(got["chosenNormalized"][0], 0);
   });
 
   test("each token of a text, and of a completion behind its prompt, has its own logarithmic probability", async () => {
