@@ -27,7 +27,10 @@ export interface LoraOptions {
   readonly exclude?: RegExp | string | readonly string[];
   /** Scale by alpha / √r instead, which keeps large ranks learning (Kalajdzievski 2023). Default: false. */
   readonly rslora?: boolean;
-  /** Modules (paths or their ends) that are trained and saved as a whole, as a new head. */
+  /**
+   * Modules that are trained and saved as a whole, as a new head: all whose paths end so, at a dot or not, as PEFT takes it ("classifier" is also
+   * "pre_classifier").
+   */
   readonly modulesToSave?: readonly string[];
   /** Which biases of the model are trained too. Default: "none". */
   readonly bias?: LoraBias;
@@ -167,7 +170,7 @@ export class LoraAdapter {
     noGrad(() => {
       for (const { layer } of this.#wrapped) {
         const weight = layer.weight as Parameter;
-        weight.add_(layer.delta().mul(sign).to(weight.dtype));
+        weight.copy_(withDelta(weight.detach(), layer.delta().mul(sign)));
       }
     });
   }
@@ -205,7 +208,7 @@ export class LoraAdapter {
   #mergedWeight(layer: LoraLayer): Tensor {
     return noGrad(() => {
       const weight = layer.weight.detach();
-      return this.merged || !this.enabled ? weight : weight.add(layer.delta().to(weight.dtype));
+      return this.merged || !this.enabled ? weight : withDelta(weight, layer.delta());
     });
   }
 
@@ -313,6 +316,9 @@ export class LoraAdapter {
     );
   }
 }
+
+/** A weight and an update, added before they are rounded to the weight's dtype. */
+const withDelta = (weight: Tensor, delta: Tensor): Tensor => weight.to(delta.dtype).add(delta).to(weight.dtype);
 
 /** What a model can do once it has an adapter. */
 const methods = [
@@ -425,7 +431,7 @@ export async function loadAdapter<M extends Module>(model: M, folder: string): P
     rslora: config.rslora,
     bias: config.bias,
     target: isNames(config.targetModules) ? knownOf(model, config.targetModules) : config.targetModules,
-    modulesToSave: savedByPeft(model, config.modulesToSave),
+    modulesToSave: config.modulesToSave.filter((name) => isThere(model, name)), // "score" stands in every classifier's
     ...(config.excludeModules === null ? {} : { exclude: config.excludeModules }),
     ...(config.taskType === null ? {} : { taskType: config.taskType }),
     ...(config.baseModel === null ? {} : { baseModel: config.baseModel }),
@@ -439,19 +445,17 @@ export async function loadAdapter<M extends Module>(model: M, folder: string): P
   return tuned;
 }
 
-/**
- * The modules that PEFT's modules_to_save is about: all whose paths end in one of the names, at a dot or not ("pre_classifier" at "classifier"), and
- * none where a name is of another kind of model, as "score" and "classifier" stand in every classifier's adapter.
- */
-const savedByPeft = (model: Module, names: readonly string[]): string[] =>
-  [...places(model)].map(({ path }) => path).filter((path) => names.some((name) => path.endsWith(name)));
-
 /** What an adapter names may be more than the model has: PEFT's lists are made for several kinds of models. */
 function knownOf(model: Module, names: readonly string[]): readonly string[] {
   const missed = unmatched(model, names);
   const known = names.filter((name) => !missed.includes(name));
   return known.length > 0 ? known : names;
 }
+
+/** Whether modules_to_save means the module of this path. */
+const isSavedBy = (path: string, names: readonly string[]): boolean => names.some((name) => path.endsWith(name));
+const isThere = (model: Module, name: string): boolean =>
+  [...places(model)].some(({ path }) => isSavedBy(path, [name]));
 
 /** The modules that are trained as a whole: those given, and a classifier's head. */
 function savedModules(model: Module, { modulesToSave = [], taskType }: LoraOptions): string[] {
@@ -460,7 +464,7 @@ function savedModules(model: Module, { modulesToSave = [], taskType }: LoraOptio
   if (taskType === "SEQ_CLS")
     for (const head of ["classifier", "score"]) if (paths.includes(head) && !names.includes(head)) names.push(head);
   for (const name of modulesToSave)
-    if (!paths.some((path) => endsIn(path, [name])))
+    if (!isThere(model, name))
       throw new FinetuneError(`applyLora: modulesToSave names "${name}", which no module of the model is called`);
   return names;
 }
@@ -488,7 +492,7 @@ function findTargets(
 ): Found[] {
   const test = targetTest(target);
   const excluded = pathTest(exclude, "applyLora: exclude");
-  const saved = [...places(model)].filter(({ path }) => endsIn(path, modulesToSave)).map(({ path }) => path);
+  const saved = [...places(model)].filter(({ path }) => isSavedBy(path, modulesToSave)).map(({ path }) => path);
   const isSaved = (path: string) => saved.some((s) => path === s || path.startsWith(`${s}.`));
   const found = new Map<Module, Found>();
   for (const { parent, name, path, module } of places(model)) {
@@ -529,7 +533,7 @@ function trainedParameters(model: Module, modulesToSave: readonly string[], bias
     out.set(parameter, { path, parameter, other });
   };
   for (const { path, module } of places(model)) {
-    if (endsIn(path, modulesToSave)) {
+    if (isSavedBy(path, modulesToSave)) {
       if (tied.includes(path))
         throw new FinetuneError(
           `applyLora: modulesToSave names "${path}", which is also the output head; PEFT would train a copy of one of them. Adapt it by target instead`,

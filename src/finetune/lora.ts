@@ -118,7 +118,7 @@ export class LoraLinear extends Module {
     if (!enabled || merged) return y;
     const dropped = F.dropout(x.to(this.lora_A.weight.dtype), { p: dropout, training: this.training });
     const update = this.lora_B.forward(this.lora_A.forward(dropped));
-    return y.add(update.mul(scaling).to(y.dtype));
+    return y.to(update.dtype).add(update.mul(scaling)).to(y.dtype); // rounded once, as in PEFT
   }
   /** What the update adds to the weight, in the layout of the weight: scaling · B A, transposed for Conv1D. */
   delta(): Tensor {
@@ -168,7 +168,8 @@ export class LoraEmbedding extends Module {
     if (!enabled || merged) return y;
     const { paddingIdx } = this;
     const rows = F.embedding(ids, this.lora_embedding_A.transpose(0, 1), { paddingIdx }); // [ids…, r]
-    return y.add(F.linear(rows, this.lora_embedding_B).mul(scaling).to(y.dtype));
+    const update = F.linear(rows, this.lora_embedding_B);
+    return y.to(update.dtype).add(update.mul(scaling)).to(y.dtype);
   }
   /** What the update adds to the table [rows, width]. */
   delta(): Tensor {

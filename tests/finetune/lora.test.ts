@@ -9,6 +9,7 @@ import {
   adapterOf,
   applyLora,
   freeze,
+  type LoraLinear,
   type LoraOptions,
   loadAdapter,
   quantizeModel,
@@ -316,6 +317,35 @@ describe("what can't be done is said", () => {
     const given = { target_modules: ["c_attn", "c_fc"], exclude_modules: ".*\\.h\\.1\\..*" };
     writeFileSync(path, JSON.stringify({ ...config, ...given }));
     assert.deepEqual([...(await loadAdapter(gpt2(), folder)).adapter.layers.keys()], paths);
+  });
+
+  test("modules to save are those whose paths end so, as PEFT finds them; a head of other models is passed over", async () => {
+    const folder = room();
+    const tuned = applyLora(gpt2(), { r: 2, target: ["c_attn"], modulesToSave: ["n_1"] });
+    await learn(tuned);
+    const norms = ["weight", "bias"].flatMap((name) => [0, 1].map((i) => `transformer.h.${i}.ln_1.${name}`));
+    const saved = Object.keys(tuned.adapterStateDict()).filter((key) => !key.includes("lora_"));
+    assert.deepEqual(saved.sort(), norms.map((path) => `base_model.model.${path}`).sort());
+    await tuned.saveAdapter(folder);
+    const path = join(folder, "adapter_config.json");
+    const config = JSON.parse(readFileSync(path, "utf8"));
+    // every classifier's adapter has both names
+    writeFileSync(path, JSON.stringify({ ...config, modules_to_save: ["n_1", "classifier", "score"] }));
+    const again = await loadAdapter(gpt2(), folder);
+    assert.deepEqual(await again.forward(ids()).data(), await tuned.forward(ids()).data());
+    assert.deepEqual(again.adapter.config.modulesToSave, ["n_1"]);
+  });
+
+  test("a 16-bit weight and its update are rounded once, where they are added", async () => {
+    const tuned = applyLora(gpt2().to("bfloat16"), { r: 2, alpha: 3, target: ["c_attn"] });
+    await learn(tuned);
+    const layer = tuned.adapter.layers.get("transformer.h.0.attn.c_attn") as LoraLinear;
+    const expected = await layer.weight.to("float64").add(layer.delta().to("float64")).to("bfloat16").data();
+    const [base, merged] = [await layer.weight.data(), tuned.mergedStateDict()["transformer.h.0.attn.c_attn.weight"]];
+    assert.deepEqual(await merged.data(), expected);
+    assert.notDeepEqual(expected, base);
+    tuned.merge();
+    assert.deepEqual(await layer.weight.data(), expected);
   });
 
   test("an adapter's configuration that is not understood", async () => {
