@@ -9,10 +9,10 @@ import { BlockEmbedding, BlockLinear } from "../models/blocks.ts";
 import type { Module, Parameter, StateDict } from "../nn/index.ts";
 import { noGrad, realize, setData, type Tensor } from "../tensor/index.ts";
 import { FinetuneError, listed } from "./errors.ts";
-import { isAdaptable, isLoraLayer, type LoraLayer, type LoraSettings, linearKind, withLora } from "./lora.ts";
+import { isAdaptable, isLoraLayer, type LoraLayer, type LoraSwitch, linearKind, withLora } from "./lora.ts";
 import { type AdapterConfig, formatAdapterConfig, type LoraBias, parseAdapterConfig } from "./peft.ts";
 import { QuantizedLinear } from "./quantized-linear.ts";
-import { endsIn, pathTest, places, type Target, targetTest } from "./targets.ts";
+import { endsIn, inLayers, type LayerChoice, numberFor, pathTest, places, type Target, targetTest } from "./targets.ts";
 
 export interface LoraOptions {
   /** The rank of the updates. Default: 8. */
@@ -25,6 +25,10 @@ export interface LoraOptions {
   readonly target?: Target;
   /** Paths, or ends of paths, that are left out of the target; or a pattern, as there. */
   readonly exclude?: RegExp | string | readonly string[];
+  /** Ranks of layers that have their own, by patterns that the end of a path matches: { "mlp.c_proj": 16 }. */
+  readonly rankPattern?: Readonly<Record<string, number>>;
+  /** Alphas of layers that have their own, likewise. */
+  readonly alphaPattern?: Readonly<Record<string, number>>;
   /** Scale by alpha / √r instead, which keeps large ranks learning (Kalajdzievski 2023). Default: false. */
   readonly rslora?: boolean;
   /**
@@ -63,7 +67,7 @@ interface Trained {
 export class LoraAdapter {
   readonly config: AdapterConfig;
   readonly #model: Module;
-  readonly #settings: LoraSettings;
+  readonly #state: LoraSwitch;
   readonly #wrapped: readonly Wrapped[];
   readonly #trained: readonly Trained[];
   readonly #flags: ReadonlyMap<Parameter, boolean>;
@@ -71,14 +75,14 @@ export class LoraAdapter {
   constructor(
     model: Module,
     config: AdapterConfig,
-    settings: LoraSettings,
+    state: LoraSwitch,
     wrapped: readonly Wrapped[],
     trained: readonly Trained[],
     flags: ReadonlyMap<Parameter, boolean>,
   ) {
     this.config = config;
     this.#model = model;
-    this.#settings = settings;
+    this.#state = state;
     this.#wrapped = wrapped;
     this.#trained = trained;
     this.#flags = flags;
@@ -90,23 +94,23 @@ export class LoraAdapter {
   }
   /** Whether the adapter counts at present. */
   get enabled(): boolean {
-    return this.#settings.enabled;
+    return this.#state.enabled;
   }
   /** Whether the updates are in the weights at present. */
   get merged(): boolean {
-    return this.#settings.merged;
+    return this.#state.merged;
   }
 
   /** The model computes what it did before applyLora. Throws FinetuneError while the adapter is merged. */
   disableAdapter(): void {
     this.#expectUnmerged("disableAdapter");
     if (!this.enabled) return;
-    this.#settings.enabled = false;
+    this.#state.enabled = false;
     this.#swap();
   }
   enableAdapter(): void {
     if (this.enabled) return;
-    this.#settings.enabled = true;
+    this.#state.enabled = true;
     this.#swap();
   }
   /** Runs `fn` with the adapter off: to measure the model as it was. */
@@ -158,13 +162,13 @@ export class LoraAdapter {
     if (!this.enabled) throw new FinetuneError("merge: the adapter is off; call enableAdapter() before");
     if (this.merged) return;
     this.#addDeltas(1);
-    this.#settings.merged = true;
+    this.#state.merged = true;
   }
   /** Takes the updates out of the weights again; they are as before up to rounding. */
   unmerge(): void {
     if (!this.merged) return;
     this.#addDeltas(-1);
-    this.#settings.merged = false;
+    this.#state.merged = false;
   }
   #addDeltas(sign: number): void {
     noGrad(() => {
@@ -269,11 +273,13 @@ export class LoraAdapter {
     this.#expectUnmerged("loadAdapter");
     if (!this.enabled) throw new FinetuneError("loadAdapter: the adapter is off; call enableAdapter() before");
     const saved = await readConfig(folder);
-    for (const key of ["r", "alpha", "rslora"] as const)
-      if (saved[key] !== this.config[key])
+    for (const key of ["r", "alpha", "rslora", "rankPattern", "alphaPattern"] as const) {
+      const [theirs, own] = [saved, this.config].map((config) => JSON.stringify(config[key]));
+      if (theirs !== own)
         throw new FinetuneError(
-          `${join(folder, configFile)}: ${key} is ${saved[key]}, the model's adapter has ${this.config[key]}; load it into a model without adapter: loadAdapter(model, folder)`,
+          `${join(folder, configFile)}: ${key} is ${theirs}, the model's adapter has ${own}; load it into a model without adapter: loadAdapter(model, folder)`,
         );
+    }
     await this.loadWeights(folder);
   }
 
@@ -363,7 +369,17 @@ async function readConfig(folder: string): Promise<AdapterConfig> {
   return parseAdapterConfig(new TextDecoder().decode(await readBytes(file)), file);
 }
 
-function checkOptions({ r = 8, alpha = 8, dropout = 0, bias = "none" }: LoraOptions): void {
+function checkOptions(options: LoraOptions): void {
+  const { r = 8, alpha = 8, dropout = 0, bias = "none", rankPattern = {}, alphaPattern = {} } = options;
+  for (const [pattern, rank] of Object.entries(rankPattern))
+    if (!Number.isInteger(rank) || rank < 1)
+      throw new FinetuneError(
+        `applyLora: rankPattern gives "${pattern}" the rank ${rank}; it must be a whole number ≥ 1`,
+      );
+  for (const [pattern, own] of Object.entries(alphaPattern))
+    if (!(own > 0)) throw new FinetuneError(`applyLora: alphaPattern gives "${pattern}" ${own}; it must be above 0`);
+  for (const pattern of [rankPattern, alphaPattern].flatMap(Object.keys))
+    pathTest(pattern, "applyLora: rankPattern and alphaPattern");
   if (!Number.isInteger(r) || r < 1) throw new FinetuneError(`applyLora: r must be a whole number ≥ 1, got ${r}`);
   if (!(alpha > 0)) throw new FinetuneError(`applyLora: alpha must be above 0, got ${alpha}; twice the rank is usual`);
   if (!(dropout >= 0 && dropout < 1))
@@ -383,13 +399,16 @@ export function applyLora<M extends Module>(model: M, options: LoraOptions = {})
     throw new FinetuneError("applyLora: the model has an adapter; unload() or mergeAndUnload() it before");
   const { r = 8, alpha = 8, dropout = 0, target = "all-linear", exclude = [], rslora = false, bias = "none" } = options;
   const modulesToSave = savedModules(model, options);
-  const settings = { r, scaling: rslora ? alpha / Math.sqrt(r) : alpha / r, dropout, enabled: true, merged: false };
+  const { rankPattern = {}, alphaPattern = {} } = options;
+  const state = { enabled: true, merged: false };
   const found = findTargets(model, target, exclude, modulesToSave);
 
   const flags = new Map(model.parameters().map((parameter) => [parameter, parameter.requiresGrad]));
   model.requiresGrad_(false);
   const wrapped = found.map(({ path, module, places: at }): Wrapped => {
-    const layer = withLora(module, settings);
+    const rank = numberFor(path, rankPattern, r);
+    const scaling = numberFor(path, alphaPattern, alpha) / (rslora ? Math.sqrt(rank) : rank);
+    const layer = withLora(module, { r: rank, scaling, dropout, state });
     layer.train(module.training);
     for (const { parent, name } of at) parent.replaceChild(name, layer);
     return { path, layer, places: at };
@@ -403,6 +422,9 @@ export function applyLora<M extends Module>(model: M, options: LoraOptions = {})
     dropout,
     rslora,
     bias,
+    rankPattern,
+    alphaPattern,
+    layers: null,
     ...(isNames(target) && isNames(exclude)
       ? { targetModules: target, excludeModules: exclude.length > 0 ? exclude : null }
       : { targetModules: wrapped.map(({ path }) => path), excludeModules: null }),
@@ -410,7 +432,7 @@ export function applyLora<M extends Module>(model: M, options: LoraOptions = {})
     taskType: options.taskType ?? null,
     baseModel: options.baseModel ?? (model as { nameOrPath?: string }).nameOrPath ?? null,
   };
-  const adapter = new LoraAdapter(model, config, settings, wrapped, trained, flags);
+  const adapter = new LoraAdapter(model, config, state, wrapped, trained, flags);
   const attach = (name: string, value: unknown) => Object.defineProperty(model, name, { value, configurable: true });
   for (const name of methods) {
     if (name in model)
@@ -430,7 +452,9 @@ export async function loadAdapter<M extends Module>(model: M, folder: string): P
     dropout: config.dropout,
     rslora: config.rslora,
     bias: config.bias,
-    target: isNames(config.targetModules) ? knownOf(model, config.targetModules) : config.targetModules,
+    rankPattern: config.rankPattern,
+    alphaPattern: config.alphaPattern,
+    target: isNames(config.targetModules) ? knownOf(model, config.targetModules, config.layers) : config.targetModules,
     modulesToSave: config.modulesToSave.filter((name) => isThere(model, name)), // "score" stands in every classifier's
     ...(config.excludeModules === null ? {} : { exclude: config.excludeModules }),
     ...(config.taskType === null ? {} : { taskType: config.taskType }),
@@ -445,8 +469,12 @@ export async function loadAdapter<M extends Module>(model: M, folder: string): P
   return tuned;
 }
 
-/** What an adapter names may be more than the model has: PEFT's lists are made for several kinds of models. */
-function knownOf(model: Module, names: readonly string[]): readonly string[] {
+/** What an adapter names may be more than the model has: PEFT's lists are made for several kinds of models. Of some layers alone: their paths. */
+function knownOf(model: Module, names: readonly string[], layers: LayerChoice | null): readonly string[] {
+  if (layers !== null) {
+    const paths = [...places(model)].map(({ path }) => path);
+    return paths.filter((path) => names.includes(path) || (endsIn(path, names) && inLayers(path, layers)));
+  }
   const missed = unmatched(model, names);
   const known = names.filter((name) => !missed.includes(name));
   return known.length > 0 ? known : names;

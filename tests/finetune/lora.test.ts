@@ -247,6 +247,22 @@ describe("an adapter", () => {
     assert.equal(adapterOf(smaller), undefined);
   });
 
+  test("gives layers ranks and alphas of their own, which are saved and loaded", async () => {
+    const patterns = { rankPattern: { "h.1.mlp.c_fc": 3 }, alphaPattern: { ".*\\.0\\..*": 5 } };
+    const tuned = applyLora(gpt2(), { r: 2, alpha: 4, target: ["c_fc"], ...patterns });
+    const [first, second] = [...tuned.adapter.layers.values()].map(({ settings }) => settings);
+    assert.deepEqual([first.r, first.scaling, second.r, second.scaling], [2, 5 / 2, 3, 4 / 3]);
+    await learn(tuned);
+    const folder = room();
+    await tuned.saveAdapter(folder);
+    const fresh = await loadAdapter(gpt2(), folder);
+    assert.deepEqual(await fresh.forward(ids()).data(), await tuned.forward(ids()).data());
+    await assert.rejects(
+      applyLora(gpt2(), { r: 2, alpha: 4, target: ["c_fc"] }).loadAdapter(folder),
+      /rankPattern is \{"h\.1\.mlp\.c_fc":3\}, the model's adapter has \{\}/,
+    );
+  });
+
   test("does not stand in the way of generate", async () => {
     const tuned = applyLora(gpt2(), options);
     await learn(tuned);
@@ -273,6 +289,8 @@ describe("what can't be done is said", () => {
     ["a pattern that is none", { target: "(" }, /\( is no regular expression/],
     ["a module to save that is not there", { modulesToSave: ["score"] }, /modulesToSave names "score"/],
     ["a tied table to save", { modulesToSave: ["wte"] }, /"transformer\.wte", which is also the output head/],
+    ["a rank of 0 for some layers", { rankPattern: { c_fc: 0 } }, /rankPattern gives "c_fc" the rank 0/],
+    ["an alpha of 0 for some layers", { alphaPattern: { c_fc: 0 } }, /alphaPattern gives "c_fc" 0; it must be above 0/],
     ["an unknown bias", { bias: "some" as "all" }, /bias must be "none", "all" or "lora_only", got "some"/],
   ];
   for (const [what, options, message] of cases)
@@ -357,7 +375,9 @@ describe("what can't be done is said", () => {
     for (const [change, message] of [
       [{ use_dora: true }, /"use_dora" is true, which is not supported/],
       [{ init_lora_weights: "pissa_niter_4" }, /"init_lora_weights" is "pissa_niter_4", which changes the model's own/],
-      [{ rank_pattern: { c_attn: 4 } }, /"rank_pattern" is \{"c_attn":4\}/],
+      [{ rank_pattern: { c_attn: 0 } }, /"rank_pattern" must be ranks by patterns, got \{"c_attn":0\}/],
+      [{ alpha_pattern: { "(": 4 } }, /"alpha_pattern" must be numbers above 0 by patterns/],
+      [{ layers_to_transform: ["1"] }, /"layers_to_transform" must be a layer's number or a list/],
       [{ peft_type: "IA3" }, /"peft_type" must be "LORA"/],
       [{ r: "8" }, /"r" must be a whole number ≥ 1, got "8"/],
       [{ target_modules: null }, /"target_modules" must be a pattern or a list of names/],
