@@ -39,6 +39,17 @@ export interface ChatPart {
 type Items = Readonly<Record<string, unknown>>;
 type Engine = typeof import("@huggingface/jinja");
 
+/**
+ * transformers' marks around what the assistant says, as blocks that do nothing: what stands around them is then trimmed as around any block. The
+ * engine takes them out of the text, so that a "-}}" before one trims what stands behind it.
+ */
+const plainBlocks = (template: string): string =>
+  template.replace(
+    /\{%(-?)\s*(end)?generation\s*(-?)%\}/g,
+    (_, left: string, end: string | undefined, right: string) =>
+      end ? `{%${left} endif ${right}%}` : `{%${left} if true ${right}%}`,
+  );
+
 const place = ({ line, text }: Tag): string => `line ${line}, ${text.length > 60 ? `${text.slice(0, 57)}…` : text}`;
 
 function range(start: number, stop?: number, step = 1): number[] {
@@ -70,7 +81,7 @@ export class ChatTemplate {
   /** Throws ChatTemplateError naming the line where the template is not valid Jinja, as far as chat templates use it. */
   static async create(template: string, options: ChatTemplateOptions = {}): Promise<ChatTemplate> {
     const engine = await import("@huggingface/jinja");
-    const read = (text: string) => new engine.Template(text).parsed;
+    const read = (text: string) => new engine.Template(plainBlocks(text)).parsed;
     const reads = (text: string): boolean => {
       try {
         read(text);
@@ -138,7 +149,7 @@ export class ChatTemplate {
       return "";
     };
     try {
-      this.#run(new this.#engine.Template(marked(this.source, "nabla_at")).parsed, { ...items, nabla_at });
+      this.#run(new this.#engine.Template(plainBlocks(marked(this.source, "nabla_at"))).parsed, { ...items, nabla_at });
     } catch {}
     return last;
   }

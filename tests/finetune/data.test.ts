@@ -270,6 +270,14 @@ describe("conversations", () => {
     await assert.rejects(ChatTemplate.create("{% for %}"), /the chat template can't be read \(line 1, \{% for %\}\)/);
   });
 
+  test("a template may mark what the assistant says; around the marks it is trimmed as around any block", async () => {
+    const template = await ChatTemplate.create(
+      "{% for m in messages %}{{ m.role[0] }}:\n{%- generation %}\n{{- m.content -}} \n{% endgeneration %}\n  |\n{% endfor %}",
+    );
+    // transformers.utils.chat_template_utils.render_jinja_template
+    assert.equal(template.render(messages.slice(0, 2)), "u:one  |\na:two  |\n");
+  });
+
   test("a template that drops what was said before is noticed; its last turns can be learnt", async () => {
     const template = await ChatTemplate.create(
       "{% for m in messages %}[{{ m.role }}]{% if m.role == 'user' or loop.last %}{{ m.content }}{% endif %}{% endfor %}" +
