@@ -39,15 +39,20 @@ export interface ChatPart {
 type Items = Readonly<Record<string, unknown>>;
 type Engine = typeof import("@huggingface/jinja");
 
+/** Characters for private use, between which stands what a template marks as the assistant's. */
+const [begins, ends] = ["\ue0f0", "\ue0f1"];
+
 /**
- * transformers' marks around what the assistant says, as blocks that do nothing: what stands around them is then trimmed as around any block. The
- * engine takes them out of the text, so that a "-}}" before one trims what stands behind it.
+ * transformers' marks around what the assistant says ({% generation %}), as blocks that do nothing, or that write `begins` and `ends`: what stands around
+ * them is then trimmed as around any block. The engine takes them out of the text, so that a "-}}" before one trims what stands behind it.
  */
-const plainBlocks = (template: string): string =>
+const plainBlocks = (template: string, writes = false): string =>
   template.replace(
     /\{%(-?)\s*(end)?generation\s*(-?)%\}/g,
-    (_, left: string, end: string | undefined, right: string) =>
-      end ? `{%${left} endif ${right}%}` : `{%${left} if true ${right}%}`,
+    (_, left: string, end: string | undefined, right: string) => {
+      const inside = writes ? `{{ "${end ? ends : begins}" }}` : "";
+      return `{%${left} if true %}${inside}{% endif ${right}%}`;
+    },
   );
 
 const place = ({ line, text }: Tag): string => `line ${line}, ${text.length > 60 ? `${text.slice(0, 57)}…` : text}`;
@@ -65,6 +70,8 @@ export class ChatTemplate {
   readonly #engine: Engine;
   readonly #parsed: ReturnType<Engine["parse"]>;
   readonly #options: ChatTemplateOptions;
+  /** The template that writes its marks; made when it is needed. */
+  #marking: ChatTemplate | null = null;
 
   private constructor(
     source: string,
@@ -155,8 +162,8 @@ export class ChatTemplate {
   }
 
   /**
-   * A conversation in parts: what the assistant says (with what ends a turn) is to be learnt, the rest is not. `turns` "last": only
-   * the last of the assistant's turns. Throws ChatTemplateError where there is none, or where the template writes earlier turns anew when later ones follow,
+   * A conversation in parts: what the assistant says (with what ends a turn) is to be learnt, the rest is not; where the template itself marks what
+   * is the assistant's ({% generation %}), that is, as in TRL. `turns` "last": only the last of the assistant's turns. Throws ChatTemplateError where there is none, or where the template writes earlier turns anew when later ones follow,
    * so that they can't be learnt at once.
    */
   parts(
@@ -170,6 +177,11 @@ export class ChatTemplate {
         `${where}: the assistant says nothing in this conversation; there is nothing to learn`,
       );
     const last = spoken[spoken.length - 1];
+    const marked = this.#markedParts(messages.slice(0, last + 1), where);
+    if (marked.length > 0) {
+      const learnt = marked.findLastIndex((part) => part.learnt);
+      return marked.map(({ text, ...part }, i) => ({ text, learnt: part.learnt && (turns === "all" || i === learnt) }));
+    }
     const whole = this.render(messages.slice(0, last + 1), { where });
     const parts: ChatPart[] = [];
     let at = 0;
@@ -186,5 +198,22 @@ export class ChatTemplate {
       at = after.length;
     }
     return parts.filter(({ text }) => text !== "");
+  }
+
+  /** The parts as the template's own marks tell them; none where it has no marks, or makes none here. */
+  #markedParts(messages: readonly Message[], where: string): ChatPart[] {
+    if (!/\{%-?\s*generation\s*-?%\}/.test(this.source)) return [];
+    this.#marking ??= new ChatTemplate(
+      this.source,
+      new this.#engine.Template(plainBlocks(this.source, true)).parsed,
+      this.#engine,
+      this.#options,
+    );
+    const text = this.#marking.render(messages, { where });
+    const parts = text
+      .split(new RegExp(`(${begins}[^${ends}]*${ends})`))
+      .map((part) => ({ text: part.replaceAll(begins, "").replaceAll(ends, ""), learnt: part.startsWith(begins) }))
+      .filter((part) => part.text !== "");
+    return parts.some(({ learnt }) => learnt) ? parts : [];
   }
 }

@@ -278,6 +278,23 @@ describe("conversations", () => {
     assert.equal(template.render(messages.slice(0, 2)), "u:one  |\na:two  |\n");
   });
 
+  test("what a template marks as the assistant's is learnt, also where earlier turns are written in another way", async () => {
+    const template = await ChatTemplate.create(
+      "{% for m in messages %}[{{ m.role[0] }}]{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% if loop.last %}!{% endif %}<e>{% endgeneration %}#{% else %}{{ m.content }}{% endif %}{% endfor %}",
+    );
+    // the spans of render_jinja_template(return_assistant_tokens_mask=True), by which TRL's assistant_only_loss goes
+    const parts = template.parts(messages);
+    assert.deepEqual(parts, [
+      { text: "[u]one[a]", learnt: false },
+      { text: "two<e>", learnt: true },
+      { text: "#[u]three[a]", learnt: false },
+      { text: "four!<e>", learnt: true },
+      { text: "#", learnt: false },
+    ]);
+    const last = template.parts(messages, { turns: "last" }).map(({ learnt }) => learnt);
+    assert.deepEqual(last, [false, false, false, true, false]);
+  });
+
   test("a template that drops what was said before is noticed; its last turns can be learnt", async () => {
     const template = await ChatTemplate.create(
       "{% for m in messages %}[{{ m.role }}]{% if m.role == 'user' or loop.last %}{{ m.content }}{% endif %}{% endfor %}" +
