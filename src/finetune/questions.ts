@@ -56,11 +56,14 @@ function choiceRows(
   tokenizer: TextEncoder,
   bosId: number | undefined,
 ): TokenExample[] {
-  const asked = [...(bosId === undefined ? [] : [bosId]), ...encodePart(tokenizer, prompt, where)];
+  // white space at the question's end belongs to the choice, as lm-evaluation-harness has it: " yes" is one token
+  const question = prompt.trimEnd() === "" ? prompt : prompt.trimEnd();
+  const space = prompt.slice(question.length);
+  const asked = [...(bosId === undefined ? [] : [bosId]), ...encodePart(tokenizer, question, where)];
   if (asked.length === 0)
     throw new FinetuneError(`${where}: "prompt" has no tokens; give a text, or bosId to begin with`);
   return choices.map((choice, c) => {
-    const tokens = encodeAfter(tokenizer, prompt, choice, where);
+    const tokens = encodeAfter(tokenizer, question, space + choice, where);
     const room = contextLength + 1 - tokens.length; // the last token is never read, only judged
     if (tokens.length === 0 || room < 1)
       throw new FinetuneError(

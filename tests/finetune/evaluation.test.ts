@@ -22,8 +22,9 @@ import {
   writeEvaluation,
 } from "../../src/finetune/index.ts";
 import { GPT2 } from "../../src/models/index.ts";
+import { Module } from "../../src/nn/index.ts";
 import { AdamW } from "../../src/optim/index.ts";
-import { manualSeed, noGrad, tensor } from "../../src/tensor/index.ts";
+import { manualSeed, noGrad, type Tensor, tensor, zeros } from "../../src/tensor/index.ts";
 import { fit } from "../../src/train/index.ts";
 import { assertClose } from "../support/fixtures.ts";
 
@@ -208,6 +209,26 @@ describe("questions", () => {
     const got = await multipleChoice(model, [ask("cat:", choices, 0)], { tokenizer });
     assert.deepEqual([got["chosen"][0], got["chosenNormalized"][0]], [by, normalised]);
     assert.equal(by, 0); // a beginning is never less likely than the whole
+  });
+
+  test("white space at a question's end is read with the choice, as lm-evaluation-harness reads it", async () => {
+    const words = ["a", ":", " ", " yes", "yes", " no", "no"];
+    const encoder = {
+      encode: (text: string) => (text.match(/ ?\w+|./g) ?? []).map((word) => words.indexOf(word)),
+    };
+    const seen: unknown[] = [];
+    class Watched extends Module {
+      readonly contextLength = 8;
+      forward(ids: Tensor): Tensor {
+        seen.push(ids.narrow(1, 0, 4).tolist());
+        return zeros([...ids.shape, words.length]);
+      }
+    }
+    await multipleChoice(new Watched(), [ask("a: ", ["yes", "no no"], 0)], { tokenizer: encoder, batch: 1 });
+    const [longer, shorter] = (await Promise.all(seen)) as number[][][];
+    assert.deepEqual(longer[0].slice(0, 3), [0, 1, 5]); // of what is judged the last is not read
+    assert.deepEqual(shorter[0].slice(0, 2), [0, 1]);
+    assert.ok(!longer[0].includes(2) && !shorter[0].includes(2));
   });
 
   test("a choice's length is its number of characters, also of those outside the basic plane", async () => {
