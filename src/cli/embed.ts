@@ -11,6 +11,7 @@ interface Flags {
   readonly text: string;
   readonly out?: string;
   readonly batch: number;
+  readonly promptName?: string;
   readonly dtype?: "f32" | "bf16" | "f16";
   readonly device?: string;
 }
@@ -23,6 +24,7 @@ export const declare: Declare = (parent: Command, done) => {
     .option("--data <path...>", "text files, a text a line; or .json, .jsonl, .parquet, .csv, .tsv")
     .option("--text <name>", "the column or field of the text", "text")
     .option("--out <file>", "a .jsonl or .npy file; JSON lines on the terminal without")
+    .option("--prompt-name <name>", "which of the model's own prompts to put before each text: query, passage, …")
     .option("--batch <n>", "texts at a time", count(1), 32)
     .option("--dtype <name>", "of the weights: f32, bf16 or f16; as stored by default", oneOf("f32", "bf16", "f16"))
     .option(...deviceFlag)
@@ -67,6 +69,7 @@ async function embedTexts(name: string, flags: Flags): Outcome {
     ...settings,
     tokenizer: tokenizer.tokenizer,
     batch: flags.batch,
+    ...(flags.promptName === undefined ? {} : { promptName: flags.promptName }),
   });
   const data = (await vectors.data()) as Float32Array;
   const [rows, width] = vectors.shape;

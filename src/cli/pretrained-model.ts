@@ -7,6 +7,7 @@ import { join } from "node:path";
 import type { DType } from "../core/dtype.ts";
 import type { Tokenizer } from "../data/index.ts";
 import { type Adapted, loadAdapter, parseAdapterConfig, type Quantization, quantizer } from "../finetune/index.ts";
+import { readTorch } from "../formats/index.ts";
 import { readSafetensorsParts } from "../formats/safetensors-parts.ts";
 import {
   architectures,
@@ -48,7 +49,7 @@ export function findAdapter(folder: string): AdapterPlace {
     throw new ModelError(
       `${folder} holds no adapter: it has no adapter_config.json; --adapter names what finetune --out, or PEFT, has written`,
     );
-  if (!existsSync(join(folder, "adapter_model.safetensors")))
+  if (!["adapter_model.safetensors", "adapter_model.bin"].some((name) => existsSync(join(folder, name))))
     throw new ModelError(`${folder} holds no weights: it has no adapter_model.safetensors; the adapter is not whole`);
   const { taskType, modulesToSave } = parseAdapterConfig(readFileSync(file, "utf8"), file);
   const labels = join(folder, labelsName);
@@ -83,7 +84,10 @@ export const namesFor = (count: number, names: readonly string[] | null): readon
 /** How many classes an adapter's own head tells apart; undefined where it has none. */
 async function headRows({ folder, modulesToSave }: AdapterPlace): Promise<number | undefined> {
   if (modulesToSave.length === 0) return undefined;
-  const parts = await readSafetensorsParts(join(folder, "adapter_model.safetensors"));
+  const file = join(folder, "adapter_model.safetensors");
+  const parts = existsSync(file)
+    ? await readSafetensorsParts(file)
+    : (await readTorch(join(folder, "adapter_model.bin"))).tensors;
   const head = [...parts.keys()].find((key) => /\.(classifier|classifier\.out_proj|score)\.weight$/.test(key));
   return head === undefined ? undefined : parts.get(head)?.shape[0];
 }

@@ -43,6 +43,22 @@ export interface ChatPart {
 type Items = Readonly<Record<string, unknown>>;
 type Engine = typeof import("@huggingface/jinja");
 
+/** Characters for private use, between which stands what a template marks as the assistant's. */
+const [begins, ends] = ["\ue0f0", "\ue0f1"];
+
+/**
+ * transformers' marks around what the assistant says ({% generation %}), as blocks that do nothing, or that write `begins` and `ends`: what stands around
+ * them is then trimmed as around any block. The engine takes them out of the text, so that a "-}}" before one trims what stands behind it.
+ */
+const plainBlocks = (template: string, writes = false): string =>
+  template.replace(
+    /\{%(-?)\s*(end)?generation\s*(-?)%\}/g,
+    (_, left: string, end: string | undefined, right: string) => {
+      const inside = writes ? `{{ "${end ? ends : begins}" }}` : "";
+      return `{%${left} if true %}${inside}{% endif ${right}%}`;
+    },
+  );
+
 const place = ({ line, text }: Tag): string => `line ${line}, ${text.length > 60 ? `${text.slice(0, 57)}…` : text}`;
 
 function range(start: number, stop?: number, step = 1): number[] {
@@ -58,6 +74,8 @@ export class ChatTemplate {
   readonly #engine: Engine;
   readonly #parsed: ReturnType<Engine["parse"]>;
   readonly #options: ChatTemplateOptions;
+  /** The template that writes its marks; made when it is needed. */
+  #marking: ChatTemplate | null = null;
 
   private constructor(
     source: string,
@@ -74,7 +92,7 @@ export class ChatTemplate {
   /** Throws ChatTemplateError naming the line where the template is not valid Jinja, as far as chat templates use it. */
   static async create(template: string, options: ChatTemplateOptions = {}): Promise<ChatTemplate> {
     const engine = await import("@huggingface/jinja");
-    const read = (text: string) => new engine.Template(text).parsed;
+    const read = (text: string) => new engine.Template(plainBlocks(text)).parsed;
     const reads = (text: string): boolean => {
       try {
         read(text);
@@ -142,14 +160,15 @@ export class ChatTemplate {
       return "";
     };
     try {
-      this.#run(new this.#engine.Template(marked(this.source, "nabla_at")).parsed, { ...items, nabla_at });
+      this.#run(new this.#engine.Template(plainBlocks(marked(this.source, "nabla_at"))).parsed, { ...items, nabla_at });
     } catch {}
     return last;
   }
 
   /**
-   * A conversation in parts: what the assistant says (with what ends a turn) is to be learnt, but for turns of weight 0; the rest is not. `turns` "last": only
-   * the last of the assistant's turns. Throws ChatTemplateError where there is none, or where the template writes earlier turns anew when later ones follow,
+   * A conversation in parts: what the assistant says (with what ends a turn) is to be learnt, but for turns of weight 0; the rest is not. Where the template
+   * itself marks what is the assistant's ({% generation %}), that is learnt, as in TRL. `turns` "last": only the last of the assistant's turns. Throws
+   * ChatTemplateError where there is none, or where the template writes earlier turns anew when later ones follow,
    * so that they can't be learnt at once.
    */
   parts(
@@ -164,6 +183,8 @@ export class ChatTemplate {
         `${where}: the assistant says nothing in this conversation; there is nothing to learn`,
       );
     const last = spoken[spoken.length - 1];
+    const marked = this.#markedParts(messages.slice(0, last + 1), rest);
+    if (marked.length > 0) return chosen(marked, spoken, { messages, turns, where });
     const whole = this.render(messages.slice(0, last + 1), rest);
     const parts: ChatPart[] = [];
     let at = 0;
@@ -181,4 +202,43 @@ export class ChatTemplate {
     }
     return parts.filter(({ text }) => text !== "");
   }
+
+  /** The parts as the template's own marks tell them; none where it has no marks, or makes none here. */
+  #markedParts(messages: readonly Message[], options: RenderOptions): ChatPart[] {
+    if (!/\{%-?\s*generation\s*-?%\}/.test(this.source)) return [];
+    this.#marking ??= new ChatTemplate(
+      this.source,
+      new this.#engine.Template(plainBlocks(this.source, true)).parsed,
+      this.#engine,
+      this.#options,
+    );
+    const text = this.#marking.render(messages, options);
+    const parts = text
+      .split(new RegExp(`(${begins}[^${ends}]*${ends})`))
+      .map((part) => ({ text: part.replaceAll(begins, "").replaceAll(ends, ""), learnt: part.startsWith(begins) }))
+      .filter((part) => part.text !== "");
+    return parts.some(({ learnt }) => learnt) ? parts : [];
+  }
+}
+
+/** Marked parts of which only those are learnt that the turns and their weights say. */
+function chosen(
+  parts: readonly ChatPart[],
+  spoken: readonly number[],
+  {
+    messages,
+    turns,
+    where,
+  }: { readonly messages: readonly Message[]; readonly turns: "all" | "last"; readonly where: string },
+): ChatPart[] {
+  const learnt = parts.flatMap((part, i) => (part.learnt ? [i] : []));
+  const left = spoken.filter((i) => messages[i].weight === 0);
+  if (left.length > 0 && learnt.length !== spoken.length)
+    throw new ChatTemplateError(
+      `${where}, message ${left[0] + 1}: the chat template marks ${learnt.length} parts of ${spoken.length} turns, so that it is not known which of them the turn of weight 0 is`,
+    );
+  const isChosen = (i: number): boolean =>
+    (turns === "all" || i === learnt[learnt.length - 1]) &&
+    (left.length === 0 || messages[spoken[learnt.indexOf(i)]].weight !== 0);
+  return parts.map(({ text, learnt: is }, i) => ({ text, learnt: is && isChosen(i) }));
 }

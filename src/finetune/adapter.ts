@@ -4,23 +4,15 @@
  */
 import { join } from "../data/path.ts";
 import { ensureFolder, readBytes, writeFileAtomic } from "../formats/atomic.ts";
-import { load, save } from "../formats/index.ts";
+import { load, loadTorch, save } from "../formats/index.ts";
 import { BlockEmbedding, BlockLinear } from "../models/blocks.ts";
 import type { Module, Parameter, StateDict } from "../nn/index.ts";
 import { noGrad, realize, setData, type Tensor } from "../tensor/index.ts";
 import { FinetuneError, listed } from "./errors.ts";
-import {
-  isAdaptable,
-  isLoraLayer,
-  LoraEmbedding,
-  type LoraLayer,
-  type LoraSettings,
-  linearKind,
-  withLora,
-} from "./lora.ts";
+import { isAdaptable, isLoraLayer, type LoraLayer, type LoraSwitch, linearKind, withLora } from "./lora.ts";
 import { type AdapterConfig, formatAdapterConfig, type LoraBias, parseAdapterConfig } from "./peft.ts";
 import { QuantizedLinear } from "./quantized-linear.ts";
-import { endsIn, pathTest, places, type Target, targetTest } from "./targets.ts";
+import { endsIn, inLayers, type LayerChoice, numberFor, pathTest, places, type Target, targetTest } from "./targets.ts";
 
 export interface LoraOptions {
   /** The rank of the updates. Default: 8. */
@@ -31,11 +23,18 @@ export interface LoraOptions {
   readonly dropout?: number;
   /** Which layers are wrapped. Default: "all-linear". */
   readonly target?: Target;
-  /** Paths, or ends of paths, that are left out of the target. */
-  readonly exclude?: readonly string[];
+  /** Paths, or ends of paths, that are left out of the target; or a pattern, as there. */
+  readonly exclude?: RegExp | string | readonly string[];
+  /** Ranks of layers that have their own, by patterns that the end of a path matches: { "mlp.c_proj": 16 }. */
+  readonly rankPattern?: Readonly<Record<string, number>>;
+  /** Alphas of layers that have their own, likewise. */
+  readonly alphaPattern?: Readonly<Record<string, number>>;
   /** Scale by alpha / √r instead, which keeps large ranks learning (Kalajdzievski 2023). Default: false. */
   readonly rslora?: boolean;
-  /** Modules (paths or their ends) that are trained and saved as a whole, as a new head. */
+  /**
+   * Modules that are trained and saved as a whole, as a new head: all whose paths end so, at a dot or not, as PEFT takes it ("classifier" is also
+   * "pre_classifier").
+   */
   readonly modulesToSave?: readonly string[];
   /** Which biases of the model are trained too. Default: "none". */
   readonly bias?: LoraBias;
@@ -68,7 +67,7 @@ interface Trained {
 export class LoraAdapter {
   readonly config: AdapterConfig;
   readonly #model: Module;
-  readonly #settings: LoraSettings;
+  readonly #state: LoraSwitch;
   readonly #wrapped: readonly Wrapped[];
   readonly #trained: readonly Trained[];
   readonly #flags: ReadonlyMap<Parameter, boolean>;
@@ -76,14 +75,14 @@ export class LoraAdapter {
   constructor(
     model: Module,
     config: AdapterConfig,
-    settings: LoraSettings,
+    state: LoraSwitch,
     wrapped: readonly Wrapped[],
     trained: readonly Trained[],
     flags: ReadonlyMap<Parameter, boolean>,
   ) {
     this.config = config;
     this.#model = model;
-    this.#settings = settings;
+    this.#state = state;
     this.#wrapped = wrapped;
     this.#trained = trained;
     this.#flags = flags;
@@ -95,23 +94,23 @@ export class LoraAdapter {
   }
   /** Whether the adapter counts at present. */
   get enabled(): boolean {
-    return this.#settings.enabled;
+    return this.#state.enabled;
   }
   /** Whether the updates are in the weights at present. */
   get merged(): boolean {
-    return this.#settings.merged;
+    return this.#state.merged;
   }
 
   /** The model computes what it did before applyLora. Throws FinetuneError while the adapter is merged. */
   disableAdapter(): void {
     this.#expectUnmerged("disableAdapter");
     if (!this.enabled) return;
-    this.#settings.enabled = false;
+    this.#state.enabled = false;
     this.#swap();
   }
   enableAdapter(): void {
     if (this.enabled) return;
-    this.#settings.enabled = true;
+    this.#state.enabled = true;
     this.#swap();
   }
   /** Runs `fn` with the adapter off: to measure the model as it was. */
@@ -163,19 +162,19 @@ export class LoraAdapter {
     if (!this.enabled) throw new FinetuneError("merge: the adapter is off; call enableAdapter() before");
     if (this.merged) return;
     this.#addDeltas(1);
-    this.#settings.merged = true;
+    this.#state.merged = true;
   }
   /** Takes the updates out of the weights again; they are as before up to rounding. */
   unmerge(): void {
     if (!this.merged) return;
     this.#addDeltas(-1);
-    this.#settings.merged = false;
+    this.#state.merged = false;
   }
   #addDeltas(sign: number): void {
     noGrad(() => {
       for (const { layer } of this.#wrapped) {
         const weight = layer.weight as Parameter;
-        weight.add_(layer.delta().mul(sign).to(weight.dtype));
+        weight.copy_(withDelta(weight.detach(), layer.delta().mul(sign)));
       }
     });
   }
@@ -213,7 +212,7 @@ export class LoraAdapter {
   #mergedWeight(layer: LoraLayer): Tensor {
     return noGrad(() => {
       const weight = layer.weight.detach();
-      return this.merged || !this.enabled ? weight : weight.add(layer.delta().to(weight.dtype));
+      return this.merged || !this.enabled ? weight : withDelta(weight, layer.delta());
     });
   }
 
@@ -274,21 +273,22 @@ export class LoraAdapter {
     this.#expectUnmerged("loadAdapter");
     if (!this.enabled) throw new FinetuneError("loadAdapter: the adapter is off; call enableAdapter() before");
     const saved = await readConfig(folder);
-    for (const key of ["r", "alpha", "rslora"] as const)
-      if (saved[key] !== this.config[key])
+    for (const key of ["r", "alpha", "rslora", "rankPattern", "alphaPattern"] as const) {
+      const [theirs, own] = [saved, this.config].map((config) => JSON.stringify(config[key]));
+      if (theirs !== own)
         throw new FinetuneError(
-          `${join(folder, configFile)}: ${key} is ${saved[key]}, the model's adapter has ${this.config[key]}; load it into a model without adapter: loadAdapter(model, folder)`,
+          `${join(folder, configFile)}: ${key} is ${theirs}, the model's adapter has ${own}; load it into a model without adapter: loadAdapter(model, folder)`,
         );
+    }
     await this.loadWeights(folder);
   }
 
   /** The tensors alone; for whoever has made the adapter by the folder's configuration. */
   async loadWeights(folder: string): Promise<void> {
-    const file = join(folder, weightsFile);
-    const given = await load(file);
+    const { file, given } = await readWeights(folder);
     const own = this.adapterStateDict();
     const missing = Object.keys(own).filter((key) => !(key in given));
-    // PEFT writes the biases of modules_to_save a second time, with bias="all", and the table beside the update of an embedding
+    // PEFT writes the biases of modules_to_save a second time, with bias="all", and the weight beside the update of an embedding or a head
     const unknown = Object.keys(given).filter(
       (key) => !(key in own) && !/\.(modules_to_save|original_module)\./.test(key) && !this.#tableOf(key),
     );
@@ -305,13 +305,12 @@ export class LoraAdapter {
     await realize(...Object.values(own));
   }
 
-  /** The table of an embedding with an update that PEFT's key is of. */
+  /** The own weight of a layer with an update that PEFT's key is of. */
   #tableOf(key: string): Tensor | undefined {
     const [, path] = /^base_model\.model\.(.+)\.base_layer\.weight$/.exec(key) ?? [];
-    const layer = path === undefined ? undefined : this.layers.get(path);
-    return layer instanceof LoraEmbedding ? layer.weight : undefined;
+    return path === undefined ? undefined : this.layers.get(path)?.weight;
   }
-  /** PEFT saves an embedding's table with its update; one that has been trained, or has other tokens, makes it another model. */
+  /** PEFT saves an embedding's table, and a head's, with its update; one that has been trained, or has other tokens, makes it another model. */
   async #expectTable(file: string, key: string, saved: Tensor): Promise<void> {
     const table = this.#tableOf(key);
     if (table === undefined) return;
@@ -323,6 +322,9 @@ export class LoraAdapter {
     );
   }
 }
+
+/** A weight and an update, added before they are rounded to the weight's dtype. */
+const withDelta = (weight: Tensor, delta: Tensor): Tensor => weight.to(delta.dtype).add(delta).to(weight.dtype);
 
 /** What a model can do once it has an adapter. */
 const methods = [
@@ -347,12 +349,37 @@ export type Adapted<M extends Module> = M &
 /** The adapter of a model; undefined where it has none. */
 export const adapterOf = (model: Module): LoraAdapter | undefined => (model as { adapter?: LoraAdapter }).adapter;
 
+/** The tensors of an adapter's folder: safetensors, or what older versions of PEFT wrote. */
+async function readWeights(folder: string): Promise<{ readonly file: string; readonly given: StateDict }> {
+  const file = join(folder, weightsFile);
+  try {
+    return { file, given: await load(file) };
+  } catch (error) {
+    if ((error as { code?: string }).code !== "ENOENT") throw error;
+    const older = join(folder, "adapter_model.bin");
+    const given = await loadTorch(older).catch((other: { code?: string }) => {
+      throw other.code === "ENOENT" ? error : other;
+    });
+    return { file: older, given };
+  }
+}
+
 async function readConfig(folder: string): Promise<AdapterConfig> {
   const file = join(folder, configFile);
   return parseAdapterConfig(new TextDecoder().decode(await readBytes(file)), file);
 }
 
-function checkOptions({ r = 8, alpha = 8, dropout = 0, bias = "none" }: LoraOptions): void {
+function checkOptions(options: LoraOptions): void {
+  const { r = 8, alpha = 8, dropout = 0, bias = "none", rankPattern = {}, alphaPattern = {} } = options;
+  for (const [pattern, rank] of Object.entries(rankPattern))
+    if (!Number.isInteger(rank) || rank < 1)
+      throw new FinetuneError(
+        `applyLora: rankPattern gives "${pattern}" the rank ${rank}; it must be a whole number ≥ 1`,
+      );
+  for (const [pattern, own] of Object.entries(alphaPattern))
+    if (!(own > 0)) throw new FinetuneError(`applyLora: alphaPattern gives "${pattern}" ${own}; it must be above 0`);
+  for (const pattern of [rankPattern, alphaPattern].flatMap(Object.keys))
+    pathTest(pattern, "applyLora: rankPattern and alphaPattern");
   if (!Number.isInteger(r) || r < 1) throw new FinetuneError(`applyLora: r must be a whole number ≥ 1, got ${r}`);
   if (!(alpha > 0)) throw new FinetuneError(`applyLora: alpha must be above 0, got ${alpha}; twice the rank is usual`);
   if (!(dropout >= 0 && dropout < 1))
@@ -372,13 +399,16 @@ export function applyLora<M extends Module>(model: M, options: LoraOptions = {})
     throw new FinetuneError("applyLora: the model has an adapter; unload() or mergeAndUnload() it before");
   const { r = 8, alpha = 8, dropout = 0, target = "all-linear", exclude = [], rslora = false, bias = "none" } = options;
   const modulesToSave = savedModules(model, options);
-  const settings = { r, scaling: rslora ? alpha / Math.sqrt(r) : alpha / r, dropout, enabled: true, merged: false };
+  const { rankPattern = {}, alphaPattern = {} } = options;
+  const state = { enabled: true, merged: false };
   const found = findTargets(model, target, exclude, modulesToSave);
 
   const flags = new Map(model.parameters().map((parameter) => [parameter, parameter.requiresGrad]));
   model.requiresGrad_(false);
   const wrapped = found.map(({ path, module, places: at }): Wrapped => {
-    const layer = withLora(module, settings);
+    const rank = numberFor(path, rankPattern, r);
+    const scaling = numberFor(path, alphaPattern, alpha) / (rslora ? Math.sqrt(rank) : rank);
+    const layer = withLora(module, { r: rank, scaling, dropout, state });
     layer.train(module.training);
     for (const { parent, name } of at) parent.replaceChild(name, layer);
     return { path, layer, places: at };
@@ -392,13 +422,17 @@ export function applyLora<M extends Module>(model: M, options: LoraOptions = {})
     dropout,
     rslora,
     bias,
-    targetModules: typeof target === "object" && !(target instanceof RegExp) ? target : wrapped.map(({ path }) => path),
-    excludeModules: exclude.length > 0 ? exclude : null,
+    rankPattern,
+    alphaPattern,
+    layers: null,
+    ...(isNames(target) && isNames(exclude)
+      ? { targetModules: target, excludeModules: exclude.length > 0 ? exclude : null }
+      : { targetModules: wrapped.map(({ path }) => path), excludeModules: null }),
     modulesToSave,
     taskType: options.taskType ?? null,
     baseModel: options.baseModel ?? (model as { nameOrPath?: string }).nameOrPath ?? null,
   };
-  const adapter = new LoraAdapter(model, config, settings, wrapped, trained, flags);
+  const adapter = new LoraAdapter(model, config, state, wrapped, trained, flags);
   const attach = (name: string, value: unknown) => Object.defineProperty(model, name, { value, configurable: true });
   for (const name of methods) {
     if (name in model)
@@ -418,9 +452,11 @@ export async function loadAdapter<M extends Module>(model: M, folder: string): P
     dropout: config.dropout,
     rslora: config.rslora,
     bias: config.bias,
-    target: isNames(config.targetModules) ? knownOf(model, config.targetModules) : config.targetModules,
-    modulesToSave: config.modulesToSave,
-    ...(Array.isArray(config.excludeModules) ? { exclude: config.excludeModules } : {}),
+    rankPattern: config.rankPattern,
+    alphaPattern: config.alphaPattern,
+    target: isNames(config.targetModules) ? knownOf(model, config.targetModules, config.layers) : config.targetModules,
+    modulesToSave: config.modulesToSave.filter((name) => isThere(model, name)), // "score" stands in every classifier's
+    ...(config.excludeModules === null ? {} : { exclude: config.excludeModules }),
     ...(config.taskType === null ? {} : { taskType: config.taskType }),
     ...(config.baseModel === null ? {} : { baseModel: config.baseModel }),
   });
@@ -433,12 +469,21 @@ export async function loadAdapter<M extends Module>(model: M, folder: string): P
   return tuned;
 }
 
-/** What an adapter names may be more than the model has: PEFT's lists are made for several kinds of models. */
-function knownOf(model: Module, names: readonly string[]): readonly string[] {
+/** What an adapter names may be more than the model has: PEFT's lists are made for several kinds of models. Of some layers alone: their paths. */
+function knownOf(model: Module, names: readonly string[], layers: LayerChoice | null): readonly string[] {
+  if (layers !== null) {
+    const paths = [...places(model)].map(({ path }) => path);
+    return paths.filter((path) => names.includes(path) || (endsIn(path, names) && inLayers(path, layers)));
+  }
   const missed = unmatched(model, names);
   const known = names.filter((name) => !missed.includes(name));
   return known.length > 0 ? known : names;
 }
+
+/** Whether modules_to_save means the module of this path. */
+const isSavedBy = (path: string, names: readonly string[]): boolean => names.some((name) => path.endsWith(name));
+const isThere = (model: Module, name: string): boolean =>
+  [...places(model)].some(({ path }) => isSavedBy(path, [name]));
 
 /** The modules that are trained as a whole: those given, and a classifier's head. */
 function savedModules(model: Module, { modulesToSave = [], taskType }: LoraOptions): string[] {
@@ -447,7 +492,7 @@ function savedModules(model: Module, { modulesToSave = [], taskType }: LoraOptio
   if (taskType === "SEQ_CLS")
     for (const head of ["classifier", "score"]) if (paths.includes(head) && !names.includes(head)) names.push(head);
   for (const name of modulesToSave)
-    if (!paths.some((path) => endsIn(path, [name])))
+    if (!isThere(model, name))
       throw new FinetuneError(`applyLora: modulesToSave names "${name}", which no module of the model is called`);
   return names;
 }
@@ -470,12 +515,12 @@ function unmatched(model: Module, names: readonly string[]): string[] {
 function findTargets(
   model: Module,
   target: Target,
-  exclude: readonly string[],
+  exclude: RegExp | string | readonly string[],
   modulesToSave: readonly string[],
 ): Found[] {
   const test = targetTest(target);
   const excluded = pathTest(exclude, "applyLora: exclude");
-  const saved = [...places(model)].filter(({ path }) => endsIn(path, modulesToSave)).map(({ path }) => path);
+  const saved = [...places(model)].filter(({ path }) => isSavedBy(path, modulesToSave)).map(({ path }) => path);
   const isSaved = (path: string) => saved.some((s) => path === s || path.startsWith(`${s}.`));
   const found = new Map<Module, Found>();
   for (const { parent, name, path, module } of places(model)) {
@@ -516,7 +561,7 @@ function trainedParameters(model: Module, modulesToSave: readonly string[], bias
     out.set(parameter, { path, parameter, other });
   };
   for (const { path, module } of places(model)) {
-    if (endsIn(path, modulesToSave)) {
+    if (isSavedBy(path, modulesToSave)) {
       if (tied.includes(path))
         throw new FinetuneError(
           `applyLora: modulesToSave names "${path}", which is also the output head; PEFT would train a copy of one of them. Adapt it by target instead`,

@@ -61,7 +61,7 @@ export interface FinetuneOptions<M extends Module, E, B> {
   readonly accumulate?: number;
   /** How the rate goes down after the warm-up, to 0. Default: "linear". */
   readonly schedule?: Schedule;
-  /** The share of the steps in which the rate rises. Default: 0.03. */
+  /** The share of the steps, n of them, in which the rate rises: to 1 / (n + 1) of its peak at once, where transformers' first step has 0. Default: 0.03. */
   readonly warmup?: number;
   /** Whether blocks are computed again for the gradient instead of being kept: a third more work, less memory. Default: false. */
   readonly recompute?: boolean;

@@ -12,7 +12,15 @@ import * as init from "../nn/init.ts";
 import { empty, type Tensor } from "../tensor/index.ts";
 import { QuantizedLinear } from "./quantized-linear.ts";
 
-/** What the layers of an adapter have in common, and share: switching it switches all of them. */
+/** What the layers of an adapter share: switching it switches all of them. */
+export interface LoraSwitch {
+  /** Whether the updates count. */
+  enabled: boolean;
+  /** Whether the updates have been added to the weights. */
+  merged: boolean;
+}
+
+/** What a layer's update is like. */
 export interface LoraSettings {
   /** The rank of the update. */
   readonly r: number;
@@ -20,10 +28,7 @@ export interface LoraSettings {
   readonly scaling: number;
   /** Probability with which an input of the update is dropped in training. */
   readonly dropout: number;
-  /** Whether the update counts. */
-  enabled: boolean;
-  /** Whether the update has been added to the weights. */
-  merged: boolean;
+  readonly state: LoraSwitch;
 }
 
 /** A kind of layer from [rows…, in] to [rows…, out] that can be adapted: one row of a table. */
@@ -114,11 +119,11 @@ export class LoraLinear extends Module {
   }
   forward(x: Tensor): Tensor {
     const y = (this.base_layer as Linear).forward(x);
-    const { enabled, merged, dropout, scaling } = this.settings;
-    if (!enabled || merged) return y;
+    const { state, dropout, scaling } = this.settings;
+    if (!state.enabled || state.merged) return y;
     const dropped = F.dropout(x.to(this.lora_A.weight.dtype), { p: dropout, training: this.training });
     const update = this.lora_B.forward(this.lora_A.forward(dropped));
-    return y.add(update.mul(scaling).to(y.dtype));
+    return y.to(update.dtype).add(update.mul(scaling)).to(y.dtype); // rounded once, as in PEFT
   }
   /** What the update adds to the weight, in the layout of the weight: scaling · B A, transposed for Conv1D. */
   delta(): Tensor {
@@ -164,11 +169,12 @@ export class LoraEmbedding extends Module {
   }
   forward(ids: Tensor): Tensor {
     const y = this.base_layer.forward(ids);
-    const { enabled, merged, scaling } = this.settings;
-    if (!enabled || merged) return y;
+    const { state, scaling } = this.settings;
+    if (!state.enabled || state.merged) return y;
     const { paddingIdx } = this;
     const rows = F.embedding(ids, this.lora_embedding_A.transpose(0, 1), { paddingIdx }); // [ids…, r]
-    return y.add(F.linear(rows, this.lora_embedding_B).mul(scaling).to(y.dtype));
+    const update = F.linear(rows, this.lora_embedding_B);
+    return y.to(update.dtype).add(update.mul(scaling)).to(y.dtype);
   }
   /** What the update adds to the table [rows, width]. */
   delta(): Tensor {

@@ -101,7 +101,7 @@ function absoluteError({ predicted, target }: Columns, rows: Int32Array): number
   return sum / rows.length;
 }
 
-/** 1 − Σ (target − predicted)² / Σ (target − mean)² (scikit-learn's r2_score); NaN where all targets are equal, of which nothing can be explained. */
+/** 1 − Σ (target − predicted)² / Σ (target − mean)²; of equal targets 1 where all are met, else 0 (scikit-learn's r2_score). NaN for one example. */
 function explained({ predicted, target }: Columns, rows: Int32Array): number {
   const middle = total(target, rows) / rows.length;
   let [left, all] = [0, 0];
@@ -109,7 +109,8 @@ function explained({ predicted, target }: Columns, rows: Int32Array): number {
     left += (target[i] - predicted[i]) ** 2;
     all += (target[i] - middle) ** 2;
   }
-  return all === 0 ? Number.NaN : 1 - left / all;
+  if (rows.length < 2) return Number.NaN;
+  return all === 0 ? Number(left === 0) : 1 - left / all;
 }
 
 const classes = ["predicted", "target", "correct"];

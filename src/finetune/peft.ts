@@ -3,6 +3,7 @@
  * cover is refused by name, because an adapter that is half understood computes something else.
  */
 import { FinetuneError } from "./errors.ts";
+import type { LayerChoice } from "./targets.ts";
 
 /** Which biases of the base model are learnt too: none, all, or those of the wrapped layers. */
 export type LoraBias = "none" | "all" | "lora_only";
@@ -14,6 +15,11 @@ export interface AdapterConfig {
   readonly dropout: number;
   readonly rslora: boolean;
   readonly bias: LoraBias;
+  /** Ranks and alphas of layers that have their own, by patterns of their paths' ends. */
+  readonly rankPattern: Readonly<Record<string, number>>;
+  readonly alphaPattern: Readonly<Record<string, number>>;
+  /** Which layers of those named are meant; null: all. */
+  readonly layers: LayerChoice | null;
   /** Names of modules, or a pattern that their whole path matches. */
   readonly targetModules: string | readonly string[];
   readonly excludeModules: string | readonly string[] | null;
@@ -26,7 +32,7 @@ export interface AdapterConfig {
 /** The file's text. `transposed`: whether a wrapped layer keeps its weight as [in, out]. */
 export function formatAdapterConfig(config: AdapterConfig, transposed: boolean): string {
   const json = {
-    alpha_pattern: {},
+    alpha_pattern: config.alphaPattern,
     auto_mapping: null,
     base_model_name_or_path: config.baseModel,
     bias: config.bias,
@@ -42,7 +48,7 @@ export function formatAdapterConfig(config: AdapterConfig, transposed: boolean):
     modules_to_save: config.modulesToSave.length > 0 ? config.modulesToSave : null,
     peft_type: "LORA",
     r: config.r,
-    rank_pattern: {},
+    rank_pattern: config.rankPattern,
     revision: null,
     target_modules: config.targetModules,
     task_type: config.taskType,
@@ -55,14 +61,11 @@ export function formatAdapterConfig(config: AdapterConfig, transposed: boolean):
 /** What changes the computation and is not here. */
 const unsupported = [
   "alora_invocation_tokens",
-  "alpha_pattern",
   "arrow_config",
   "kasa_config",
   "layer_replication",
-  "layers_to_transform",
   "lora_bias",
   "monteclora_config",
-  "rank_pattern",
   "target_parameters",
   "trainable_token_indices",
   "use_bdlora",
@@ -71,10 +74,37 @@ const unsupported = [
   "velora_config",
 ];
 
+/** Ways to begin (init_lora_weights) that change the model's own weights, which PEFT does again whenever it loads the adapter. */
+const changesBase = /^(pissa|corda|olora|loftq)/i;
+
 const isUnset = (x: unknown): boolean =>
   x === undefined || x === null || x === false || (typeof x === "object" && Object.keys(x as object).length === 0);
 
 const isNames = (x: unknown): x is string[] => Array.isArray(x) && x.every((name) => typeof name === "string");
+
+/** A field of numbers by patterns; `bad` throws. */
+function patternsOf(given: unknown, isRight: (x: number) => boolean, bad: () => never): Record<string, number> {
+  const numbers = given ?? {};
+  if (typeof numbers !== "object" || Array.isArray(numbers)) return bad();
+  for (const [pattern, value] of Object.entries(numbers)) {
+    try {
+      new RegExp(pattern);
+    } catch {
+      return bad();
+    }
+    if (typeof value !== "number" || !isRight(value)) return bad();
+  }
+  return numbers as Record<string, number>;
+}
+
+/** layers_to_transform with layers_pattern. */
+function layersOf(json: Record<string, unknown>, bad: (field: string, expected: string) => never): LayerChoice | null {
+  const numbers = [json["layers_to_transform"] ?? []].flat();
+  const patterns = [json["layers_pattern"] ?? []].flat().filter((pattern) => pattern !== "");
+  if (!numbers.every((n) => Number.isInteger(n))) bad("layers_to_transform", "a layer's number or a list of them");
+  if (!isNames(patterns)) bad("layers_pattern", "a name or a list of names");
+  return numbers.length === 0 ? null : { numbers: numbers as number[], patterns: patterns as string[] };
+}
 
 /** Reads the file's text; `file` is what messages call it. Throws FinetuneError naming the field. */
 export function parseAdapterConfig(text: string, file: string): AdapterConfig {
@@ -95,6 +125,12 @@ export function parseAdapterConfig(text: string, file: string): AdapterConfig {
       throw new FinetuneError(
         `${file}: "${field}" is ${JSON.stringify(json[field])}, which is not supported; merge the adapter into its model with PEFT and use that`,
       );
+  const begun = json["init_lora_weights"];
+  if (typeof begun === "string" && changesBase.test(begun))
+    throw new FinetuneError(
+      `${file}: "init_lora_weights" is ${JSON.stringify(begun)}, which changes the model's own weights too; ` +
+        "let PEFT make a plain adapter of it (save_pretrained with path_initial_model_for_weight_conversion), or merge it into its model with PEFT and use that",
+    );
   const { r, lora_alpha: alpha, lora_dropout: dropout = 0, bias = "none", target_modules: targets } = json;
   if (!Number.isInteger(r) || (r as number) < 1) bad("r", "a whole number ≥ 1");
   if (typeof alpha !== "number" || !(alpha > 0)) bad("lora_alpha", "a number above 0");
@@ -114,6 +150,17 @@ export function parseAdapterConfig(text: string, file: string): AdapterConfig {
     dropout: dropout as number,
     rslora: json["use_rslora"] === true,
     bias: bias as LoraBias,
+    rankPattern: patternsOf(
+      json["rank_pattern"],
+      (x) => Number.isInteger(x) && x >= 1,
+      () => bad("rank_pattern", "ranks by patterns"),
+    ),
+    alphaPattern: patternsOf(
+      json["alpha_pattern"],
+      (x) => x > 0,
+      () => bad("alpha_pattern", "numbers above 0 by patterns"),
+    ),
+    layers: layersOf(json, bad),
     targetModules: targets as string | string[],
     excludeModules: exclude as string | string[] | null,
     modulesToSave: saved as string[],

@@ -7,7 +7,7 @@ import { FinetuneError } from "./errors.ts";
 import type { ChoiceExample, TextualExample } from "./examples.ts";
 import { measure } from "./measure.ts";
 import type { Columns } from "./metrics.ts";
-import { encodePart, type TextEncoder } from "./supervised.ts";
+import { encodeAfter, encodePart, type TextEncoder } from "./supervised.ts";
 import { languageTask, type TrainableLanguageModel } from "./tasks.ts";
 import { ignored, type TokenExample } from "./token-batches.ts";
 
@@ -39,7 +39,7 @@ export async function multipleChoice(
   examples.forEach(({ choices, answer }, i) => {
     const losses = loss.subarray(at, (at += choices.length));
     chosen[i] = least(losses);
-    chosenNormalized[i] = least(losses.map((x, c) => x / choices[c].length));
+    chosenNormalized[i] = least(losses.map((x, c) => x / [...choices[c]].length));
     choice[i] = Number(chosen[i] === answer);
     choiceNormalized[i] = Number(chosenNormalized[i] === answer);
   });
@@ -56,11 +56,14 @@ function choiceRows(
   tokenizer: TextEncoder,
   bosId: number | undefined,
 ): TokenExample[] {
-  const asked = [...(bosId === undefined ? [] : [bosId]), ...encodePart(tokenizer, prompt, where)];
+  // white space at the question's end belongs to the choice, as lm-evaluation-harness has it: " yes" is one token
+  const question = prompt.trimEnd() === "" ? prompt : prompt.trimEnd();
+  const space = prompt.slice(question.length);
+  const asked = [...(bosId === undefined ? [] : [bosId]), ...encodePart(tokenizer, question, where)];
   if (asked.length === 0)
     throw new FinetuneError(`${where}: "prompt" has no tokens; give a text, or bosId to begin with`);
   return choices.map((choice, c) => {
-    const tokens = encodePart(tokenizer, choice, where);
+    const tokens = encodeAfter(tokenizer, question, space + choice, where);
     const room = contextLength + 1 - tokens.length; // the last token is never read, only judged
     if (tokens.length === 0 || room < 1)
       throw new FinetuneError(
@@ -106,7 +109,7 @@ export async function exactMatch(
       throw new FinetuneError(`${example.where}: exact match needs a prompt and a completion`);
     const { where, prompt, completion } = example;
     const ids = [...(bosId === undefined ? [] : [bosId]), ...encodePart(tokenizer, prompt, where)];
-    const expected = encodePart(tokenizer, completion, where).length;
+    const expected = encodeAfter(tokenizer, prompt, completion, where).length;
     const settings: GenerateOptions = {
       maxNewTokens: options.maxNewTokens ?? (stopTokens.length > 0 ? expected + 8 : expected),
       temperature: 0,

@@ -4,7 +4,7 @@ import * as F from "../nn/functional.ts";
 import { inEvaluation } from "../nn/module.ts";
 import { noGrad, tensor } from "../tensor/index.ts";
 import { FinetuneError } from "./errors.ts";
-import { encodePart } from "./supervised.ts";
+import { encodeAfter } from "./supervised.ts";
 import type { TrainableLanguageModel } from "./tasks.ts";
 import { ignored } from "./token-batches.ts";
 
@@ -34,8 +34,8 @@ interface Row {
 }
 
 /**
- * The logarithmic probabilities of texts, in the order given. A prompt is encoded as `generate` reads it and the completion without special
- * tokens, as lm-evaluation-harness's loglikelihood does; a text is encoded with its special tokens. The model is in evaluation mode
+ * The logarithmic probabilities of texts, in the order given. A prompt is encoded as `generate` reads it and the completion as what it
+ * adds to it, as lm-evaluation-harness's loglikelihood does; a text is encoded with its special tokens. The model is in evaluation mode
  * meanwhile. Throws FinetuneError for a text that is longer than the model sees, or has no token that another stands before.
  */
 export async function scoreTexts(
@@ -56,7 +56,7 @@ export async function scoreTexts(
 
 function rowOf(text: ScoredText, where: string, tokenizer: Tokenizer, contextLength: number): Row {
   const before = Array.from(tokenizer.encode(typeof text === "string" ? text : text.prompt));
-  const judged = typeof text === "string" ? [] : encodePart(tokenizer, text.completion, where);
+  const judged = typeof text === "string" ? [] : encodeAfter(tokenizer, text.prompt, text.completion, where);
   const ids = [...before, ...judged];
   const from = typeof text === "string" ? 1 : before.length;
   if (from === 0 || from >= ids.length)

@@ -52,8 +52,9 @@ function partsOf(example: TextualExample, { template, turns }: TokenizeOptions):
 }
 
 /**
- * Examples as tokens. Parts are encoded one by one, without special tokens of the tokenizer's own, as generation will meet them: a prompt ends where it ends, whatever the completion begins
- * with. Throws FinetuneError naming the example; errors of the tokenizer are told with the example too.
+ * Examples as tokens, without special tokens of the tokenizer's own. A prompt has the tokens with which generation will meet it, whatever the
+ * completion begins with; what follows has those that it has in the whole text (see encodeAfter). Throws FinetuneError naming the example; errors of
+ * the tokenizer are told with the example too.
  */
 export function tokenizeExamples(
   examples: readonly TextualExample[],
@@ -66,9 +67,11 @@ export function tokenizeExamples(
   return examples.flatMap((example) => {
     const begins = bosId !== undefined && !("messages" in example);
     const ids: number[] = begins ? [bosId] : [];
-    const labels: number[] = begins ? [ignored] : [];
+    const labels: number[] = ids.map(() => ignored);
+    let before = "";
     for (const { text, learnt } of partsOf(example, options)) {
-      const tokens = encodePart(tokenizer, text, example.where);
+      const tokens = encodeAfter(tokenizer, before, text, example.where);
+      if (text !== "") before = text;
       for (const token of tokens) {
         ids.push(token);
         labels.push(learnt ? token : ignored);
@@ -85,6 +88,20 @@ export function tokenizeExamples(
 /** The ids of a part of an example, with nothing around it. Throws FinetuneError naming the example. */
 export const encodePart = (tokenizer: TextEncoder, text: string, where: string): number[] =>
   encoded(tokenizer, text, where, { addSpecialTokens: false });
+
+/**
+ * The ids of a text that goes on where another ends: what it adds to that one's ids, as TRL finds where a completion begins. SentencePiece tokenizers
+ * put a space before what they take for a text's beginning, which must not come in between. Where one token would reach over the boundary, the
+ * text is encoded behind a line's end instead. Throws FinetuneError naming the example.
+ */
+export function encodeAfter(tokenizer: TextEncoder, before: string, text: string, where: string): number[] {
+  for (const anchor of [before, "\n"]) {
+    if (anchor === "") break;
+    const [head, whole] = [encodePart(tokenizer, anchor, where), encodePart(tokenizer, anchor + text, where)];
+    if (head.every((id, i) => whole[i] === id)) return whole.slice(head.length);
+  }
+  return encodePart(tokenizer, text, where);
+}
 
 function encoded(
   tokenizer: TextEncoder,

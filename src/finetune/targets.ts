@@ -47,6 +47,28 @@ export function pathTest(target: RegExp | string | readonly string[], option: st
   return (path) => whole.test(path);
 }
 
+/** Which of the layers that a list of names targets are meant: those of these numbers (PEFT's layers_to_transform and layers_pattern). */
+export interface LayerChoice {
+  readonly numbers: readonly number[];
+  /** What stands before a number in a path, as "h"; none: anything. */
+  readonly patterns: readonly string[];
+}
+
+/** Whether a path is in one of the layers. A path's first number counts, in PEFT's way. */
+export function inLayers(path: string, { numbers, patterns }: LayerChoice): boolean {
+  const found =
+    patterns.length === 0
+      ? /^.*?\.[^.]*\.(\d+)\./.exec(path)
+      : patterns.map((pattern) => new RegExp(`^(?:.*?\\.)?(?:${pattern})\\.(\\d+)\\.`).exec(path)).find(Boolean);
+  return found != null && numbers.includes(Number(found[1]));
+}
+
+/** The number that the first pattern gives that a path, or its end behind a dot, matches (PEFT's rank_pattern and alpha_pattern); else `otherwise`. */
+export function numberFor(path: string, patterns: Readonly<Record<string, number>>, otherwise: number): number {
+  const key = Object.keys(patterns).find((pattern) => new RegExp(`^(?:.*\\.)?(?:${pattern})$`).test(path));
+  return key === undefined ? otherwise : patterns[key];
+}
+
 /** The test that a target of applyLora stands for. */
 export function targetTest(target: Target): (path: string, module: Module) => boolean {
   if (target === "all-linear") return (path, module) => linearKind(module) !== undefined && !heads.has(path);

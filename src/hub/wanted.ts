@@ -5,7 +5,7 @@ const always = [
   /^(config|generation_config|preprocessor_config)\.json$/,
   /^(tokenizer|tokenizer_config|special_tokens_map|added_tokens|chat_template)\.json$/,
   /^chat_template\.jinja$/,
-  /^(modules|sentence_bert_config|config_sentence_transformers)\.json$/,
+  /^(modules|sentence_[\w-]+_config|config_sentence_transformers)\.json$/,
   /^\d+_\w+\/config\.json$/, // pooling, and what else sentence-transformers puts behind a model
   /^adapter_config\.json$/,
 ];

@@ -1,29 +1,17 @@
 /**
  * Texts as vectors: an encoder's states, pooled and normalised as the folder of a sentence-transformers model says (Reimers & Gurevych
- * 2019, Sentence-BERT). Its `modules.json` lists the steps, `1_Pooling/config.json` how states become one vector.
+ * 2019, Sentence-BERT). What it says is read in embedding-settings.ts.
  */
-
 import { paddedLength } from "../data/padding.ts";
-import { join } from "../data/path.ts";
-import { readBytes } from "../data/source.ts";
 import { inEvaluation } from "../nn/module.ts";
 import { cat, noGrad, realize, type Tensor, tensor } from "../tensor/index.ts";
-import { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
-import { type Pooling, pool, type TextEncoder } from "./encoder.ts";
-
-/** How states become one vector. */
-export interface EmbeddingSettings {
-  /** Several are put side by side. */
-  readonly pooling: readonly Pooling[];
-  /** Whether vectors get the length 1. */
-  readonly normalize: boolean;
-  /** The most tokens of a text, with those around it; null: as many as the model sees. */
-  readonly maxLength: number | null;
-}
+import { PretrainedError } from "./config.ts";
+import { type EmbeddingSettings, plainEmbedding } from "./embedding-settings.ts";
+import { pool, type TextEncoder } from "./encoder.ts";
 
 /** What is needed of a tokenizer: the ids of a text, with the tokens that the model expects around it. */
 export interface EmbeddingTokenizer {
-  encode(text: string): ArrayLike<number>;
+  encode(text: string, options?: { readonly addSpecialTokens?: boolean }): ArrayLike<number>;
 }
 
 /** An encoder that knows how its vectors are made, as `fromPretrained` gives for the task "features". */
@@ -34,97 +22,36 @@ export interface SentenceEncoder extends TextEncoder {
 
 /** What is not given is the model's own, where it knows it; else the mean of all tokens, not normalised. */
 export interface EmbedOptions extends Partial<EmbeddingSettings> {
+  /** Which of the prompts is put before every text. */
+  readonly promptName?: string;
   readonly tokenizer?: EmbeddingTokenizer;
   /** Texts that are computed at once. Default: 32. */
   readonly batch?: number;
 }
 
-/** sentence-transformers' names of its ways to pool, in the order in which it puts them side by side. */
-const poolings: readonly (readonly [field: string, pooling: Pooling])[] = [
-  ["pooling_mode_cls_token", "cls"],
-  ["pooling_mode_max_tokens", "max"],
-  ["pooling_mode_mean_tokens", "mean"],
-  ["pooling_mode_mean_sqrt_len_tokens", "meanSqrtLen"],
-  ["pooling_mode_lasttoken", "last"],
-];
-
-async function jsonAt(path: string): Promise<unknown> {
-  let bytes: Uint8Array;
-  try {
-    bytes = await readBytes(path);
-  } catch (error) {
-    const { code } = error as { code?: string };
-    if (code === "ENOENT" || code === "HTTP404") return null;
-    throw error;
-  }
-  try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-  } catch (error) {
-    throw new PretrainedError(`${path}: this is not valid JSON (${(error as Error).message})`);
-  }
-}
-
-async function objectAt(path: string): Promise<ConfigReader | null> {
-  const raw = await jsonAt(path);
-  if (raw === null) return null;
-  if (typeof raw !== "object" || Array.isArray(raw)) throw new PretrainedError(`${path}: must be a JSON object`);
-  return new ConfigReader(raw as RawConfig, path);
-}
-
-function poolingOf(config: ConfigReader): Pooling[] {
-  const named = config.raw["pooling_mode"]; // as newer versions write it
-  if (typeof named === "string") {
-    const wanted = named === "lasttoken" ? "last" : named === "mean_sqrt_len_tokens" ? "meanSqrtLen" : named;
-    const found = poolings.find(([, pooling]) => pooling === wanted);
-    if (found) return [found[1]];
-    throw new PretrainedError(
-      `${config.source}: "pooling_mode" is ${JSON.stringify(named)}; known are cls, max, mean, mean_sqrt_len_tokens, lasttoken`,
-    );
-  }
-  const known = new Set(poolings.map(([field]) => field));
-  const unknown = Object.keys(config.raw).find(
-    (field) => field.startsWith("pooling_mode_") && !known.has(field) && config.raw[field] === true,
+/** The model's own settings with what is given in their place. */
+function settingsFor(
+  { embeddingSettings }: SentenceEncoder,
+  { promptName, ...given }: EmbedOptions,
+): EmbeddingSettings {
+  const set = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined));
+  const settings: EmbeddingSettings = { ...plainEmbedding, ...embeddingSettings, ...set };
+  if (promptName === undefined) return settings;
+  if (Object.hasOwn(settings.prompts, promptName)) return { ...settings, prompt: settings.prompts[promptName] };
+  throw new PretrainedError(
+    `embed: there is no prompt "${promptName}"; the model has ${Object.keys(settings.prompts).join(", ") || "none"}`,
   );
-  if (unknown)
-    throw new PretrainedError(`${config.source}: "${unknown}" can't be computed; known are ${[...known].join(", ")}`);
-  const chosen = poolings.filter(([field]) => config.boolean(field, false)).map(([, pooling]) => pooling);
-  if (chosen.length === 0) throw new PretrainedError(`${config.source}: no way of pooling is chosen`);
-  return chosen;
 }
 
-/**
- * The settings in a sentence-transformers folder; where it has no `modules.json` the mean of all tokens, not normalised, as
- * sentence-transformers takes it. Throws PretrainedError for a step that is not known, naming it.
- */
-export async function readEmbeddingSettings(folder: string): Promise<EmbeddingSettings> {
-  const path = join(folder, "modules.json");
-  const modules = await jsonAt(path);
-  const length = await objectAt(join(folder, "sentence_bert_config.json"));
-  const maxLength = length?.has("max_seq_length") ? length.count("max_seq_length") : null;
-  if (modules === null) return { pooling: ["mean"], normalize: false, maxLength };
-  if (!Array.isArray(modules)) throw new PretrainedError(`${path}: must be a list of modules`);
-  let pooling: Pooling[] | null = null;
-  let normalize = false;
-  modules.forEach((_, i) => {
-    if (typeof modules[i] !== "object" || modules[i] === null)
-      throw new PretrainedError(`${path}: module ${i} must be an object with "type" and "path"`);
-  });
-  for (const [i, raw] of modules.entries()) {
-    const module = new ConfigReader(raw as RawConfig, `${path}: module ${i}`);
-    const kind = module.text("type").split(".").at(-1);
-    if (kind === "Pooling") {
-      const file = join(folder, module.text("path"), "config.json");
-      const config = await objectAt(file);
-      if (!config) throw new PretrainedError(`${file}: this file is missing; ${path} names it`);
-      pooling = poolingOf(config);
-    } else if (kind === "Normalize") normalize = true;
-    else if (kind !== "Transformer")
-      throw new PretrainedError(
-        `${path}: module ${i} is of type ${JSON.stringify(module.text("type"))}; known are Transformer, Pooling and Normalize`,
-      );
-  }
-  if (!pooling) throw new PretrainedError(`${path}: there is no Pooling among the modules`);
-  return { pooling, normalize, maxLength };
+/** How many tokens of a text are not pooled: those that stand before it where the prompt is not. */
+function skippedTokens(tokenizer: EmbeddingTokenizer, { prompt, poolPrompt, lowerCase }: EmbeddingSettings): number {
+  if (poolPrompt || prompt === "") return 0;
+  const text = lowerCase ? prompt.toLowerCase() : prompt;
+  const [whole, bare] = [tokenizer.encode(text), tokenizer.encode(text, { addSpecialTokens: false })];
+  // what stands behind a text does not behind the prompt
+  return whole.length > bare.length && whole[whole.length - 1] !== bare[bare.length - 1]
+    ? whole.length - 1
+    : whole.length;
 }
 
 /** Rows of tokens, padded to one length: ids and mask, [batch, time] each. */
@@ -150,16 +77,21 @@ export async function embed(
   texts: readonly string[],
   options: EmbedOptions = {},
 ): Promise<Tensor> {
-  const own = model.embeddingSettings ?? { pooling: ["mean"], normalize: false, maxLength: null };
-  const { pooling = own.pooling, normalize = own.normalize, maxLength = own.maxLength, batch = 32 } = options;
+  const settings = settingsFor(model, options);
+  const { pooling, normalize, maxLength, dimensions } = settings;
+  const { batch = 32 } = options;
   const tokenizer = options.tokenizer ?? model.tokenizer;
   if (!tokenizer) throw new PretrainedError("embed: the model knows no tokenizer; give one");
   if (texts.length === 0) throw new PretrainedError("embed: there are no texts");
   if (!Number.isInteger(batch) || batch < 1)
     throw new PretrainedError(`embed: batch must be a whole number ≥ 1, got ${batch}`);
   const longest = Math.min(maxLength ?? model.contextLength, model.contextLength);
+  const skipped = skippedTokens(tokenizer, settings);
+  if (skipped >= longest)
+    throw new PretrainedError(`embed: the prompt has ${skipped} tokens, of the ${longest} that are seen of a text`);
+  const read = (text: string) => tokenizer.encode(settings.lowerCase ? text.toLowerCase() : text);
   const rows = texts.map((text, i) => {
-    const ids = Int32Array.from(tokenizer.encode(text));
+    const ids = Int32Array.from(read(settings.prompt + text));
     if (ids.length === 0) throw new PretrainedError(`embed: text ${i} has no tokens`);
     if (ids.length <= longest) return ids;
     const kept = ids.slice(0, longest);
@@ -178,9 +110,11 @@ export async function embed(
           longest,
           model.padTokenId ?? 0,
         );
-        const hidden = model.forward(ids, { attentionMask });
-        const pooled = pooling.map((kind) => pool(hidden, kind, attentionMask));
-        return unit(cat(pooled, 1).to("float32"), normalize).narrow(0, 0, chosen.length);
+        const after = (x: Tensor): Tensor => (skipped === 0 ? x : x.narrow(1, skipped, x.shape[1] - skipped));
+        const hidden = after(model.forward(ids, { attentionMask }));
+        const pooled = pooling.map((kind) => pool(hidden, kind, after(attentionMask)));
+        const vector = unit(cat(pooled, 1).to("float32"), normalize).narrow(0, 0, chosen.length);
+        return dimensions === null || dimensions >= vector.shape[1] ? vector : vector.narrow(1, 0, dimensions);
       });
       await realize(vectors);
       parts.push(vectors);

@@ -13,14 +13,8 @@ export { Crepe, type CrepeConfig, crepeFrames, crepePitches, loadCrepe, type Pit
 export { CausalLM, type DecoderConfig, type LayerConfig } from "./decoder.ts";
 export { CausalLMForSequenceClassification, GPT2ForSequenceClassification } from "./decoder-classifier.ts";
 export { DistilBert, type DistilBertConfig, DistilBertForSequenceClassification } from "./distilbert.ts";
-export {
-  type EmbeddingSettings,
-  type EmbeddingTokenizer,
-  type EmbedOptions,
-  embed,
-  readEmbeddingSettings,
-  type SentenceEncoder,
-} from "./embed.ts";
+export { type EmbeddingTokenizer, type EmbedOptions, embed, type SentenceEncoder } from "./embed.ts";
+export { type EmbeddingSettings, readEmbeddingSettings } from "./embedding-settings.ts";
 export { type Pooling, pool, type TextClassifier, type TextEncoder, type TextInput } from "./encoder.ts";
 export type { LayerReplacer } from "./from-parts.ts";
 export { G2p, graphemeIds, graphemes, loadG2p, phonemes } from "./g2p.ts";

@@ -8,7 +8,7 @@ import { readBytes } from "../data/source.ts";
 import { loadTokenizer, readTokenizerJson, type Tokenizer } from "../data/tokenizer.ts";
 import type { Module } from "../nn/index.ts";
 import { type ConfigReader, PretrainedError } from "./config.ts";
-import { type EmbeddingSettings, readEmbeddingSettings } from "./embed.ts";
+import { type EmbeddingSettings, readEmbeddingSettings } from "./embedding-settings.ts";
 import type { TokenizerFiles } from "./gguf-tokenizer-export.ts";
 import { olderTokenizer } from "./older-tokenizers.ts";
 
@@ -123,8 +123,39 @@ const samplingNames = {
   repetition_penalty: "repetitionPenalty",
 } as const;
 
+/** What else of it changes which tokens come, with the values that change nothing. */
+const notFollowed: Readonly<Record<string, readonly unknown[]>> = {
+  bad_words_ids: [],
+  begin_suppress_tokens: [],
+  epsilon_cutoff: [0],
+  eta_cutoff: [0],
+  exponential_decay_length_penalty: [],
+  forced_bos_token_id: [],
+  forced_eos_token_id: [],
+  guidance_scale: [1],
+  min_length: [0],
+  min_new_tokens: [0],
+  no_repeat_ngram_size: [0],
+  num_beams: [1],
+  penalty_alpha: [0],
+  sequence_bias: [],
+  suppress_tokens: [],
+  top_h: [],
+  typical_p: [1],
+};
+
+/** The sampling that generation_config.json asks for, as transformers follows it. Throws PretrainedError for what `generate` does not follow. */
 function samplingOf(json: Json): GenerationConfig {
-  const out: Record<string, number> = {};
+  for (const [name, harmless] of Object.entries(notFollowed)) {
+    const value = json[name] ?? null;
+    const isEmpty = value === null || (Array.isArray(value) && value.length === 0);
+    if (!isEmpty && !harmless.includes(value))
+      throw new PretrainedError(
+        `generation_config.json: "${name}" is ${JSON.stringify(value)}, which generate does not follow; leave useGenerationConfig out, and give the sampling`,
+      );
+  }
+  const out: Record<string, number> = json["do_sample"] === true ? { topK: 50 } : {}; // where it says nothing else
+  if (json["top_k"] === 0) delete out["topK"];
   for (const [name, own] of Object.entries(samplingNames)) {
     const value = json[name];
     if (typeof value === "number" && !(name === "top_k" && value === 0)) out[own] = value; // 0 is "all" there

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { after, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { Rng } from "../../src/core/rng.ts";
-import { CharTokenizer } from "../../src/data/index.ts";
+import { CharTokenizer, tokenizerFromJSON } from "../../src/data/index.ts";
 import { parseCsv } from "../../src/finetune/csv.ts";
 import {
   ChatTemplate,
@@ -401,6 +401,31 @@ describe("conversations", () => {
     await assert.rejects(ChatTemplate.create("{% for %}"), /the chat template can't be read \(line 1, \{% for %\}\)/);
   });
 
+  test("a template may mark what the assistant says; around the marks it is trimmed as around any block", async () => {
+    const template = await ChatTemplate.create(
+      "{% for m in messages %}{{ m.role[0] }}:\n{%- generation %}\n{{- m.content -}} \n{% endgeneration %}\n  |\n{% endfor %}",
+    );
+    // transformers.utils.chat_template_utils.render_jinja_template
+    assert.equal(template.render(messages.slice(0, 2)), "u:one  |\na:two  |\n");
+  });
+
+  test("what a template marks as the assistant's is learnt, also where earlier turns are written in another way", async () => {
+    const template = await ChatTemplate.create(
+      "{% for m in messages %}[{{ m.role[0] }}]{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% if loop.last %}!{% endif %}<e>{% endgeneration %}#{% else %}{{ m.content }}{% endif %}{% endfor %}",
+    );
+    // the spans of render_jinja_template(return_assistant_tokens_mask=True), by which TRL's assistant_only_loss goes
+    const parts = template.parts(messages);
+    assert.deepEqual(parts, [
+      { text: "[u]one[a]", learnt: false },
+      { text: "two<e>", learnt: true },
+      { text: "#[u]three[a]", learnt: false },
+      { text: "four!<e>", learnt: true },
+      { text: "#", learnt: false },
+    ]);
+    const last = template.parts(messages, { turns: "last" }).map(({ learnt }) => learnt);
+    assert.deepEqual(last, [false, false, false, true, false]);
+  });
+
   test("a template that drops what was said before is noticed; its last turns can be learnt", async () => {
     const template = await ChatTemplate.create(
       "{% for m in messages %}[{{ m.role }}]{% if m.role == 'user' or loop.last %}{{ m.content }}{% endif %}{% endfor %}" +
@@ -416,6 +441,71 @@ describe("conversations", () => {
     ]);
     assert.throws(() => template.parts(messages.slice(0, 1), { where: "y" }), /y: the assistant says nothing/);
   });
+});
+
+/** What Llama 2, Mistral and TinyLlama have: a space before a text's beginning, put there by the normalizer or the pre-tokenizer. */
+const sentencePieces = (beginning: "normalizer" | "pre_tokenizer") => {
+  const vocab = Object.fromEntries(
+    ["<unk>", "</s>", "<0x0A>", "▁", "a", "b", "c", ":", "▁b", "bc"].map((t, i) => [t, i]),
+  );
+  return tokenizerFromJSON({
+    version: "1.0",
+    added_tokens: [
+      { id: 1, content: "</s>", special: true, normalized: false, single_word: false, lstrip: false, rstrip: false },
+    ],
+    normalizer:
+      beginning === "normalizer"
+        ? {
+            type: "Sequence",
+            normalizers: [
+              { type: "Prepend", prepend: "▁" },
+              { type: "Replace", pattern: { String: " " }, content: "▁" },
+            ],
+          }
+        : null,
+    pre_tokenizer:
+      beginning === "pre_tokenizer"
+        ? { type: "Metaspace", replacement: "▁", prepend_scheme: "first", split: false }
+        : null,
+    post_processor: null,
+    decoder: null,
+    model: { type: "BPE", unk_token: "<unk>", byte_fallback: true, vocab, merges: ["▁ b", "b c"] },
+  });
+};
+
+describe("what goes on with a text", () => {
+  const [newline, space, a, b, c, colon, spaceB, bc] = [2, 3, 4, 5, 6, 7, 8, 9];
+  for (const beginning of ["normalizer", "pre_tokenizer"] as const) {
+    const tokenizer = sentencePieces(beginning);
+    const ids = (prompt: string, completion: string): number[] =>
+      Array.from(tokenizeExamples([{ where: "", prompt, completion }], tokenizer)[0].ids);
+
+    test(`has no space of a tokenizer's own before it (${beginning})`, () => {
+      // as transformers encodes prompt and completion in one
+      assert.deepEqual(ids("a:", " bc"), [space, a, colon, spaceB, c]);
+      assert.deepEqual(ids("a:", "bc"), [space, a, colon, bc]);
+      assert.deepEqual(ids("a:\n", "b"), [space, a, colon, newline, b]);
+      // "▁b" would reach over the boundary: a prompt is as generation meets it
+      assert.deepEqual(ids("a: ", "b"), [space, a, colon, space, b]);
+    });
+
+    test(`in a conversation too (${beginning})`, async () => {
+      const template = await ChatTemplate.create(
+        "{% for m in messages %}{{ m.role[0] }}:\n{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}a:\n{% endif %}",
+      );
+      const talk = [
+        { role: "b", content: "c" },
+        { role: "assistant", content: "b" },
+        { role: "b", content: "c" },
+        { role: "assistant", content: "bc" },
+      ];
+      const [example] = tokenizeExamples([{ where: "", messages: talk }], tokenizer, { template, bosId: 0 });
+      const whole = tokenizer.encode(template.render(talk), { addSpecialTokens: false });
+      assert.deepEqual(example.ids, Array.from(whole));
+      const learnt = Array.from(example.labels!).filter((id) => id >= 0);
+      assert.deepEqual(learnt, [b, 1, bc, 1]);
+    });
+  }
 });
 
 describe("tokens of examples", () => {

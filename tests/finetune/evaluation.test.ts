@@ -22,8 +22,9 @@ import {
   writeEvaluation,
 } from "../../src/finetune/index.ts";
 import { GPT2 } from "../../src/models/index.ts";
+import { Module } from "../../src/nn/index.ts";
 import { AdamW } from "../../src/optim/index.ts";
-import { manualSeed, noGrad, tensor } from "../../src/tensor/index.ts";
+import { manualSeed, noGrad, type Tensor, tensor, zeros } from "../../src/tensor/index.ts";
 import { fit } from "../../src/train/index.ts";
 import { assertClose } from "../support/fixtures.ts";
 
@@ -89,6 +90,16 @@ describe("metrics", () => {
     );
     assert.deepEqual(Object.keys(got), ["loss", "absolute error", "R²"]);
     assertClose("MAE and R²", [got["absolute error"], got["R²"]], [0.5, 0.9486081370449679], { rtol: 1e-12, atol: 0 });
+  });
+
+  test("R² of equal targets is 1 where all are met, else 0, and an interval stays finite; one example has none", () => {
+    const of = (predicted: readonly number[], target: readonly number[]) =>
+      columns({ loss: target.map((t, i) => (t - predicted[i]) ** 2), count: target.map(() => 1), predicted, target });
+    assert.equal(metricsOf(of([2, 2], [2, 2]))["R²"], 1);
+    assert.equal(metricsOf(of([2, 3], [2, 2]))["R²"], 0);
+    assert.ok(Number.isNaN(metricsOf(of([2], [3]))["R²"]));
+    const { interval } = compareColumns(of([2, 3], [2, 4]), of([2, 4], [2, 4]))["R²"];
+    assert.ok(interval?.every(Number.isFinite), String(interval));
   });
 
   test("examples without a target that counts are left out; a table shows what both sides have", () => {
@@ -198,6 +209,49 @@ describe("questions", () => {
     const got = await multipleChoice(model, [ask("cat:", choices, 0)], { tokenizer });
     assert.deepEqual([got["chosen"][0], got["chosenNormalized"][0]], [by, normalised]);
     assert.equal(by, 0); // a beginning is never less likely than the whole
+  });
+
+  test("white space at a question's end is read with the choice, as lm-evaluation-harness reads it", async () => {
+    const words = ["a", ":", " ", " yes", "yes", " no", "no"];
+    const encoder = {
+      encode: (text: string) => (text.match(/ ?\w+|./g) ?? []).map((word) => words.indexOf(word)),
+    };
+    const seen: unknown[] = [];
+    class Watched extends Module {
+      readonly contextLength = 8;
+      forward(ids: Tensor): Tensor {
+        seen.push(ids.narrow(1, 0, 4).tolist());
+        return zeros([...ids.shape, words.length]);
+      }
+    }
+    await multipleChoice(new Watched(), [ask("a: ", ["yes", "no no"], 0)], { tokenizer: encoder, batch: 1 });
+    const [longer, shorter] = (await Promise.all(seen)) as number[][][];
+    assert.deepEqual(longer[0].slice(0, 3), [0, 1, 5]); // of what is judged the last is not read
+    assert.deepEqual(shorter[0].slice(0, 2), [0, 1]);
+    assert.ok(!longer[0].includes(2) && !shorter[0].includes(2));
+  });
+
+  test("a choice's length is its number of characters, also of those outside the basic plane", async () => {
+    const astral = CharTokenizer.fromText("ab:\u{1f600}");
+    manualSeed(7);
+    const model = new GPT2({
+      vocabSize: astral.vocabSize,
+      contextLength: 16,
+      numLayers: 1,
+      numHeads: 1,
+      hiddenSize: 4,
+    });
+    const choices = ["ab", "\u{1f600}\u{1f600}"];
+    const [first, second] = (
+      await scoreTexts(
+        model,
+        choices.map((completion) => ({ prompt: "a:", completion })),
+        { tokenizer: astral },
+      )
+    ).map(({ logProb }) => logProb);
+    const got = await multipleChoice(model, [ask("a:", choices, 0)], { tokenizer: astral });
+    assert.ok(first > second && second > 2 * first, `${first}, ${second}`); // so that lengths of 2 and of 4 decide differently
+    assert.equal(got["chosenNormalized"][0], 0);
   });
 
   test("each token of a text, and of a completion behind its prompt, has its own logarithmic probability", async () => {

@@ -9,6 +9,7 @@ import {
   adapterOf,
   applyLora,
   freeze,
+  type LoraLinear,
   type LoraOptions,
   loadAdapter,
   quantizeModel,
@@ -246,6 +247,22 @@ describe("an adapter", () => {
     assert.equal(adapterOf(smaller), undefined);
   });
 
+  test("gives layers ranks and alphas of their own, which are saved and loaded", async () => {
+    const patterns = { rankPattern: { "h.1.mlp.c_fc": 3 }, alphaPattern: { ".*\\.0\\..*": 5 } };
+    const tuned = applyLora(gpt2(), { r: 2, alpha: 4, target: ["c_fc"], ...patterns });
+    const [first, second] = [...tuned.adapter.layers.values()].map(({ settings }) => settings);
+    assert.deepEqual([first.r, first.scaling, second.r, second.scaling], [2, 5 / 2, 3, 4 / 3]);
+    await learn(tuned);
+    const folder = room();
+    await tuned.saveAdapter(folder);
+    const fresh = await loadAdapter(gpt2(), folder);
+    assert.deepEqual(await fresh.forward(ids()).data(), await tuned.forward(ids()).data());
+    await assert.rejects(
+      applyLora(gpt2(), { r: 2, alpha: 4, target: ["c_fc"] }).loadAdapter(folder),
+      /rankPattern is \{"h\.1\.mlp\.c_fc":3\}, the model's adapter has \{\}/,
+    );
+  });
+
   test("does not stand in the way of generate", async () => {
     const tuned = applyLora(gpt2(), options);
     await learn(tuned);
@@ -272,6 +289,8 @@ describe("what can't be done is said", () => {
     ["a pattern that is none", { target: "(" }, /\( is no regular expression/],
     ["a module to save that is not there", { modulesToSave: ["score"] }, /modulesToSave names "score"/],
     ["a tied table to save", { modulesToSave: ["wte"] }, /"transformer\.wte", which is also the output head/],
+    ["a rank of 0 for some layers", { rankPattern: { c_fc: 0 } }, /rankPattern gives "c_fc" the rank 0/],
+    ["an alpha of 0 for some layers", { alphaPattern: { c_fc: 0 } }, /alphaPattern gives "c_fc" 0; it must be above 0/],
     ["an unknown bias", { bias: "some" as "all" }, /bias must be "none", "all" or "lora_only", got "some"/],
   ];
   for (const [what, options, message] of cases)
@@ -303,6 +322,50 @@ describe("what can't be done is said", () => {
     await assert.rejects(loadAdapter(gpt2(), folder), /wpe\.base_layer\.weight" is not the table .* of this model/);
   });
 
+  test("what is left out by a pattern is left out where the adapter is loaded too", async () => {
+    const folder = room();
+    const tuned = applyLora(gpt2(), { r: 2, target: ["c_attn", "c_fc"], exclude: /.*\.h\.1\..*/ });
+    const paths = ["transformer.h.0.attn.c_attn", "transformer.h.0.mlp.c_fc"];
+    assert.deepEqual([...tuned.adapter.layers.keys()], paths);
+    await tuned.saveAdapter(folder);
+    assert.deepEqual([...(await loadAdapter(gpt2(), folder)).adapter.layers.keys()], paths);
+    const path = join(folder, "adapter_config.json");
+    const config = JSON.parse(readFileSync(path, "utf8"));
+    // as PEFT keeps what it was given
+    const given = { target_modules: ["c_attn", "c_fc"], exclude_modules: ".*\\.h\\.1\\..*" };
+    writeFileSync(path, JSON.stringify({ ...config, ...given }));
+    assert.deepEqual([...(await loadAdapter(gpt2(), folder)).adapter.layers.keys()], paths);
+  });
+
+  test("modules to save are those whose paths end so, as PEFT finds them; a head of other models is passed over", async () => {
+    const folder = room();
+    const tuned = applyLora(gpt2(), { r: 2, target: ["c_attn"], modulesToSave: ["n_1"] });
+    await learn(tuned);
+    const norms = ["weight", "bias"].flatMap((name) => [0, 1].map((i) => `transformer.h.${i}.ln_1.${name}`));
+    const saved = Object.keys(tuned.adapterStateDict()).filter((key) => !key.includes("lora_"));
+    assert.deepEqual(saved.sort(), norms.map((path) => `base_model.model.${path}`).sort());
+    await tuned.saveAdapter(folder);
+    const path = join(folder, "adapter_config.json");
+    const config = JSON.parse(readFileSync(path, "utf8"));
+    // every classifier's adapter has both names
+    writeFileSync(path, JSON.stringify({ ...config, modules_to_save: ["n_1", "classifier", "score"] }));
+    const again = await loadAdapter(gpt2(), folder);
+    assert.deepEqual(await again.forward(ids()).data(), await tuned.forward(ids()).data());
+    assert.deepEqual(again.adapter.config.modulesToSave, ["n_1"]);
+  });
+
+  test("a 16-bit weight and its update are rounded once, where they are added", async () => {
+    const tuned = applyLora(gpt2().to("bfloat16"), { r: 2, alpha: 3, target: ["c_attn"] });
+    await learn(tuned);
+    const layer = tuned.adapter.layers.get("transformer.h.0.attn.c_attn") as LoraLinear;
+    const expected = await layer.weight.to("float64").add(layer.delta().to("float64")).to("bfloat16").data();
+    const [base, merged] = [await layer.weight.data(), tuned.mergedStateDict()["transformer.h.0.attn.c_attn.weight"]];
+    assert.deepEqual(await merged.data(), expected);
+    assert.notDeepEqual(expected, base);
+    tuned.merge();
+    assert.deepEqual(await layer.weight.data(), expected);
+  });
+
   test("an adapter's configuration that is not understood", async () => {
     const folder = room();
     await applyLora(gpt2(), { r: 2 }).saveAdapter(folder);
@@ -311,7 +374,10 @@ describe("what can't be done is said", () => {
     const good = JSON.parse(readFileSync(path, "utf8"));
     for (const [change, message] of [
       [{ use_dora: true }, /"use_dora" is true, which is not supported/],
-      [{ rank_pattern: { c_attn: 4 } }, /"rank_pattern" is \{"c_attn":4\}/],
+      [{ init_lora_weights: "pissa_niter_4" }, /"init_lora_weights" is "pissa_niter_4", which changes the model's own/],
+      [{ rank_pattern: { c_attn: 0 } }, /"rank_pattern" must be ranks by patterns, got \{"c_attn":0\}/],
+      [{ alpha_pattern: { "(": 4 } }, /"alpha_pattern" must be numbers above 0 by patterns/],
+      [{ layers_to_transform: ["1"] }, /"layers_to_transform" must be a layer's number or a list/],
       [{ peft_type: "IA3" }, /"peft_type" must be "LORA"/],
       [{ r: "8" }, /"r" must be a whole number ≥ 1, got "8"/],
       [{ target_modules: null }, /"target_modules" must be a pattern or a list of names/],

@@ -95,6 +95,20 @@ describe("a text that is generated", () => {
     assert.deepEqual([...model.stopTokens], [2, 3]);
   });
 
+  test("of generation_config.json transformers' default counts where it says nothing, and what is not followed is told", async () => {
+    const folder = join(room, "sampling");
+    await cp(checkpoint, folder, { recursive: true });
+    const configOf = async (config: object) => {
+      writeFileSync(join(folder, "generation_config.json"), JSON.stringify(config));
+      return (await fromPretrained(folder, { dtype: "float32" })).generationConfig;
+    };
+    assert.deepEqual(await configOf({ do_sample: true, top_p: 0.9 }), { topK: 50, topP: 0.9 });
+    assert.deepEqual(await configOf({ do_sample: true, top_k: 0, typical_p: 1, suppress_tokens: null }), {});
+    assert.deepEqual(await configOf({ top_k: 7, num_beams: 1 }), { topK: 7, temperature: 0 });
+    await assert.rejects(configOf({ no_repeat_ngram_size: 3 }), /"no_repeat_ngram_size" is 3, which generate does not/);
+    await assert.rejects(configOf({ suppress_tokens: [5] }), /"suppress_tokens" is \[5\], which generate does not/);
+  });
+
   test("ends by its signal, whose reason is thrown", async () => {
     const model = await load();
     const control = new AbortController();

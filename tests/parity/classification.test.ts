@@ -200,8 +200,8 @@ describe("all-MiniLM-L6-v2", () => {
     const model = await fromPretrained(folder as string, { task: "features", dtype });
     for (const { text, ids } of sentences)
       if (ids.length < 256) assert.deepEqual([...model.tokenizer.encode(text)], ids, text);
-    const settings = await readEmbeddingSettings(folder as string);
-    assert.deepEqual(settings, { pooling: ["mean"], normalize: true, maxLength: 256 });
+    const { pooling, normalize, maxLength, prompt } = await readEmbeddingSettings(folder as string);
+    assert.deepEqual([pooling, normalize, maxLength, prompt], [["mean"], true, 256, ""]);
     const texts = sentences.map(({ text }) => text);
     const vectors = await embed(model, texts, { batch: 4 }); // tokenizer and settings are the model's own
     assert.deepEqual(vectors.shape, [texts.length, 384]);

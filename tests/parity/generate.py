@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-SECTIONS = ["primitives", "composites", "tensors", "layers", "recurrent", "training", "gpt", "formats", "finetune", "pretrained", "tokenizers", "chat_templates", "generation", "classification", "small_models", "mixed"]
+SECTIONS = ["primitives", "composites", "tensors", "layers", "recurrent", "training", "gpt", "formats", "finetune", "pretrained", "adapters", "tokenizers", "chat_templates", "generation", "classification", "small_models", "mixed"]
 
 if __name__ == "__main__":
     for section in sys.argv[1:] or SECTIONS:
