@@ -27,7 +27,7 @@ import { type Callback, DivergedError } from "../train/fit.ts";
 import { formatCount, formatDuration } from "../train/terminal.ts";
 import { openDevice } from "./device.ts";
 import { exitCodes } from "./exit.ts";
-import { holdOut, promptsOf, readLanguage, readTargets } from "./finetune-data.ts";
+import { holdOut, lengthOfRows, promptsOf, readLanguage, readTargets } from "./finetune-data.ts";
 import { elements, prepareModel } from "./finetune-method.ts";
 import { type FinetuneSettings, usesLora } from "./finetune-settings.ts";
 import { printable } from "./gpt-run.ts";
@@ -40,9 +40,6 @@ import { configOf, expectWriter, labelsName, openModel } from "./pretrained-mode
 import { checkData, fingerprint, precisionOf, resumeCommand, startRun, writeJson } from "./run-folder.ts";
 import { lockRun, unlockRun } from "./run-lock.ts";
 import { isFinished, resultName } from "./session.ts";
-
-/** Most tokens of an example where nobody says otherwise: attention over more costs more than most data need. */
-const usualLength = 512;
 
 interface Subject {
   readonly model: Module;
@@ -130,7 +127,7 @@ async function languageSubject(
     quantize: settings.quantize,
     ...dtypeFlag(settings),
   });
-  const maxLength = asked ?? Math.min(model.contextLength, usualLength);
+  const maxLength = lengthOfRows(model, asked);
   const reading = { text, turns, maxLength };
   const data = await readLanguage(settings.data, tokenizer, reading);
   const { running } = data;
@@ -194,7 +191,7 @@ async function textSubject(
     numLabels: regress ? 1 : labels.length,
     ...dtypeFlag(settings),
   });
-  const maxLength = asked ?? Math.min(model.contextLength, usualLength);
+  const maxLength = lengthOfRows(model, asked);
   const shown = labels.slice(0, 12).map((name) => JSON.stringify(name));
   const classes = regress
     ? "a number"

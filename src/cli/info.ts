@@ -40,7 +40,8 @@ async function info(name: string, flags: Flags): Outcome {
   const { formatBytes, formatCount } = await import("../train/terminal.ts");
   const place = await findModel(name);
   const facts = await describeModel(place);
-  const length = Math.min(flags.length ?? 512, facts.context ?? 512);
+  const { usualLength } = await import("./finetune-data.ts");
+  const length = Math.min(flags.length ?? usualLength, facts.context ?? usualLength);
   const memory = flags.memory && facts.text ? await memoryRows(facts, length, flags) : null;
   if (flags.json) {
     const { config: _, tokens: __, ...plain } = facts;

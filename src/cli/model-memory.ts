@@ -23,6 +23,7 @@ import type { Projection } from "../models/gpt2.ts";
 import { type Architecture, architectures, ConfigReader, PretrainedError, type RawConfig } from "../models/index.ts";
 import { deferInit, Linear, type Module } from "../nn/index.ts";
 import { noGrad, randint, setData, Tensor } from "../tensor/index.ts";
+import { lengthOfRows } from "./finetune-data.ts";
 import { headsOf } from "./finetune-method.ts";
 import { footprint, waitingLogits } from "./footprint.ts";
 import { openPlanning, type PlannedProgram, planningDevice } from "./planning.ts";
@@ -199,7 +200,7 @@ async function planDepth(
   const quantization = quantizationOf(method, options);
   const model = build(raw, dtype);
   const parameters = model.parameterCount();
-  const time = options.time ?? Math.min(512, model.contextLength);
+  const time = lengthOfRows(model, options.time);
   let quantized = 0;
   if (quantization !== null) {
     const make = (layer: Linear | Projection): QuantizedLinear => {

@@ -6,7 +6,7 @@
  */
 import type { DType } from "../core/dtype.ts";
 import { ShapeError } from "../core/errors.ts";
-import { showShape, sizeOf } from "../core/shape.ts";
+import { showShape } from "../core/shape.ts";
 import { dynamicSlice, scalar } from "../graph/ops.ts";
 import * as F from "../nn/functional.ts";
 import { Embedding, type FactoryOptions, Linear, Module, ModuleList, RMSNorm } from "../nn/index.ts";
@@ -16,6 +16,7 @@ import { attend, DecoderContext } from "./attention.ts";
 import { BlockEmbedding } from "./blocks.ts";
 import { type CachePlace, type CreateCacheOptions, KeyValueCache } from "./cache.ts";
 import { GemmaRMSNorm } from "./gemma-norm.ts";
+import { logitPieces } from "./logits.ts";
 import type { Packing } from "./packing.ts";
 import { replayed } from "./replay.ts";
 import { Rotary, type RotaryConfig, rotate } from "./rotary.ts";
@@ -64,9 +65,6 @@ export interface DecoderConfig {
   /** Standard deviation of the weights at the start. */
   readonly initializerRange: number;
 }
-
-/** More logits than this are made and used a chunk of rows at a time: 64 MiB of float32. */
-const mostLogits = 2 ** 24;
 
 const project = (
   inputs: number,
@@ -346,8 +344,7 @@ export class CausalLM extends Module {
     if (targets === undefined) return this.logitsOf(hidden);
     // an adapter may stand in the head's place: then it is asked, not its weight
     const plain = logitSoftcap === null && (this.lm_head === null || this.lm_head instanceof Linear);
-    if (plain && sizeOf(ids.shape) * vocabSize > mostLogits)
-      return F.linearCrossEntropy(hidden, this.headWeight, targets);
+    if (plain && logitPieces(ids.size, vocabSize) > 1) return F.linearCrossEntropy(hidden, this.headWeight, targets);
     return F.crossEntropy(this.logitsOf(hidden.flatten(0, 1)), targets.flatten());
   }
 

@@ -3,7 +3,7 @@
  * [in, out], and the head is the token embedding. Reads from top to bottom: configuration, block, model, counts.
  */
 import { ShapeError } from "../core/errors.ts";
-import { showShape, sizeOf } from "../core/shape.ts";
+import { showShape } from "../core/shape.ts";
 import { dynamicSlice, minimum, scalar } from "../graph/ops.ts";
 import * as F from "../nn/functional.ts";
 import {
@@ -20,6 +20,7 @@ import { type ActivationName, activationNames, activations } from "./activations
 import { attend, DecoderContext } from "./attention.ts";
 import { type CachePlace, type CreateCacheOptions, KeyValueCache } from "./cache.ts";
 import type { ConfigReader } from "./config.ts";
+import { logitPieces } from "./logits.ts";
 import type { Packing } from "./packing.ts";
 import { replayed } from "./replay.ts";
 
@@ -71,9 +72,6 @@ export function gpt2ConfigOf(config: ConfigReader): GPT2Config {
 }
 
 const innerSize = ({ intermediateSize, hiddenSize }: GPT2Config): number => intermediateSize ?? 4 * hiddenSize;
-
-/** More logits than this are made and used a chunk of rows at a time: 64 MiB of float32. */
-const mostLogits = 2 ** 24;
 
 function check({ vocabSize, contextLength, numLayers, numHeads, hiddenSize }: GPT2Config): void {
   for (const [name, n] of Object.entries({ vocabSize, contextLength, numLayers, numHeads, hiddenSize }))
@@ -276,7 +274,7 @@ export class GPT2 extends Module {
     const hidden = this.hiddenStates(ids, packing);
     const head = this.transformer.wte.weight;
     if (targets === undefined) return F.linear(hidden, head);
-    if (sizeOf(ids.shape) * this.config.vocabSize > mostLogits) return F.linearCrossEntropy(hidden, head, targets);
+    if (logitPieces(ids.size, this.config.vocabSize) > 1) return F.linearCrossEntropy(hidden, head, targets);
     return F.crossEntropy(F.linear(hidden.flatten(0, 1), head), targets.flatten());
   }
 
