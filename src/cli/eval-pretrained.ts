@@ -46,6 +46,9 @@ interface Opened {
   readonly tokenizer: ModelTokenizer;
 }
 
+/** Of this dtype; where none is asked for, as they are stored, be it in the blocks of a GGUF file. */
+const weightsOf = (dtype: Flags["dtype"]) => (dtype === undefined ? ({ quantize: "stored" } as const) : { dtype });
+
 /** What has been measured of each example, and a print of the examples. */
 interface Measured {
   readonly columns: Columns;
@@ -126,7 +129,7 @@ async function measureClasses(
     task: "classification",
     tokenizer: tokenizer.tokenizer,
     ...(adapter === undefined ? {} : { adapter }),
-    ...(dtype === undefined ? {} : { dtype }),
+    ...weightsOf(dtype),
   });
   const regress = model.numLabels === 1;
   const labels = adapter?.labels ?? (regress ? null : namesFor(model.numLabels, ofConfig));
@@ -152,7 +155,7 @@ async function measureLanguage(
     task: "generation",
     tokenizer: tokenizer.tokenizer,
     ...(adapter === undefined ? {} : { adapter }),
-    ...(dtype === undefined ? {} : { dtype }),
+    ...weightsOf(dtype),
   });
   const maxLength = lengthOfRows(model, asked);
   const task = languageTask({ maxLength });
@@ -183,7 +186,7 @@ async function measureChoices({ place, adapter, tokenizer }: Opened, { data, bat
     task: "generation",
     tokenizer: tokenizer.tokenizer,
     ...(adapter === undefined ? {} : { adapter }),
-    ...(dtype === undefined ? {} : { dtype }),
+    ...weightsOf(dtype),
   });
   const examples: ChoiceExample[] = [];
   for (const path of data) examples.push(...(await readChoices(path)));

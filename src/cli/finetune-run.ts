@@ -28,7 +28,7 @@ import { formatCount, formatDuration } from "../train/terminal.ts";
 import { openDevice } from "./device.ts";
 import { exitCodes } from "./exit.ts";
 import { holdOut, lengthOfRows, promptsOf, readLanguage, readTargets } from "./finetune-data.ts";
-import { elements, prepareModel } from "./finetune-method.ts";
+import { elements, formatsOf, prepareModel } from "./finetune-method.ts";
 import { type FinetuneSettings, usesLora } from "./finetune-settings.ts";
 import { printable } from "./gpt-run.ts";
 import { takeInterrupts } from "./interrupt.ts";
@@ -229,7 +229,7 @@ function shownPath(path: string): string {
 
 /** What the model is, before an adapter is put on it. */
 const describe = (place: ModelPlace, model: Module, { device }: FinetuneSettings): string =>
-  `${shownPath(place.name)}: ${model.constructor.name}, ${formatCount(elements(model))} parameters, ${dtypeOf(model)}, on ${device}`;
+  `${shownPath(place.name)}: ${model.constructor.name}, ${formatCount(elements(model))} parameters, ${formatsOf(model).join(", ") || dtypeOf(model)}, on ${device}`;
 
 /** Says after which step a resumed run goes on. */
 async function sayWhere(folder: string, say: Say): Promise<void> {

@@ -13,7 +13,7 @@ import { Embedding, type FactoryOptions, Linear, Module, ModuleList, RMSNorm } f
 import { checkpoint, randn, Tensor } from "../tensor/index.ts";
 import { type ActivationName, activations } from "./activations.ts";
 import { attend, DecoderContext } from "./attention.ts";
-import { BlockEmbedding } from "./blocks.ts";
+import { BlockEmbedding, BlockLinear } from "./blocks.ts";
 import { type CachePlace, type CreateCacheOptions, KeyValueCache } from "./cache.ts";
 import { GemmaRMSNorm } from "./gemma-norm.ts";
 import { logitPieces } from "./logits.ts";
@@ -343,7 +343,8 @@ export class CausalLM extends Module {
     const hidden = this.hiddenStates(ids, packing);
     if (targets === undefined) return this.logitsOf(hidden);
     // an adapter may stand in the head's place: then it is asked, not its weight
-    const plain = logitSoftcap === null && (this.lm_head === null || this.lm_head instanceof Linear);
+    const { lm_head: head } = this;
+    const plain = logitSoftcap === null && (head === null || head instanceof Linear || head instanceof BlockLinear);
     if (plain && logitPieces(ids.size, vocabSize) > 1) return F.linearCrossEntropy(hidden, this.headWeight, targets);
     return F.crossEntropy(this.logitsOf(hidden.flatten(0, 1)), targets.flatten());
   }
