@@ -343,7 +343,7 @@ export class CausalLM extends Module {
     const hidden = this.hiddenStates(ids, packing);
     if (targets === undefined) return this.logitsOf(hidden);
     // an adapter may stand in the head's place: then it is asked, not its weight
-    const { lm_head: head } = this;
+    const head: Module | null = this.lm_head;
     const plain = logitSoftcap === null && (head === null || head instanceof Linear || head instanceof BlockLinear);
     if (plain && logitPieces(ids.size, vocabSize) > 1) return F.linearCrossEntropy(hidden, this.headWeight, targets);
     return F.crossEntropy(this.logitsOf(hidden.flatten(0, 1)), targets.flatten());
