@@ -22,7 +22,7 @@ import { formatCount } from "../train/terminal.ts";
 import { openDevice } from "./device.ts";
 import type { EvalFlags } from "./eval.ts";
 import { exitCodes, UsageError } from "./exit.ts";
-import { readLanguage, readTargets } from "./finetune-data.ts";
+import { lengthOfRows, readLanguage, readTargets } from "./finetune-data.ts";
 import type { Outcome } from "./main.ts";
 import type { ModelPlace } from "./model-argument.ts";
 import { expectFree, writeWholeFolder } from "./model-folder.ts";
@@ -45,6 +45,9 @@ interface Opened {
   readonly adapter: AdapterPlace | undefined;
   readonly tokenizer: ModelTokenizer;
 }
+
+/** Of this dtype; where none is asked for, as they are stored, be it in the blocks of a GGUF file. */
+const weightsOf = (dtype: Flags["dtype"]) => (dtype === undefined ? ({ quantize: "stored" } as const) : { dtype });
 
 /** What has been measured of each example, and a print of the examples. */
 interface Measured {
@@ -120,8 +123,6 @@ function metricNames(given: readonly string[] | undefined): readonly string[] | 
   });
 }
 
-const usualLength = 512;
-
 async function measureClasses(
   { place, adapter, tokenizer }: Opened,
   { data, text, label, batch, maxLength, dtype }: Flags,
@@ -131,12 +132,12 @@ async function measureClasses(
     task: "classification",
     tokenizer: tokenizer.tokenizer,
     ...(adapter === undefined ? {} : { adapter }),
-    ...(dtype === undefined ? {} : { dtype }),
+    ...weightsOf(dtype),
   });
   const regress = model.numLabels === 1;
   const labels = adapter?.labels ?? (regress ? null : namesFor(model.numLabels, ofConfig));
   const read = await readTargets(data, tokenizer, { text, label, regress, labels });
-  const longest = maxLength ?? Math.min(model.contextLength, usualLength);
+  const longest = lengthOfRows(model, maxLength);
   const task = textTask({ maxLength: longest });
   const measurement = await measure(model as never, task as never, read.examples as never, {
     ...(batch === undefined ? {} : { batch }),
@@ -144,7 +145,7 @@ async function measureClasses(
   return {
     columns: measurement.examples,
     print: examplesPrint(read.examples.map(task.identity)),
-    cut: { examples: read.examples.filter(({ ids }) => ids.length > longest).length, maxLength: longest },
+    cut: { examples: task.truncated?.(model as never, read.examples) ?? 0, maxLength: longest },
   };
 }
 
@@ -157,20 +158,20 @@ async function measureLanguage(
     task: "generation",
     tokenizer: tokenizer.tokenizer,
     ...(adapter === undefined ? {} : { adapter }),
-    ...(dtype === undefined ? {} : { dtype }),
+    ...weightsOf(dtype),
   });
-  const maxLength = asked ?? Math.min(model.contextLength, usualLength);
+  const maxLength = lengthOfRows(model, asked);
+  const task = languageTask({ maxLength });
   const read = await readLanguage(data, tokenizer, { text, turns, maxLength });
   const writes = wanted?.some((name) => written.includes(name)) ?? false;
   const bare = writes ? read.textual.find((example) => !("prompt" in example)) : undefined;
   if (bare !== undefined)
     throw new UsageError(`--metrics exact-match needs examples of prompt and completion; ${bare.where} is none`);
-  const measurement = await measure(model, languageTask({ maxLength }) as never, read.tokens as never, {
+  const measurement = await measure(model, task as never, read.tokens as never, {
     ...(batch === undefined ? {} : { batch }),
   });
-  const task = languageTask({ maxLength });
   const print = examplesPrint(read.tokens.map(task.identity));
-  const cut = { examples: read.tokens.filter(({ ids }) => ids.length - 1 > maxLength).length, maxLength };
+  const cut = { examples: task.truncated?.(model, read.tokens) ?? 0, maxLength };
   if (!writes) return { columns: measurement.examples, print, cut };
   const { columns } = await exactMatch(model, read.textual, {
     tokenizer: {
@@ -192,7 +193,7 @@ async function measureChoices({ place, adapter, tokenizer }: Opened, { data, bat
     task: "generation",
     tokenizer: tokenizer.tokenizer,
     ...(adapter === undefined ? {} : { adapter }),
-    ...(dtype === undefined ? {} : { dtype }),
+    ...weightsOf(dtype),
   });
   const examples: ChoiceExample[] = [];
   for (const path of data) examples.push(...(await readChoices(path)));

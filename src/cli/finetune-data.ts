@@ -17,6 +17,13 @@ import {
 } from "../finetune/index.ts";
 import type { ModelTokenizer } from "./model-tokenizer.ts";
 
+/** Most tokens of an example where nobody says otherwise: attention over more costs more than most data need. */
+export const usualLength = 512;
+
+/** The most tokens of a row that --max-length, or nobody, asks for. */
+export const lengthOfRows = (model: { readonly contextLength: number }, asked?: number | null): number =>
+  asked ?? Math.min(model.contextLength, usualLength);
+
 export interface ReadingOptions {
   /** The column, or field, of the text. */
   readonly text: string;

@@ -1,5 +1,7 @@
 /** How a model is made ready to learn, by the method of a fine-tuning: adapters put on it, its base quantised, parts of it frozen. */
+import { sizeOf } from "../core/shape.ts";
 import { applyLora, freeze, QuantizedLinear, type Target } from "../finetune/index.ts";
+import { BlockEmbedding, BlockLinear } from "../models/index.ts";
 import type { Module } from "../nn/index.ts";
 import { manualSeed } from "../tensor/index.ts";
 import { formatCount } from "../train/terminal.ts";
@@ -27,6 +29,7 @@ export function prepareModel(model: Module, settings: FinetuneSettings): string 
     return `freeze: ${share(trained)}, ${paths[0]} … ${paths.at(-1)}`;
   }
   const quantized = [...model.modules()].filter((layer) => layer instanceof QuantizedLinear);
+  const stored = [...model.modules()].filter((layer) => layer instanceof BlockLinear);
   manualSeed(settings.seed);
   const heads = settings.task === "language" ? [] : headsOf(model);
   const tuned = applyLora(model, {
@@ -39,7 +42,9 @@ export function prepareModel(model: Module, settings: FinetuneSettings): string 
     taskType: settings.task === "language" ? "CAUSAL_LM" : "SEQ_CLS",
     baseModel: settings.model,
   });
-  const base = quantized.length === 0 ? "" : `; ${quantized.length} layers quantised to ${quantize}`;
+  const base =
+    (quantized.length === 0 ? "" : `; ${quantized.length} layers quantised to ${quantize}`) +
+    (stored.length === 0 ? "" : `; ${stored.length} layers as they are stored (${formatsOf(model).join(", ")})`);
   const trained = tuned.parameterCount({ trainable: true });
   const head = heads.length === 0 ? "" : `, and ${heads.join(" and ")} as a whole`;
   return `${method}: rank ${rank}, alpha ${alpha}, on ${tuned.adapter.layers.size} layers${head}${base}; ${share(trained)}`;
@@ -51,10 +56,23 @@ export const targetOf = (names: readonly string[]): Target =>
 
 /** Parameters, quantised ones too. */
 export const elements = (model: Module): number =>
-  [...model.modules()].reduce(
-    (n, layer) => (layer instanceof QuantizedLinear ? n + layer.inFeatures * layer.outFeatures : n),
-    model.parameterCount(),
-  );
+  [...model.modules()].reduce((n, layer) => n + codedElements(layer), model.parameterCount());
+
+const isBlocks = (layer: Module): layer is BlockLinear | BlockEmbedding =>
+  layer instanceof BlockLinear || layer instanceof BlockEmbedding;
+
+function codedElements(layer: Module): number {
+  if (layer instanceof QuantizedLinear) return layer.inFeatures * layer.outFeatures;
+  return isBlocks(layer) ? sizeOf(layer.weightShape) : 0;
+}
+
+/** GGUF's types that the model's matrices are in, those of the most parameters first. */
+export function formatsOf(model: Module): string[] {
+  const sizes = new Map<string, number>();
+  for (const layer of model.modules())
+    if (isBlocks(layer)) sizes.set(layer.format, (sizes.get(layer.format) ?? 0) + codedElements(layer));
+  return [...sizes].sort(([, a], [, b]) => b - a).map(([format]) => format);
+}
 
 const hasChild = (model: Module, name: string): boolean => [...model.namedChildren()].some(([child]) => child === name);
 

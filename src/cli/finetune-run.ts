@@ -29,8 +29,8 @@ import { type Callback, DivergedError } from "../train/fit.ts";
 import { counted, formatCount, formatDuration } from "../train/terminal.ts";
 import { openDevice } from "./device.ts";
 import { exitCodes } from "./exit.ts";
-import { holdOut, promptsOf, readLanguage, readTargets, type SamplePrompt } from "./finetune-data.ts";
-import { elements, prepareModel } from "./finetune-method.ts";
+import { holdOut, lengthOfRows, promptsOf, readLanguage, readTargets, type SamplePrompt } from "./finetune-data.ts";
+import { elements, formatsOf, prepareModel } from "./finetune-method.ts";
 import { type FinetuneSettings, usesLora } from "./finetune-settings.ts";
 import { printable } from "./gpt-run.ts";
 import { takeInterrupts } from "./interrupt.ts";
@@ -42,9 +42,6 @@ import { configOf, expectWriter, labelsName, openModel } from "./pretrained-mode
 import { checkData, fingerprint, precisionOf, resumeCommand, startRun, writeJson } from "./run-folder.ts";
 import { lockRun, unlockRun } from "./run-lock.ts";
 import { isFinished, resultName } from "./session.ts";
-
-/** Most tokens of an example where nobody says otherwise: attention over more costs more than most data need. */
-const usualLength = 512;
 
 interface Subject {
   readonly model: Module;
@@ -138,7 +135,7 @@ async function languageSubject(
     quantize: settings.quantize,
     ...dtypeFlag(settings),
   });
-  const maxLength = asked ?? Math.min(model.contextLength, usualLength);
+  const maxLength = lengthOfRows(model, asked);
   const reading = { text, turns, maxLength };
   const data = await readLanguage(settings.data, tokenizer, reading);
   const { running } = data;
@@ -217,7 +214,7 @@ async function textSubject(
     numLabels: regress ? 1 : labels.length,
     ...dtypeFlag(settings),
   });
-  const maxLength = asked ?? Math.min(model.contextLength, usualLength);
+  const maxLength = lengthOfRows(model, asked);
   const shown = labels.slice(0, 12).map((name) => JSON.stringify(name));
   const classes = regress
     ? "a number"
@@ -256,7 +253,7 @@ function shownPath(path: string): string {
 
 /** What the model is, before an adapter is put on it. */
 const describe = (place: ModelPlace, model: Module, { device }: FinetuneSettings): string =>
-  `${shownPath(place.name)}: ${model.constructor.name}, ${formatCount(elements(model))} parameters, ${dtypeOf(model)}, on ${device}`;
+  `${shownPath(place.name)}: ${model.constructor.name}, ${formatCount(elements(model))} parameters, ${formatsOf(model).join(", ") || dtypeOf(model)}, on ${device}`;
 
 /** Says after which step a resumed run goes on. */
 async function sayWhere(folder: string, say: Say): Promise<void> {

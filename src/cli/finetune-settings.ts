@@ -2,6 +2,7 @@
 import { existsSync } from "node:fs";
 import { basename, resolve } from "node:path";
 import type { FinetuneFlags, FinetuneTask, Method } from "./finetune.ts";
+import type { BaseQuantization } from "./pretrained-model.ts";
 import { type RunSettings, readSettings } from "./run-folder.ts";
 
 export interface FinetuneSettings extends RunSettings {
@@ -17,7 +18,7 @@ export interface FinetuneSettings extends RunSettings {
   readonly target: readonly string[];
   readonly rslora: boolean;
   /** Of the base; null where it is not quantised. */
-  readonly quantize: "nf4" | "int8" | null;
+  readonly quantize: BaseQuantization | null;
   /** Of freeze: beginnings of parameters' names; null where the other one is given, or neither. */
   readonly train: readonly string[] | null;
   readonly freeze: readonly string[] | null;

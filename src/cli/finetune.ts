@@ -28,7 +28,7 @@ export interface FinetuneFlags {
   readonly dropout: number;
   readonly target?: readonly string[];
   readonly rslora?: boolean;
-  readonly quantize?: "nf4" | "int8";
+  readonly quantize?: "nf4" | "int8" | "stored";
   readonly train?: string[];
   readonly freeze?: string[];
   readonly dtype?: "f32" | "bf16" | "f16";
@@ -111,7 +111,11 @@ export const declare: Declare = (parent, done) => {
     .option("--dropout <p>", "share of their inputs dropped in training", between(0, 0.99), 0)
     .option("--target <names>", "all-linear, or names of layers, e.g. q_proj,v_proj; may be repeated", names)
     .option("--rslora", "scale by alpha / √rank instead")
-    .option("--quantize <kind>", "the base of qlora: nf4 (the default) or int8", oneOf("nf4", "int8"))
+    .option(
+      "--quantize <kind>",
+      "the base of qlora: nf4, int8, or stored, as a GGUF file has it (its default, where that is in few bits; else nf4)",
+      oneOf("nf4", "int8", "stored"),
+    )
     .option("--train <names>", "freeze: what alone is trained, by beginnings of parameters' names", names)
     .option("--freeze <names>", "freeze: or, the other way round, what stays as it is", names)
     .option(
@@ -164,10 +168,18 @@ async function run(command: Command, model: string | undefined, flags: FinetuneF
   checkMethod(command, method);
   checkTask(command, flags);
   const folder = flags.out ?? settings.freeFolder(model);
-  return runFinetune(settings.settingsOf(model, { ...flags, data: flags.data, method }), folder, {
+  const base = method === "qlora" ? { quantize: await quantizeOf(model, flags.quantize) } : {};
+  return runFinetune(settings.settingsOf(model, { ...flags, data: flags.data, method, ...base }), folder, {
     resume: false,
     json: flags.json ?? false,
   });
+}
+
+/** What the base of QLoRA is held in, which the model may decide. */
+async function quantizeOf(model: string, asked: FinetuneFlags["quantize"]) {
+  const { findModel } = await import("./model-argument.ts");
+  const { baseQuantization } = await import("./pretrained-model.ts");
+  return baseQuantization(await findModel(model), asked);
 }
 
 /** Flags that were given on the command line, not by default. */

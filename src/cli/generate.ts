@@ -134,6 +134,6 @@ async function openGenerator(
     tokenizer,
     ...(adapter === undefined ? {} : { adapter }),
     ...(dtype === undefined ? {} : { dtype }),
-    keepQuantized: adapter === undefined && dtype === undefined,
+    quantize: dtype === undefined ? "stored" : null,
   });
 }

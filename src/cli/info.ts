@@ -10,7 +10,7 @@ interface Flags {
   readonly length?: number;
   readonly rank: number;
   readonly target?: readonly string[];
-  readonly quantize: "nf4" | "int8";
+  readonly quantize?: "nf4" | "int8" | "stored";
   readonly recompute?: boolean;
   readonly memory: boolean;
   readonly json?: boolean;
@@ -26,7 +26,11 @@ export const declare: Declare = (parent: Command, done) => {
     .option("--length <n>", "tokens of an example, and of a text that is continued; 512 at most by default", count(1))
     .option("--rank <n>", "rank of the adapters", count(1), 16)
     .option("--target <names>", "their layers: all-linear, or names, e.g. q_proj,v_proj; may be repeated", names)
-    .option("--quantize <kind>", "the base of QLoRA: nf4 or int8", oneOf("nf4", "int8"), "nf4")
+    .option(
+      "--quantize <kind>",
+      "the base of QLoRA: nf4, int8, or stored, as a GGUF file has it (its default, where that is in few bits; else nf4)",
+      oneOf("nf4", "int8", "stored"),
+    )
     .option("--recompute", "in training blocks are computed again for the gradient, as by finetune --recompute")
     .option("--no-memory", "leave out the memory: nothing is planned")
     .option("--json", "print one line of JSON")
@@ -40,8 +44,9 @@ async function info(name: string, flags: Flags): Outcome {
   const { formatBytes, formatCount } = await import("../train/terminal.ts");
   const place = await findModel(name);
   const facts = await describeModel(place);
-  const length = Math.min(flags.length ?? 512, facts.context ?? 512);
-  const memory = flags.memory && facts.text ? await memoryRows(facts, length, flags) : null;
+  const { usualLength } = await import("./finetune-data.ts");
+  const length = Math.min(flags.length ?? usualLength, facts.context ?? usualLength);
+  const memory = flags.memory && facts.text ? await memoryRows(place, facts, length, flags) : null;
   if (flags.json) {
     const { config: _, tokens: __, ...plain } = facts;
     const { batch, rank, recompute = false } = flags;
@@ -89,6 +94,7 @@ interface Row {
 
 /** What each use of the model takes, planned on the device. */
 async function memoryRows(
+  place: import("./model-argument.ts").ModelPlace,
   { config, types, tokens }: import("./model-facts.ts").ModelFacts,
   time: number,
   flags: Flags,
@@ -96,19 +102,24 @@ async function memoryRows(
   const { openDevice } = await import("./device.ts");
   const { memoryOf } = await import("./model-memory.ts");
   const { targetOf } = await import("./finetune-method.ts");
-  const { batch, rank, quantize, recompute = false } = flags;
+  const { baseQuantization, storedMatricesOf } = await import("./pretrained-model.ts");
+  const { batch, rank, recompute = false } = flags;
+  const stored = await storedMatricesOf(place);
+  const quantization = await baseQuantization(place, flags.quantize);
   const target = targetOf(flags.target ?? ["all-linear"]);
   const device = await openDevice(flags.device);
   const [{ type }] = types;
-  const stored = /^bf(loat)?16$/.test(type) ? "bfloat16" : /^f(loat)?16$/.test(type) ? "float16" : "float32";
+  const floating = /^bf(loat)?16$/.test(type) ? "bfloat16" : /^f(loat)?16$/.test(type) ? "float16" : "float32";
   const uses = { inference: "inference", LoRA: "lora", QLoRA: "qlora", "full training": "full" } as const;
   const rows: Row[] = [];
   for (const [name, method] of Object.entries(uses)) {
-    const dtype = method === "full" ? "float32" : stored; // weights that learn are float32, as finetune makes them
-    const quantized = method === "qlora" ? { quantization: quantize } : {};
+    const dtype = method === "full" ? "float32" : floating; // weights that learn are float32, as finetune makes them
+    // as generate and finetune read it
+    const asStored = stored.size > 0 && (method === "inference" || (method === "qlora" && quantization === "stored"));
+    const base = asStored ? { stored } : method === "qlora" && quantization !== "stored" ? { quantization } : {};
     const memory = await memoryOf(config, method, {
       ...{ batch, time, rank, target, recompute, device, dtype, tokenizer: tokens },
-      ...quantized,
+      ...base,
     });
     rows.push({ name, memory });
   }

@@ -16,13 +16,23 @@ import {
   textTask,
 } from "../finetune/index.ts";
 import { sizesFor } from "../generate/readers.ts";
+import { blockSize } from "../graph/composites/index.ts";
 import { Storage } from "../graph/node.ts";
 import { leaf } from "../graph/ops.ts";
+import { BlockEmbedding, BlockLinear, isSplit } from "../models/blocks.ts";
 import { replaceLayers } from "../models/from-parts.ts";
 import type { Projection } from "../models/gpt2.ts";
-import { type Architecture, architectures, ConfigReader, PretrainedError, type RawConfig } from "../models/index.ts";
-import { deferInit, Linear, type Module } from "../nn/index.ts";
+import {
+  type Architecture,
+  architectures,
+  ConfigReader,
+  PretrainedError,
+  type RawConfig,
+  type StoredMatrix,
+} from "../models/index.ts";
+import { deferInit, Embedding, Linear, type Module } from "../nn/index.ts";
 import { noGrad, randint, setData, Tensor } from "../tensor/index.ts";
+import { lengthOfRows } from "./finetune-data.ts";
 import { headsOf } from "./finetune-method.ts";
 import { footprint, waitingLogits } from "./footprint.ts";
 import { openPlanning, type PlannedProgram, planningDevice } from "./planning.ts";
@@ -40,6 +50,8 @@ export interface MemoryOptions {
   readonly target?: Target;
   /** Of "qlora", by default "nf4"; in inference the layers are quantised where it is given. */
   readonly quantization?: Quantization;
+  /** Matrices that stay in the blocks of their GGUF file, by their keys: in inference, and in "qlora" where `quantization` is not given. */
+  readonly stored?: ReadonlyMap<string, StoredMatrix>;
   /** Of what is not quantised. Default: "float32". */
   readonly dtype?: DType;
   /** Whether blocks are computed again for the gradient. Default: false. */
@@ -118,6 +130,21 @@ function blankQuantized(layer: Module, quantization: Quantization): QuantizedLin
   });
 }
 
+/** What stays in blocks of a layer with a weight of this name; null: nothing. */
+function blankBlocks(
+  layer: Module,
+  matrix: StoredMatrix | undefined,
+  dtype: DType,
+): BlockLinear | BlockEmbedding | null {
+  if (matrix === undefined || !(layer instanceof Linear || layer instanceof Embedding)) return null;
+  const { format, shape, byteLength } = matrix;
+  const [rows, width] = shape;
+  const scales = isSplit(format) ? blank([rows, width / blockSize], "float16") : null;
+  const codes = blank([rows, (byteLength - (scales ? bytesOf([scales]) : 0)) / rows], "uint8");
+  const weight = { format, codes, scales };
+  return layer instanceof Linear ? new BlockLinear(weight, dtype, layer.bias) : new BlockEmbedding(weight, dtype);
+}
+
 /** A language model, or an encoder with a head, which has only the first two. */
 interface TextModel extends Module {
   readonly contextLength: number;
@@ -152,6 +179,8 @@ interface Planned {
   readonly parameters: number;
   readonly trained: number;
   readonly weights: number;
+  /** Of these what is in blocks as stored. */
+  readonly blocks: number;
   /** Of layers that have been quantised, as they were. */
   readonly quantized: number;
   readonly step: PlannedProgram;
@@ -164,11 +193,20 @@ interface Planned {
 const bytesOf = (tensors: Iterable<Tensor>): number =>
   [...new Set(tensors)].reduce((n, x) => n + x.size * dtypes[x.dtype].bytes, 0);
 
-/** What linear layers are quantised to as they are read; null: they stay floating. */
-function quantizationOf(method: MemoryMethod, { quantization }: MemoryOptions): Quantization | null {
-  if (method === "qlora") return quantization ?? "nf4";
-  return method === "inference" ? (quantization ?? null) : null;
+/** What linear layers are quantised to as they are read, or which matrices stay as they are stored; null: all is floating. */
+function quantizationOf(
+  method: MemoryMethod,
+  { quantization, stored }: MemoryOptions,
+): Quantization | ReadonlyMap<string, StoredMatrix> | null {
+  if (method === "qlora") return quantization ?? stored ?? "nf4";
+  return method === "inference" ? (quantization ?? stored ?? null) : null;
 }
+
+/** Of all matrices that stay as they are stored. */
+const storedBytes = (quantization: ReturnType<typeof quantizationOf>): number =>
+  quantization === null || typeof quantization === "string"
+    ? 0
+    : [...quantization.values()].reduce((n, { byteLength }) => n + byteLength, 0);
 
 /** Two steps of finetune with its evaluations, of a batch of texts of full length. */
 async function rehearse(
@@ -199,15 +237,22 @@ async function planDepth(
   const quantization = quantizationOf(method, options);
   const model = build(raw, dtype);
   const parameters = model.parameterCount();
-  const time = options.time ?? Math.min(512, model.contextLength);
+  const time = lengthOfRows(model, options.time);
   let quantized = 0;
-  if (quantization !== null) {
+  if (quantization !== null && typeof quantization !== "string")
+    await replaceLayers(model, async (layer, path) => blankBlocks(layer, quantization.get(`${path}.weight`), dtype));
+  else if (quantization !== null) {
     const make = (layer: Linear | Projection): QuantizedLinear => {
       quantized += bytesOf([layer.weight]);
       return blankQuantized(layer, quantization);
     };
     await replaceLayers(model, quantizer({ make }));
   }
+  const blocks = bytesOf(
+    model
+      .modules()
+      .flatMap((layer) => (layer instanceof BlockLinear || layer instanceof BlockEmbedding ? layer.buffers() : [])),
+  );
   programs.length = 0;
   if (method === "inference") {
     model.eval();
@@ -224,7 +269,7 @@ async function planDepth(
     const planned = summary(programs);
     const { outputBytes } = planned.step;
     const copies = isLanguage(model) ? waitingLogits(outputBytes, outputBytes / dtypes[dtype].bytes, time) : 0;
-    return { parameters, trained: 0, weights, quantized, copies, ...planned };
+    return { parameters, trained: 0, weights, blocks, quantized, copies, ...planned };
   }
   if (method === "full") model.requiresGrad_(true);
   else applyLora(model, { r: rank, alpha: rank, target, modulesToSave: isLanguage(model) ? [] : headsOf(model) });
@@ -236,6 +281,7 @@ async function planDepth(
     parameters,
     trained: trained.reduce((n, p) => n + p.size, 0),
     weights,
+    blocks,
     quantized,
     copies,
     ...summary(programs),
@@ -284,7 +330,7 @@ export async function memoryOf(
     parts.push({
       parameters: planned.parameters,
       trained: planned.trained,
-      weights,
+      weights: weights - planned.blocks,
       quantized: planned.quantized,
       otherState: Math.max(0, otherState),
       process: data + scratch + process + planned.copies,
@@ -299,7 +345,8 @@ export async function memoryOf(
   const sum = {
     parameters: at("parameters"),
     trained,
-    weights: at("weights"),
+    // layers need not be stored alike, so that a few say nothing of the others
+    weights: at("weights") + storedBytes(quantizationOf(method, options)),
     otherState: at("otherState"),
     temporaries: mostTemporaries(temporaries, deep),
     best: trained * (method === "full" ? dtypes[options.dtype ?? "float32"].bytes : 4),

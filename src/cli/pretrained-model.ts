@@ -15,10 +15,13 @@ import {
   type RawConfig,
   readConfig,
   readGgufConfig,
+  readStoredMatrices,
+  type StoredMatrix,
   type Task,
   type Tasks,
 } from "../models/index.ts";
 import type { Module } from "../nn/index.ts";
+import { UsageError } from "./exit.ts";
 import { findModel, ModelError, type ModelPlace } from "./model-argument.ts";
 import { readJson, settingsName } from "./run-folder.ts";
 
@@ -111,22 +114,41 @@ export function taskOf(config: RawConfig, source: string): Task {
   return wanted !== undefined && fitting.includes(wanted) ? wanted : fitting[0];
 }
 
+/** What the weights of a model that is not learnt are held in: codes that are made as it is read, or the blocks of its GGUF file. */
+export type BaseQuantization = Quantization | "stored";
+
+/** The matrices of a model that can stay in a GGUF file's blocks, by their keys; of a folder there are none. */
+export const storedMatricesOf = async (place: ModelPlace): Promise<ReadonlyMap<string, StoredMatrix>> =>
+  place.kind === "gguf" ? readStoredMatrices(place.path) : new Map();
+
+/**
+ * What the base of QLoRA is held in: what is asked for, else as it is stored, where that is in few bits, else NF4. Throws UsageError where
+ * it is to stay as stored and is not in few bits.
+ */
+export async function baseQuantization(place: ModelPlace, asked?: BaseQuantization): Promise<BaseQuantization> {
+  if (asked === "nf4" || asked === "int8") return asked;
+  const { size } = await storedMatricesOf(place);
+  if (size === 0 && asked === "stored")
+    throw new UsageError(
+      `--quantize stored: ${place.name} is not stored in few bits, as GGUF files of q8_0, q4_0, q4_k and their kin are; give nf4 or int8`,
+    );
+  return size > 0 ? "stored" : "nf4";
+}
+
 export interface OpenOptions<T extends Task> {
   readonly task: T;
   readonly dtype?: WeightDType;
   readonly adapter?: AdapterPlace;
   readonly numLabels?: number;
-  /** Linear layers are quantised as they are read: the base of QLoRA. */
-  readonly quantize?: Quantization | null;
+  /** Linear layers are quantised as they are read; or, of a GGUF file, matrices in 4 to 8 bits stay as they are stored. Default: neither. */
+  readonly quantize?: BaseQuantization | null;
   /** The one that the command has read already; a folder's is not read again. Null: none is needed. */
   readonly tokenizer?: Tokenizer | null;
-  /** Of a GGUF file: matrices in 4 to 8 bits stay as they are stored. */
-  readonly keepQuantized?: boolean;
 }
 
 /** Loads a model, and puts the adapter on it. */
 export async function openModel<T extends Task>(place: ModelPlace, options: OpenOptions<T>): Promise<Tasks[T]> {
-  const { task, dtype, adapter, tokenizer, quantize = null, keepQuantized = false } = options;
+  const { task, dtype, adapter, tokenizer, quantize = null } = options;
   const ofAdapter = async () => adapter && task === "classification" && (adapter.labels?.length ?? headRows(adapter));
   const numLabels = options.numLabels ?? ((await ofAdapter()) || undefined);
   const model = await fromPretrained<T>(place.path, {
@@ -134,8 +156,8 @@ export async function openModel<T extends Task>(place: ModelPlace, options: Open
     ...(dtype === undefined ? {} : { dtype: weightDTypes[dtype] }),
     ...(numLabels === undefined ? {} : { numLabels }),
     ...(tokenizer === undefined ? {} : { tokenizer }),
-    ...(quantize === null ? {} : { replace: quantizer({ quantization: quantize }) }),
-    keepQuantized,
+    ...(quantize === null || quantize === "stored" ? {} : { replace: quantizer({ quantization: quantize }) }),
+    keepQuantized: quantize === "stored",
   });
   if (adapter === undefined) return model;
   return (await loadAdapter(

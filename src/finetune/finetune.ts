@@ -341,9 +341,9 @@ export async function finetune<M extends Module, E, B>(
       after: textsAfter[i],
     })),
     overlap: evaluation.filter((example) => seen.has(task.identity(example))).length,
-    truncated: train.truncated ?? 0,
+    truncated: task.truncated?.(model, data) ?? 0,
     dropped: train.dropped ?? 0,
-    evaluationTruncated: task.training(model, evaluation, { batch, seed }).truncated ?? 0,
+    evaluationTruncated: task.truncated?.(model, evaluation) ?? 0,
     bestStep,
     training,
   };

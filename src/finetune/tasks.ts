@@ -4,11 +4,13 @@
  */
 
 import { ArrayDataset, type Batch, DataLoader, hostArray } from "../data/index.ts";
+import { logitPieces } from "../models/logits.ts";
 import * as F from "../nn/functional.ts";
 import type { Module } from "../nn/index.ts";
 import { cat, type Tensor, tensor } from "../tensor/index.ts";
 import type { Batches } from "../train/evaluate.ts";
 import { FinetuneError } from "./errors.ts";
+import { countCut, rowLength } from "./row-length.ts";
 import { ignored, type TokenBatch, TokenBatches, type TokenExample } from "./token-batches.ts";
 
 /** How each row of a batch did: sums over what counts in it, [batch] each. */
@@ -31,14 +33,16 @@ export interface MeasuredBatch<B> {
 /** A kind of fine-tuning: examples of type E, batches of type B. */
 export interface Task<M extends Module, E, B> {
   readonly name: string;
-  /** Batches to train on, in an order of its own each epoch, and what became of examples that do not fit. */
+  /** Batches to train on, in an order of its own each epoch, and how many examples are in none because nothing is to be learnt of them. */
   readonly training: (
     model: M,
     examples: readonly E[],
     options: { readonly batch: number; readonly seed: number },
-  ) => Batches<B> & { readonly length: number; readonly truncated?: number; readonly dropped?: number };
+  ) => Batches<B> & { readonly length: number; readonly dropped?: number };
   /** Every example once. */
   readonly evaluation: (model: M, examples: readonly E[], batch: number) => Iterable<MeasuredBatch<B>>;
+  /** How many examples are longer than the model is shown, so that they are cut. Default: none. */
+  readonly truncated?: (model: M, examples: readonly E[]) => number;
   /** The mean loss over what counts. */
   readonly loss: (model: M, batch: B) => Tensor;
   readonly scores: (model: M, batch: B) => Scores;
@@ -62,13 +66,10 @@ export interface TrainableLanguageModel extends Module {
 /** Logits of 16 bits as float32: their loss, rounded as they are, would hide what an evaluation gains by less than a hundredth. */
 export const wide = (logits: Tensor): Tensor => logits.to("float32");
 
-/** Logits that are measured at one time: 64 MiB in float32. */
-const mostLogits = 2 ** 24;
-
-/** Pieces of the logits [rows, vocabulary] of ids [batch, time], as few as hold no more than mostLogits, and the rows that each begins at. */
+/** Pieces of the logits [rows, vocabulary] of ids [batch, time], and the rows that each begins at. */
 function* logitsInPieces(model: TrainableLanguageModel, ids: Tensor): Generator<{ logits: Tensor; start: number }> {
   const { vocabSize } = model;
-  const pieces = vocabSize === undefined ? 1 : Math.ceil((ids.size * vocabSize) / mostLogits);
+  const pieces = vocabSize === undefined ? 1 : logitPieces(ids.size, vocabSize);
   if (pieces === 1 || !model.hiddenStates || !model.logitsOf) {
     yield { logits: model.forward(ids).flatten(0, 1), start: 0 };
     return;
@@ -91,14 +92,7 @@ export function languageTask(
   options: LanguageTaskOptions = {},
 ): Task<TrainableLanguageModel, TokenExample, TokenBatch> {
   const { packing = false } = options;
-  const lengthFor = (model: TrainableLanguageModel): number => {
-    const { maxLength = model.contextLength } = options;
-    if (maxLength > model.contextLength)
-      throw new FinetuneError(
-        `maxLength ${maxLength} is more than the ${model.contextLength} tokens that the model sees`,
-      );
-    return maxLength;
-  };
+  const lengthFor = (model: TrainableLanguageModel): number => rowLength(model, options.maxLength);
   return {
     name: "language",
     training(model, examples, { batch, seed }) {
@@ -110,6 +104,7 @@ export function languageTask(
     },
     evaluation: (model, examples, batch) =>
       new TokenBatches(examples, { batch, maxLength: lengthFor(model) }).measured(),
+    truncated: (model, examples) => countCut(examples, lengthFor(model), "language"),
     loss: (model, [ids, targets, segments, positions]) =>
       segments && positions ? model.forward(ids, targets, { segments, positions }) : model.forward(ids, targets),
     scores(model, [ids, targets]) {

@@ -8,6 +8,7 @@ import type { Module } from "../nn/index.ts";
 import { type Tensor, tensor } from "../tensor/index.ts";
 import { FinetuneError } from "./errors.ts";
 import { LengthBatches } from "./length-batches.ts";
+import { countCut, rowLength, rowTokens } from "./row-length.ts";
 import { type Task, wide } from "./tasks.ts";
 import { ignored } from "./token-batches.ts";
 
@@ -59,24 +60,19 @@ const problemOf = (model: TextHead, { problemType }: TextTaskOptions): ProblemTy
 
 /** The first tokens of what is too long, and its last: encoders close a text with a token of their own. */
 function shortened(ids: ArrayLike<number>, longest: number): Int32Array {
-  const kept = Int32Array.from({ length: Math.min(ids.length, longest) }, (_, t) => ids[t]);
+  const kept = Int32Array.from({ length: rowTokens({ ids }, longest, "text") }, (_, t) => ids[t]);
   if (ids.length > longest && longest > 1) kept[longest - 1] = ids[ids.length - 1];
   return kept;
 }
 
 class TextBatches extends LengthBatches<TextBatch> {
-  readonly truncated: number;
   constructor(
     model: TextHead,
     examples: readonly TextTarget[],
     options: TextTaskOptions,
     order: { readonly batch: number; readonly shuffle?: boolean; readonly seed?: number },
   ) {
-    const { maxLength: longest = model.contextLength } = options;
-    if (!Number.isInteger(longest) || longest < 1 || longest > model.contextLength)
-      throw new FinetuneError(
-        `maxLength must be a whole number from 1 to the model's ${model.contextLength} tokens, got ${longest}`,
-      );
+    const longest = rowLength(model, options.maxLength);
     const problem = problemOf(model, options);
     checkTargets(examples, problem, model.numLabels);
     const rows = examples.map(({ ids }) => shortened(ids, longest));
@@ -103,7 +99,6 @@ class TextBatches extends LengthBatches<TextBatch> {
         return Object.assign(tensors, { weight: numbers.length }) as unknown as TextBatch;
       },
     );
-    this.truncated = examples.filter(({ ids }) => ids.length > longest).length;
   }
 }
 
@@ -139,6 +134,7 @@ export function textTask(options: TextTaskOptions = {}): Task<TextHead, TextTarg
       for (const measured of new TextBatches(model, examples, options, { batch }).measured())
         yield { batch: measured.batch, examples: measured.rows };
     },
+    truncated: (model, examples) => countCut(examples, rowLength(model, options.maxLength), "text"),
     loss(model, batch) {
       const logits = logitsOf(model, batch);
       if (problemOf(model, options) === "regression") return squares(logits, batch).sum().div(batch[3].sum());

@@ -7,6 +7,7 @@ import { paddedLength } from "../data/padding.ts";
 import { type Tensor, tensor } from "../tensor/index.ts";
 import { FinetuneError } from "./errors.ts";
 import { LengthBatches, type LengthBatchesOptions, shuffled } from "./length-batches.ts";
+import { countCut, rowTokens } from "./row-length.ts";
 
 /** Marks a target that does not count in the loss (PyTorch's ignore_index). */
 export const ignored = -100;
@@ -45,7 +46,7 @@ function pieceOf(example: TokenExample, index: number, maxLength: number): Piece
   const { ids, labels = ids } = example;
   if (labels.length !== ids.length)
     throw new FinetuneError(`example ${index}: ${ids.length} ids but ${labels.length} labels; they must be as many`);
-  const length = Math.min(ids.length - 1, maxLength);
+  const length = rowTokens(example, maxLength, "language");
   if (length < 1) return null;
   const inputs = Int32Array.from({ length }, (_, t) => ids[t]);
   const targets = Int32Array.from({ length }, (_, t) => labels[t + 1]);
@@ -73,7 +74,7 @@ export class TokenBatches implements Iterable<TokenBatch> {
       throw new FinetuneError(`maxLength must be a whole number ≥ 1, got ${maxLength}`);
     const pieces = examples.map((example, i) => pieceOf(example, i, maxLength));
     const kept = pieces.flatMap((piece, i) => (piece ? [i] : []));
-    this.truncated = examples.filter(({ ids }) => ids.length - 1 > maxLength).length;
+    this.truncated = countCut(examples, maxLength, "language");
     this.dropped = examples.length - kept.length;
     if (kept.length === 0)
       throw new FinetuneError(

@@ -6,17 +6,18 @@
  */
 import type { DType } from "../core/dtype.ts";
 import { ShapeError } from "../core/errors.ts";
-import { showShape, sizeOf } from "../core/shape.ts";
+import { showShape } from "../core/shape.ts";
 import { dynamicSlice, scalar } from "../graph/ops.ts";
 import * as F from "../nn/functional.ts";
 import { Embedding, type FactoryOptions, Linear, Module, ModuleList, RMSNorm } from "../nn/index.ts";
 import { checkpoint, randn, Tensor } from "../tensor/index.ts";
 import { type ActivationName, activations } from "./activations.ts";
 import { attend, DecoderContext } from "./attention.ts";
-import { BlockEmbedding } from "./blocks.ts";
+import { BlockEmbedding, BlockLinear } from "./blocks.ts";
 import { type CachePlace, type CreateCacheOptions, KeyValueCache } from "./cache.ts";
 import { GemmaRMSNorm } from "./gemma-norm.ts";
 import { likeliest } from "./greedy.ts";
+import { logitPieces } from "./logits.ts";
 import type { Packing } from "./packing.ts";
 import { replayed } from "./replay.ts";
 import { Rotary, type RotaryConfig, rotate } from "./rotary.ts";
@@ -65,9 +66,6 @@ export interface DecoderConfig {
   /** Standard deviation of the weights at the start. */
   readonly initializerRange: number;
 }
-
-/** More logits than this are made and used a chunk of rows at a time: 64 MiB of float32. */
-const mostLogits = 2 ** 24;
 
 const project = (
   inputs: number,
@@ -346,8 +344,9 @@ export class CausalLM extends Module {
     const hidden = this.hiddenStates(ids, packing);
     if (targets === undefined) return this.logitsOf(hidden);
     // an adapter may stand in the head's place: then it is asked, not its weight
-    const plain = logitSoftcap === null && (this.lm_head === null || this.lm_head instanceof Linear);
-    if (plain && sizeOf(ids.shape) * vocabSize > mostLogits)
+    const head: Module | null = this.lm_head;
+    const plain = logitSoftcap === null && (head === null || head instanceof Linear || head instanceof BlockLinear);
+    if (plain && logitPieces(ids.size, vocabSize) > 1)
       return F.linearCrossEntropy(hidden, this.headWeight, targets, { wide: true });
     return F.crossEntropy(this.logitsOf(hidden.flatten(0, 1)).to("float32"), targets.flatten());
   }

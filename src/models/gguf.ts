@@ -188,6 +188,33 @@ function keyOf(name: string, names: Readonly<Record<string, string>>): string {
 const isKept = ({ type, shape }: GgufTensor): boolean =>
   shape.length === 2 && (isSplit(type) || Object.hasOwn(storedFormats, type));
 
+/** A matrix in blocks that a model may keep. */
+export interface StoredMatrix {
+  readonly format: BlockFormat;
+  /** [rows, width] */
+  readonly shape: readonly [number, number];
+  /** Of the blocks, in the file and in memory. */
+  readonly byteLength: number;
+}
+
+/** The matrices that stay as they are stored with `keepQuantized`, by the model's keys; only the header is read. Throws as readGgufModel does. */
+export async function readStoredMatrices(source: FormatSource): Promise<ReadonlyMap<string, StoredMatrix>> {
+  const file = await readGguf(source);
+  const { names = {} } = rowOf(new Metadata(file, typeof source === "string" ? basename(source) : "GGUF file"));
+  const out = new Map<string, StoredMatrix>();
+  for (const tensor of file.tensors.values()) {
+    if (!isKept(tensor)) continue;
+    const { name, type, shape, byteLength } = tensor;
+    const [rows, width] = shape;
+    out.set(keyOf(name, { ...blockNames, ...names }), {
+      format: type as BlockFormat,
+      shape: [rows, width],
+      byteLength,
+    });
+  }
+  return out;
+}
+
 /**
  * A stored matrix as it is, mapped where that can be; codes and scales of q8_0 and q4_0 apart, which takes `room`. `owned`: nobody else has
  * the bytes that are read.

@@ -3,7 +3,7 @@
  * [in, out], and the head is the token embedding. Reads from top to bottom: configuration, block, model, counts.
  */
 import { ShapeError } from "../core/errors.ts";
-import { showShape, sizeOf } from "../core/shape.ts";
+import { showShape } from "../core/shape.ts";
 import { dynamicSlice, minimum, scalar } from "../graph/ops.ts";
 import * as F from "../nn/functional.ts";
 import {
@@ -21,6 +21,7 @@ import { attend, DecoderContext } from "./attention.ts";
 import { type CachePlace, type CreateCacheOptions, KeyValueCache } from "./cache.ts";
 import type { ConfigReader } from "./config.ts";
 import { likeliest } from "./greedy.ts";
+import { logitPieces } from "./logits.ts";
 import type { Packing } from "./packing.ts";
 import { replayed } from "./replay.ts";
 
@@ -72,9 +73,6 @@ export function gpt2ConfigOf(config: ConfigReader): GPT2Config {
 }
 
 const innerSize = ({ intermediateSize, hiddenSize }: GPT2Config): number => intermediateSize ?? 4 * hiddenSize;
-
-/** More logits than this are made and used a chunk of rows at a time: 64 MiB of float32. */
-const mostLogits = 2 ** 24;
 
 function check({ vocabSize, contextLength, numLayers, numHeads, hiddenSize }: GPT2Config): void {
   for (const [name, n] of Object.entries({ vocabSize, contextLength, numLayers, numHeads, hiddenSize }))
@@ -277,7 +275,7 @@ export class GPT2 extends Module {
     const hidden = this.hiddenStates(ids, packing);
     const head = this.transformer.wte.weight;
     if (targets === undefined) return F.linear(hidden, head);
-    if (sizeOf(ids.shape) * this.config.vocabSize > mostLogits)
+    if (logitPieces(ids.size, this.config.vocabSize) > 1)
       return F.linearCrossEntropy(hidden, head, targets, { wide: true });
     return F.crossEntropy(F.linear(hidden.flatten(0, 1), head).to("float32"), targets.flatten());
   }

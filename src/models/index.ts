@@ -18,7 +18,14 @@ export { type EmbeddingSettings, readEmbeddingSettings } from "./embedding-setti
 export { type Pooling, pool, type TextClassifier, type TextEncoder, type TextInput } from "./encoder.ts";
 export type { LayerReplacer } from "./from-parts.ts";
 export { G2p, graphemeIds, graphemes, loadG2p, phonemes } from "./g2p.ts";
-export { type GgufModelOptions, type LoadedGguf, readGgufConfig, readGgufModel } from "./gguf.ts";
+export {
+  type GgufModelOptions,
+  type LoadedGguf,
+  readGgufConfig,
+  readGgufModel,
+  readStoredMatrices,
+  type StoredMatrix,
+} from "./gguf.ts";
 export { type GgufModel, ggufModelOf, ggufTypeFor } from "./gguf-export.ts";
 export { readGgufText } from "./gguf-tokenizer.ts";
 export { ggufTokenizerMetadata, type TokenizerFiles } from "./gguf-tokenizer-export.ts";

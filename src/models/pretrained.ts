@@ -6,6 +6,7 @@
 import type { DType } from "../core/dtype.ts";
 import { isFloat } from "../core/dtype.ts";
 import { NablaError } from "../core/errors.ts";
+import { sizeOf } from "../core/shape.ts";
 import { ChatTemplate } from "../data/chat-template.ts";
 import { join } from "../data/path.ts";
 import { type ReadOptions, readBytes } from "../data/source.ts";
@@ -191,10 +192,14 @@ function expectFloating(config: ConfigReader): void {
     );
 }
 
-/** The dtype of the largest floating tensor: norms may be stored more precisely than matrices. */
-function storedDType(tensors: Readonly<StateDict>): DType {
+/**
+ * The dtype of the largest floating tensor: norms may be stored more precisely than matrices. A weight in blocks is float32, as it would be if it
+ * were not kept.
+ */
+function storedDType(tensors: Readonly<StateDict>, blocks: Readonly<Record<string, BlockWeight>>): DType {
   const floating = Object.values(tensors).filter((x) => isFloat(x.dtype));
-  return floating.length ? floating.reduce((a, b) => (b.size > a.size ? b : a)).dtype : "float32";
+  const wide = Object.values(blocks).map((block) => ({ size: sizeOf(blockShape(block)), dtype: "float32" as const }));
+  return [...floating, ...wide].reduce((a, b) => (b.size > a.size ? b : a), { size: 0, dtype: "float32" }).dtype;
 }
 
 /**
@@ -226,10 +231,10 @@ export function modelFrom<T extends Task = "generation">(
   } = {},
 ): Tasks[T] {
   const reader = config instanceof ConfigReader ? config : new ConfigReader(config);
-  const { task = "generation", device, numLabels, blocks = {} } = options;
+  const { task = "generation", device, numLabels } = options;
   const architecture = architectureOf(reader, task);
-  const adapted = architecture.adapt(tensors, reader);
-  const dtype = options.dtype ?? storedDType(adapted);
+  const { adapted, blocks } = adaptAll(architecture, reader, tensors, options.blocks ?? {});
+  const dtype = options.dtype ?? storedDType(adapted, blocks);
   if (!isFloat(dtype)) throw new PretrainedError(`${reader.source}: a model's dtype must be floating, not ${dtype}`);
   const where: FactoryOptions = { dtype, ...(device === undefined ? {} : { device }) };
   const build: BuildOptions = {
@@ -243,6 +248,27 @@ export function modelFrom<T extends Task = "generation">(
       fill(model, { ...adapted, ...kept }, architecture, reader.source, numLabels);
     },
   ).eval() as Tasks[T];
+}
+
+/** Tensors and weights in blocks under the model's own keys, without what it has no part for. */
+function adaptAll(
+  architecture: Architecture<Module>,
+  config: ConfigReader,
+  tensors: Readonly<StateDict>,
+  blocks: Readonly<Record<string, BlockWeight>>,
+): { readonly adapted: StateDict; readonly blocks: Readonly<Record<string, BlockWeight>> } {
+  const ofCodes = new Map(Object.values(blocks).map((block) => [block.codes, block]));
+  const codes = Object.entries(blocks).map(([key, block]) => [key, block.codes] as const);
+  const all = Object.entries(architecture.adapt({ ...tensors, ...Object.fromEntries(codes) }, config));
+  return {
+    adapted: Object.fromEntries(all.filter(([, x]) => !ofCodes.has(x))),
+    blocks: Object.fromEntries(
+      all.flatMap(([key, x]) => {
+        const block = ofCodes.get(x);
+        return block ? [[key, block]] : [];
+      }),
+    ),
+  };
 }
 
 /**

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type MemoryMethod, memoryOf } from "../../src/cli/model-memory.ts";
+import type { StoredMatrix } from "../../src/models/index.ts";
 import { nativeDevice } from "../support/cpu.ts";
 
 const device = nativeDevice();
@@ -58,6 +59,28 @@ test("parameters, what is learnt and weights are the model's own, to the byte", 
     // AdamW: two moments of all that is learnt
     if (method !== "inference") assert.ok(Math.abs(otherState / (8 * trained) - 1) < 0.1, `${method}: ${otherState}`);
   }
+});
+
+test("of a base that stays in a GGUF file's blocks the weights are the file's, however its layers differ", async () => {
+  const names = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj"];
+  names.push("mlp.up_proj", "mlp.down_proj");
+  const stored = new Map<string, StoredMatrix>();
+  const keep = (key: string, shape: readonly [number, number], format: "q8_0" | "q4_0"): void => {
+    const byteLength = ((shape[0] * shape[1]) / 32) * (format === "q8_0" ? 34 : 18);
+    stored.set(key, { format, shape, byteLength });
+  };
+  for (let layer = 0; layer < layers; layer++)
+    for (const [i, shape] of matrices.entries())
+      keep(`model.layers.${layer}.${names[i]}.weight`, shape, layer < 6 ? "q8_0" : "q4_0");
+  keep("model.embed_tokens.weight", [vocab, hidden], "q8_0");
+  const bytes = [...stored.values()].reduce((n, { byteLength }) => n + byteLength, 0);
+  const floating = 4 * (norms + vocab * hidden); // the head is not among them
+  const options = { device, batch: 1, time: 16, rank: 8, stored, depths: [1, 2] };
+  const inference = await memoryOf(llama, "inference", options);
+  assert.equal(inference.weights, bytes + floating);
+  const qlora = await memoryOf(llama, "qlora", options);
+  assert.equal(qlora.weights, bytes + floating + 4 * lora(8));
+  assert.equal(qlora.trained, lora(8));
 });
 
 /** Each is a model whose every kernel is compiled. */

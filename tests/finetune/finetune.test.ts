@@ -143,14 +143,25 @@ describe("finetune", () => {
       [1, 3, 5, 7, 9, 0],
     ];
     const labels = late.map((id, i) => (i === 5 ? id : -100));
+    const task = languageTask({ maxLength: 4 });
+    const data = [...counting(2, 8, 2), { ids: long }];
+    const trainedOn: number[] = [];
     const result = await finetune(model(), {
-      data: counting(2, 8, 2),
+      data,
       evaluation: [{ ids: whole }, { ids: long }, { ids: late, labels }],
-      task: languageTask({ maxLength: 4 }),
+      task: {
+        ...task,
+        training: (model, examples, options) => {
+          trainedOn.push(examples.length);
+          return task.training(model, examples, options);
+        },
+      },
       steps: 1,
       seed: 3,
     });
     assert.equal(result.evaluationTruncated, 2);
+    assert.equal(result.truncated, data.filter(({ ids }) => ids.length > 5).length);
+    assert.deepEqual(trainedOn, [data.length]); // nothing is made of the evaluation's only to be counted
     const text = formatResult(result);
     assert.match(
       text,
@@ -260,7 +271,7 @@ describe("finetune", () => {
     [
       "a row that is longer than the context",
       { task: languageTask({ maxLength: 99 }) },
-      /maxLength 99 is more than the 24 tokens/,
+      /from 1 to the 24 tokens that the model sees, got 99/,
     ],
     [
       "an unknown schedule",

@@ -8,7 +8,7 @@ import type { Memory } from "../../src/backends/cpu/memory.ts";
 import { dtypes } from "../../src/core/dtype.ts";
 import { programCounts, setDevice } from "../../src/execution/index.ts";
 import { applyLora } from "../../src/finetune/index.ts";
-import { formatGguf, type GgufTensorInput, type GgufValue, readGguf } from "../../src/formats/index.ts";
+import { formatGguf, type GgufTensorInput, type GgufValue, readGguf, splitBlocks } from "../../src/formats/index.ts";
 import { generate } from "../../src/generate/index.ts";
 import {
   blockLinear,
@@ -26,6 +26,7 @@ import {
   fromPretrained,
   modelFrom,
   readGgufModel,
+  readStoredMatrices,
 } from "../../src/models/index.ts";
 import { Linear, withDeferredInit } from "../../src/nn/index.ts";
 import { AdamW } from "../../src/optim/index.ts";
@@ -70,32 +71,41 @@ function randomBlocks(type: StoredFormat, elements: number, random: () => number
   return bytes;
 }
 
+/** Numbers from 0 to 1. */
+function randoms(start: number): () => number {
+  let seed = start;
+  return () => {
+    seed = (seed * 16807) % 2147483647;
+    return seed / 2147483647;
+  };
+}
+
+/** A random weight as formatGguf takes it. */
+const blockData = (type: BlockFormat | "f16", size: number, random: () => number): Float32Array | Uint8Array =>
+  type === "q8_0" || type === "q4_0" || type === "f16"
+    ? Float32Array.from({ length: size }, () => 0.4 * (random() - 0.5))
+    : randomBlocks(type, size, random);
+
 /** A small Llama as a GGUF file, its matrices in `type`, or the type that `typeOf` says for a name. */
 function ggufOf(
   type: BlockFormat,
   tied: boolean,
   [width, inner]: Sizes = small,
-  typeOf: (name: string) => BlockFormat = () => type,
+  typeOf: (name: string) => BlockFormat | "f16" = () => type,
+  words = vocab,
 ): Uint8Array {
-  let seed = inner;
-  const random = (): number => {
-    seed = (seed * 16807) % 2147483647;
-    return seed / 2147483647;
+  const random = randoms(inner);
+  const matrix = (name: string, rows: number, columns: number): Record<string, GgufTensorInput> => {
+    const data = blockData(typeOf(name), rows * columns, random);
+    return { [name]: { type: typeOf(name), shape: [rows, columns], data } as GgufTensorInput };
   };
-  const data = (type: BlockFormat, size: number): Float32Array | Uint8Array =>
-    type === "q8_0" || type === "q4_0"
-      ? Float32Array.from({ length: size }, () => 0.4 * (random() - 0.5))
-      : randomBlocks(type, size, random);
-  const matrix = (name: string, rows: number, columns: number): Record<string, GgufTensorInput> => ({
-    [name]: { type: typeOf(name), shape: [rows, columns], data: data(typeOf(name), rows * columns) } as GgufTensorInput,
-  });
   const norm = (): GgufTensorInput => ({ type: "f32", shape: [width], data: new Float32Array(width).fill(1.1) });
   const keys = (width / heads) * kvHeads;
   const tensors: Record<string, GgufTensorInput> = {
-    ...matrix("token_embd.weight", vocab, width),
+    ...matrix("token_embd.weight", words, width),
     "output_norm.weight": norm(),
   };
-  if (!tied) Object.assign(tensors, matrix("output.weight", vocab, width));
+  if (!tied) Object.assign(tensors, matrix("output.weight", words, width));
   for (let i = 0; i < layers; i++)
     Object.assign(tensors, {
       [`blk.${i}.attn_norm.weight`]: norm(),
@@ -205,6 +215,78 @@ for (const backend of backends)
     }
   });
 
+/** What a format's random weight [rows, width] is, where it is not written here as random blocks. */
+async function randomLayer(format: BlockFormat, rows: number, width: number): Promise<BlockLinear> {
+  const tensors = { w: { type: format, shape: [rows, width], data: blockData(format, rows * width, randoms(7)) } };
+  const name = "blk.0.ffn_up.weight";
+  const file = await readGguf(formatGguf({ metadata: {}, tensors: { [name]: tensors.w as GgufTensorInput } }));
+  const bytes = await file.tensors.get(name)!.read();
+  if (format !== "q8_0" && format !== "q4_0")
+    return new BlockLinear(
+      { format, codes: fromRaw(bytes, "uint8", [rows, bytes.length / rows]), scales: null },
+      "float32",
+      null,
+    );
+  const { codes, scales } = splitBlocks(format, bytes);
+  return new BlockLinear(
+    {
+      format,
+      codes: fromRaw(codes, "uint8", [rows, codes.length / rows]),
+      scales: fromRaw(scales, "float16", [rows, width / 32]),
+    },
+    "float32",
+    null,
+  );
+}
+
+for (const backend of backends)
+  test(`the gradient of the input is that of float64 differences of the dequantised product, on ${backend.name}`, async () => {
+    setDevice(backend.name);
+    const [rows, width, step] = [40, 256, 1e-3];
+    for (const format of ["q8_0", "q4_0", ...Object.keys(storedFormats)] as BlockFormat[])
+      for (const count of [2, 33]) {
+        const layer = await randomLayer(format, rows, width);
+        const weight = Float64Array.from(await layer.weight.data(), Number);
+        const random = randoms(count);
+        const [values, factors] = [count * width, count * rows].map((size) =>
+          Float32Array.from({ length: size }, () => random() - 0.5),
+        );
+        const x = tensor(values, { shape: [count, width] }).requiresGrad_();
+        const y = layer.forward(x);
+        await y
+          .mul(tensor(factors, { shape: [count, rows] }))
+          .square()
+          .sum()
+          .backward();
+        /** Of one row, in float64. */
+        const loss = (input: Float64Array, row: number): number => {
+          let sum = 0;
+          for (let j = 0; j < rows; j++) {
+            let dot = 0;
+            for (let k = 0; k < width; k++) dot += input[k] * weight[j * width + k];
+            sum += (dot * factors[row * rows + j]) ** 2;
+          }
+          return sum;
+        };
+        const gradient = await (x.grad as Tensor).data();
+        const places = [0, 31, 32, 77, 200, width - 1];
+        const row = count - 1;
+        const expected = places.map((k) => {
+          const input = Float64Array.from(values.subarray(row * width, (row + 1) * width));
+          const at = (offset: number): number =>
+            loss(
+              input.map((value, i) => (i === k ? value + offset : value)),
+              row,
+            );
+          return (at(step) - at(-step)) / (2 * step);
+        });
+        const got = places.map((k) => Number(gradient[row * width + k]));
+        // the loss is of the products, which cpu rounds a little
+        const largest = Math.max(...Array.from(gradient, (value) => Math.abs(Number(value))));
+        assertClose(`${format}, ${count} rows`, got, expected, { rtol: 1e-3, atol: 5e-4 * largest });
+      }
+  });
+
 /** As Q4_K_M: some matrices are of one type, some of another, the table of a third. */
 const mixed = (name: string): BlockFormat =>
   name === "token_embd.weight" ? "q8_0" : /attn_v|ffn_down|output/.test(name) ? "q6_k" : "q4_k";
@@ -225,7 +307,11 @@ test("a file of several types takes its own size in memory, and decodes as the f
 
 test("LoRA over blocks learns as over the floating weights", async () => {
   setDevice(nativeDevice());
-  const file = ggufOf("q4_k", true, wide, (name) => (/ffn_down/.test(name) ? "q6_k" : "q4_k"));
+  const formats: Readonly<Record<string, BlockFormat>> = {
+    ...{ attn_q: "q8_0", attn_k: "q4_0", attn_v: "q4_1", attn_output: "q5_0" },
+    ...{ ffn_gate: "q5_1", ffn_up: "q5_k", ffn_down: "q6_k" },
+  };
+  const file = ggufOf("q4_k", true, wide, (name) => formats[name.split(".")[2]] ?? "q4_k");
   const losses: number[][] = [];
   for (const keepQuantized of [true, false]) {
     const model = await modelOf(file, keepQuantized);
@@ -264,6 +350,58 @@ test("an adapter goes around layers in blocks, and the merged weights are floati
     Object.keys(merged).sort(),
     Object.keys((await modelOf(ggufOf("q8_0", false), false)).stateDict()).sort(),
   );
+});
+
+test("a head in blocks gives the loss of many logits, which are never there as a whole, and the gradient", async () => {
+  const device = nativeDevice();
+  setDevice(device);
+  const [words, time] = [33_000, 256];
+  const file = ggufOf("q8_0", false, small, undefined, words);
+  const text = tensor(
+    Int32Array.from({ length: 2 * time }, (_, i) => (i * 7919) % words),
+    { shape: [2, time] },
+  );
+  const numbers: number[][] = [];
+  for (const keepQuantized of [true, false]) {
+    const model = await modelOf(file, keepQuantized);
+    model.requiresGrad_(false);
+    const norm = (model.model.norm as unknown as { weight: Tensor }).weight.requiresGrad_();
+    const loss = model.forward(text, text);
+    assert.ok(loss.node.operation.name === "linearCrossEntropy" || !keepQuantized, loss.node.operation.name);
+    await loss.backward();
+    numbers.push([(await loss.item()) as number, ...Array.from((await (norm.grad as Tensor).data()) as Float32Array)]);
+  }
+  assertClose("loss and gradient", numbers[0], numbers[1], { rtol: 2e-3, atol: 1e-6 });
+});
+
+test("what is in 16 bits beside blocks does not make a model of 16 bits", async () => {
+  setDevice(nativeDevice());
+  const file = ggufOf("q8_0", true, small, (name) => (/attn_k/.test(name) ? "f16" : "q8_0"));
+  const [kept, floating] = [await modelOf(file, true), await modelOf(file, false)];
+  assert.ok(kept.model.layers.at(0)!.self_attn.k_proj instanceof Linear);
+  for (const model of [kept, floating])
+    assert.deepEqual(new Set(model.parameters().map((p) => p.dtype)), new Set(["float32"]));
+});
+
+test("a classifier is put on blocks without the head of the language model", async () => {
+  setDevice(nativeDevice());
+  const { config, tensors, blocks } = await readGgufModel(ggufOf("q8_0", false), { keepQuantized: true });
+  const model = modelFrom(config, tensors, { blocks, task: "classification", numLabels: 3 });
+  assert.ok([...model.modules()].filter((layer) => layer instanceof BlockLinear).length === 7 * layers);
+  assert.deepEqual((await noGrad(() => model.forward(ids(prompt))).data()).length, 3);
+});
+
+test("a file's header tells which matrices stay as they are, and how large they are", async () => {
+  setDevice(nativeDevice());
+  const file = ggufOf("q4_k", false, wide, mixed);
+  const { blocks } = await readGgufModel(file, { keepQuantized: true });
+  const told = await readStoredMatrices(file);
+  assert.deepEqual([...told.keys()].sort(), Object.keys(blocks).sort());
+  for (const [key, { format, shape, byteLength }] of told) {
+    const { codes, scales } = blocks[key];
+    assert.deepEqual([format, byteLength], [blocks[key].format, codes.size + 2 * (scales?.size ?? 0)], key);
+    assert.equal(shape[0], codes.shape[0]);
+  }
 });
 
 test("a weight of another shape, and one that the model has no place for, are named", async () => {
