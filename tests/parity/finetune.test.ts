@@ -284,6 +284,13 @@ test("an adapter that is written here loads in PEFT and gives the same logits", 
     { target: "all-linear", r: 4, alpha: 8 },
     { target: /.*\.(c_attn|wte|wpe)/, r: 3, alpha: 6, rslora: true, bias: "all" },
     { target: ["mlp.c_proj"], r: 2, modulesToSave: ["ln_f"], bias: "lora_only" },
+    {
+      target: ["c_attn", "c_fc"],
+      exclude: /.*\.h\.0\.mlp\..*/,
+      r: 2,
+      rankPattern: { c_fc: 3 },
+      alphaPattern: { "h.1.attn.c_attn": 9 },
+    },
   ] as const;
   for (const options of targets)
     await inFolder(null, async (folder) => {
