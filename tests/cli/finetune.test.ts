@@ -250,7 +250,7 @@ describe("what can't be done", { concurrency: 2 }, () => {
     fails(
       await nabla(finetune(out, "--max-length", "1000")),
       65,
-      /maxLength 1000 is more than the \d+ tokens that the model sees/,
+      /maxLength must be a whole number from 1 to the \d+ tokens that the model sees, got 1000/,
     );
     assert.equal(existsSync(out), false);
     fails(
