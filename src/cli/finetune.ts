@@ -3,7 +3,7 @@
  * the work is in finetune-run.ts.
  */
 import type { Command, OptionValues } from "commander";
-import { exitCodes, UsageError } from "./exit.ts";
+import { UsageError } from "./exit.ts";
 import type { Declare, Outcome } from "./main.ts";
 import { modelHelp } from "./model-argument.ts";
 import { between, count, deviceFlag, names, nonNegative, oneOf, positive, precisionFlag, seed } from "./options.ts";
@@ -194,5 +194,3 @@ function checkMethod(command: Command, method: Method): void {
   if (values["train"] !== undefined && values["freeze"] !== undefined)
     throw new UsageError("give either --train (what alone is trained) or --freeze (what stays as it is)");
 }
-
-export { exitCodes };
