@@ -5,7 +5,7 @@ import { BlockEmbedding, BlockLinear } from "../models/index.ts";
 import type { Module } from "../nn/index.ts";
 import { manualSeed } from "../tensor/index.ts";
 import { formatCount } from "../train/terminal.ts";
-import { type FinetuneSettings, usesLora } from "./finetune-settings.ts";
+import type { FinetuneSettings } from "./finetune-settings.ts";
 
 /** Heads that a checkpoint of the bare model lacks, by the names of modules; distilbert's has two layers. */
 const headNames = ["pre_classifier", "classifier", "score"];
@@ -86,5 +86,3 @@ function frozenParts(model: Module, { train, freeze: frozen }: FinetuneSettings)
   const end = paths.findLastIndex((path) => block(path) === last);
   return { train: paths.filter((path, i) => (last >= 0 && block(path) === last) || i > end) };
 }
-
-export { usesLora };

@@ -3,7 +3,7 @@
  * the work is in finetune-run.ts.
  */
 import type { Command, OptionValues } from "commander";
-import { exitCodes, UsageError } from "./exit.ts";
+import { UsageError } from "./exit.ts";
 import type { Declare, Outcome } from "./main.ts";
 import { modelHelp } from "./model-argument.ts";
 import { between, count, deviceFlag, names, nonNegative, oneOf, positive, precisionFlag, seed } from "./options.ts";
@@ -217,5 +217,3 @@ function checkTask(command: Command, { task, eval: evaluation }: FinetuneFlags):
   if (evaluation !== undefined && flags.some(({ name }) => name === "evalShare"))
     throw new UsageError("give either --eval (what to measure on) or --eval-share (how much of the data is held out)");
 }
-
-export { exitCodes };

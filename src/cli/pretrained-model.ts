@@ -44,7 +44,7 @@ export interface AdapterPlace {
 export const labelsName = "labels.json";
 
 /** Reads what an adapter is. Throws ModelError where the folder holds none, FinetuneError where it is damaged. */
-export function findAdapter(folder: string): AdapterPlace {
+function findAdapter(folder: string): AdapterPlace {
   const file = join(folder, "adapter_config.json");
   if (!existsSync(folder))
     throw new ModelError(`there is no folder ${folder}; --adapter names a folder with adapter_config.json`);

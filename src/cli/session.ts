@@ -112,7 +112,7 @@ export async function sayWhereItGoesOn(folder: string): Promise<void> {
 }
 
 /** The curve of a run so far, from its log. */
-export async function runChart(folder: string): Promise<string> {
+async function runChart(folder: string): Promise<string> {
   const log = await readRunLog(folder);
   const points = (key: string) =>
     log.flatMap((entry) => (typeof entry[key] === "number" ? [[entry.step, entry[key]] as const] : []));

@@ -33,7 +33,7 @@ export interface ReadExamplesOptions extends ReadOptions {
 }
 
 /** The values of a file of JSON lines, with where they stand; empty lines are skipped. Throws FinetuneError. */
-export function parseJsonLines(text: string, file: string): { readonly where: string; readonly value: object }[] {
+function parseJsonLines(text: string, file: string): { readonly where: string; readonly value: object }[] {
   const out: { where: string; value: object }[] = [];
   text.split("\n").forEach((line, i) => {
     if (line.trim() === "") return;

@@ -2,10 +2,11 @@
  * finetune for a model that knows its text: the data are files or plain examples, which become tokens by the model's own tokenizer and chat
  * template. The training itself is `finetune.ts`.
  */
+
+import type { Message } from "../data/chat-template.ts";
 import type { Source } from "../data/source.ts";
 import type { TextModel } from "../generate/index.ts";
 import type { Module } from "../nn/index.ts";
-import type { Message } from "./chat.ts";
 import { conversations } from "./conversations.ts";
 import { FinetuneError } from "./errors.ts";
 import { exampleOf, readExamples, type TextualExample } from "./examples.ts";

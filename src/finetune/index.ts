@@ -1,6 +1,7 @@
 /** nabla/finetune: adapting a trained model to a little data, and measuring that it has become better. */
+
+export { type ChatPart, ChatTemplate, type ChatTemplateOptions } from "../data/chat-template.ts";
 export { type Adapted, adapterOf, applyLora, LoraAdapter, type LoraOptions, loadAdapter } from "./adapter.ts";
-export { type ChatPart, ChatTemplate, type ChatTemplateOptions } from "./chat.ts";
 export { FinetuneError } from "./errors.ts";
 export {
   type CompareRunsOptions,

@@ -2,7 +2,7 @@
  * Textual examples as tokens with what is to be learnt of them: all of a text, the completion of a prompt, the assistant's turns of
  * a conversation. Batches are made of them in `token-batches.ts`.
  */
-import type { ChatPart, ChatTemplate } from "./chat.ts";
+import type { ChatPart, ChatTemplate } from "../data/chat-template.ts";
 import { FinetuneError } from "./errors.ts";
 import { type LabelledExample, labelNumbers, type TextualExample } from "./examples.ts";
 import type { TextTarget } from "./text-task.ts";

@@ -143,7 +143,7 @@ export const readCheckpoint = (folder: string, options: Reading = {}): Promise<S
   readFolder(folder, ({ read }, path) => read(path, options));
 
 /** What lies in the files of a checkpoint's folder, by name: nothing but headers has been read. */
-export const readCheckpointParts = (folder: string): Promise<Record<string, StoredTensor>> =>
+const readCheckpointParts = (folder: string): Promise<Record<string, StoredTensor>> =>
   readFolder(folder, async ({ parts }, path) => Object.fromEntries(await parts(path)));
 
 async function readFolder<T>(
