@@ -152,19 +152,8 @@ describe("what info says that fine-tuning takes", { skip }, () => {
         "--out",
         out,
       ],
-      ...[
-        "--batch",
-        String(batch),
-        "--steps",
-        "4",
-        "--evaluate-every",
-        "2",
-        "--max-length",
-        String(length),
-        "--samples",
-        "0",
-      ],
-      ...(model === "classifier" ? ["--task", "classify"] : []),
+      ...["--batch", String(batch), "--steps", "4", "--evaluate-every", "2", "--max-length", String(length)],
+      ...(model === "classifier" ? ["--task", "classify"] : ["--samples", "0"]),
       ...(recompute ? ["--recompute"] : []),
     ];
   }
