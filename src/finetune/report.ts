@@ -1,4 +1,5 @@
 /** The table of a fine-tuning, `before → after`, as text. */
+import { counted } from "../train/terminal.ts";
 import type { FinetuneResult, Sample } from "./finetune.ts";
 import type { Comparison, Difference, Measurement } from "./measure.ts";
 import { type Columns, countedRows, metrics, metricsOf } from "./metrics.ts";
@@ -48,10 +49,8 @@ export function leftOut(columns: Columns): string {
 /** before → after for each number, with the difference and its paired 95 % interval. */
 export function formatComparison(before: Measurement, after: Measurement, difference: Comparison): string {
   const table = formatColumns(before.examples, after.examples, difference.metrics);
-  return `${table}\n${plural(difference.examples, "example")}, ${plural(before.targets, "target")}${leftOut(before.examples)}`;
+  return `${table}\n${counted(difference.examples, "example", String)}, ${counted(before.targets, "target", String)}${leftOut(before.examples)}`;
 }
-
-const plural = (n: number, what: string): string => `${n} ${what}${n === 1 ? "" : "s"}`;
 
 const indent = (text: string): string => text.replaceAll("\n", "\n    ");
 

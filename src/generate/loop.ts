@@ -5,8 +5,9 @@
  */
 import { NablaError } from "../core/errors.ts";
 import { Rng } from "../core/rng.ts";
+import type { StepKind } from "../models/index.ts";
 import type { Module } from "../nn/index.ts";
-import { cacheReader, hasCache, type LanguageModel, type StepKind, stepKind, windowReader } from "./readers.ts";
+import { cacheReader, hasCache, type LanguageModel, stepKind, windowReader } from "./readers.ts";
 import { checkSampling, type GenerateOptions, penalizeRepetition, sampleLogits } from "./sample.ts";
 
 /** The models that are in evaluation mode for steps at this moment: how many, and the modes of before. */

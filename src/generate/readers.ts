@@ -2,6 +2,7 @@
  * How a language model reads a text that grows: its whole window again and again, or through a cache of keys and values, in
  * pieces of one length and then a token at a time. Sizes are fixed and positions are runtime numbers.
  */
+import type { StepKind } from "../models/index.ts";
 import type { Module } from "../nn/index.ts";
 import { noGrad, realize, type Tensor, tensor } from "../tensor/index.ts";
 import type { GenerateOptions } from "./sample.ts";
@@ -46,9 +47,6 @@ const idsTensor = (ids: Int32Array, rows = 1): Tensor =>
 
 /** Gives the logits after a text that grows from call to call; or the tokens, where they are chosen on the device. */
 export type Reader = (text: readonly number[]) => Promise<Tensor>;
-
-/** What a step through the cache computes. */
-export type StepKind = "decode" | "decodeGreedy";
 
 /** Whoever has `name`, the object itself or one of its prototypes. */
 function holderOf(object: object, name: string): object | null {

@@ -16,10 +16,9 @@ import { attend, DecoderContext } from "./attention.ts";
 import { BlockEmbedding, BlockLinear } from "./blocks.ts";
 import { type CachePlace, type CreateCacheOptions, KeyValueCache } from "./cache.ts";
 import { GemmaRMSNorm } from "./gemma-norm.ts";
-import { likeliest } from "./greedy.ts";
 import { logitPieces } from "./logits.ts";
 import type { Packing } from "./packing.ts";
-import { replayed } from "./replay.ts";
+import { decodingStep, type StepKind } from "./replay.ts";
 import { Rotary, type RotaryConfig, rotate } from "./rotary.ts";
 
 /** What distinguishes one layer from another. */
@@ -386,7 +385,7 @@ export class CausalLM extends Module {
   }
 
   #step(
-    kind: "decode" | "decodeGreedy",
+    kind: StepKind,
     ids: Tensor,
     cache: KeyValueCache,
     count = ids.shape[1],
@@ -398,14 +397,10 @@ export class CausalLM extends Module {
       );
     cache.checkRoom(ids.shape[1]);
     const place = cache.place(ids.shape[1], textLength);
-    const record = (): Tensor => {
-      const logits = this.logitsOf(rowAt(this.model.forward(ids, place), count - 1));
-      return kind === "decode" ? logits : likeliest(logits);
-    };
     const tables = () => this.model.tables(textLength, ids.device);
-    const result = count === 1 ? replayed({ model: this, kind, ids, place, tables: tables() }, record) : record();
-    cache.advance(count);
-    return result;
+    return decodingStep({ model: this, kind, ids, place, tables }, count, () =>
+      this.logitsOf(rowAt(this.model.forward(ids, place), count - 1)),
+    );
   }
 }
 

@@ -3,9 +3,9 @@
  * states become one vector, `sentence_bert_config.json` how texts are read, `config_sentence_transformers.json` what is put before them.
  */
 import { join } from "../data/path.ts";
-import { readBytes } from "../data/source.ts";
 import { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
 import type { Pooling } from "./encoder.ts";
+import { optionalBytes, parseJson } from "./json.ts";
 
 /** How a text becomes one vector. */
 export interface EmbeddingSettings {
@@ -49,19 +49,8 @@ const poolings: readonly (readonly [field: string, pooling: Pooling])[] = [
 ];
 
 async function jsonAt(path: string): Promise<unknown> {
-  let bytes: Uint8Array;
-  try {
-    bytes = await readBytes(path);
-  } catch (error) {
-    const { code } = error as { code?: string };
-    if (code === "ENOENT" || code === "HTTP404") return null;
-    throw error;
-  }
-  try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-  } catch (error) {
-    throw new PretrainedError(`${path}: this is not valid JSON (${(error as Error).message})`);
-  }
+  const bytes = await optionalBytes(path);
+  return bytes && parseJson(bytes, path);
 }
 
 async function objectAt(path: string): Promise<ConfigReader | null> {

@@ -20,10 +20,9 @@ import { type ActivationName, activationNames, activations } from "./activations
 import { attend, DecoderContext } from "./attention.ts";
 import { type CachePlace, type CreateCacheOptions, KeyValueCache } from "./cache.ts";
 import type { ConfigReader } from "./config.ts";
-import { likeliest } from "./greedy.ts";
 import { logitPieces } from "./logits.ts";
 import type { Packing } from "./packing.ts";
-import { replayed } from "./replay.ts";
+import { decodingStep, type StepKind } from "./replay.ts";
 
 export interface GPT2Config extends FactoryOptions {
   readonly vocabSize: number;
@@ -317,16 +316,12 @@ export class GPT2 extends Module {
     return this.#step("decodeGreedy", ids, cache, count);
   }
 
-  #step(kind: "decode" | "decodeGreedy", ids: Tensor, cache: KeyValueCache, count = ids.shape[1]): Tensor {
+  #step(kind: StepKind, ids: Tensor, cache: KeyValueCache, count = ids.shape[1]): Tensor {
     cache.checkRoom(ids.shape[1]);
     const place = cache.place(ids.shape[1]);
-    const record = (): Tensor => {
-      const logits = F.linear(this.#row(this.transformer.forward(ids, place), count - 1), this.transformer.wte.weight);
-      return kind === "decode" ? logits : likeliest(logits);
-    };
-    const result = count === 1 ? replayed({ model: this, kind, ids, place, tables: [] }, record) : record();
-    cache.advance(count);
-    return result;
+    return decodingStep({ model: this, kind, ids, place, tables: () => [] }, count, () =>
+      F.linear(this.#row(this.transformer.forward(ids, place), count - 1), this.transformer.wte.weight),
+    );
   }
 }
 

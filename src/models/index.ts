@@ -43,6 +43,7 @@ export {
   readWholeConfig,
 } from "./pretrained.ts";
 export type { GenerationConfig, Pretrained, TextSide } from "./pretrained-text.ts";
+export type { StepKind } from "./replay.ts";
 export { ResNet, type ResNetConfig, ResNetForImageClassification } from "./resnet.ts";
 export { CifarResNet, type CifarResNetConfig, type LoadCifarResNetOptions, loadCifarResNet } from "./resnet-cifar.ts";
 export { type SavePretrainedOptions, savePretrained } from "./save-pretrained.ts";

@@ -4,12 +4,12 @@
  */
 import { ChatTemplate } from "../data/chat-template.ts";
 import { join } from "../data/path.ts";
-import { readBytes } from "../data/source.ts";
 import { loadTokenizer, readTokenizerJson, type Tokenizer } from "../data/tokenizer.ts";
 import type { Module } from "../nn/index.ts";
 import { type ConfigReader, PretrainedError } from "./config.ts";
 import { type EmbeddingSettings, readEmbeddingSettings } from "./embedding-settings.ts";
 import type { TokenizerFiles } from "./gguf-tokenizer-export.ts";
+import { optionalBytes, parseJson } from "./json.ts";
 import { olderTokenizer } from "./older-tokenizers.ts";
 
 /** `generation_config.json`'s sampling, by our names; what it does not say is absent. */
@@ -83,26 +83,17 @@ const isObject = (x: unknown): x is Json => typeof x === "object" && x !== null 
 
 /** A file of the folder as text; null where there is none. */
 async function optionalText(folder: string, name: string): Promise<string | null> {
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(await readBytes(join(folder, name)));
-  } catch (error) {
-    const { code } = error as { code?: string };
-    if (code === "ENOENT" || code === "HTTP404") return null;
-    throw error;
-  }
+  const bytes = await optionalBytes(join(folder, name));
+  return bytes && new TextDecoder("utf-8", { fatal: true }).decode(bytes);
 }
 
 /** An object from a JSON file of the folder; empty where there is none. Throws PretrainedError where it is damaged. */
 async function optionalJson(folder: string, name: string): Promise<Json> {
-  const text = await optionalText(folder, name);
-  if (text === null) return {};
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch (error) {
-    throw new PretrainedError(`${join(folder, name)}: this is not valid JSON (${(error as Error).message})`);
-  }
-  if (!isObject(json)) throw new PretrainedError(`${join(folder, name)}: must be a JSON object`);
+  const path = join(folder, name);
+  const bytes = await optionalBytes(path);
+  if (bytes === null) return {};
+  const json = parseJson(bytes, path);
+  if (!isObject(json)) throw new PretrainedError(`${path}: must be a JSON object`);
   return json;
 }
 

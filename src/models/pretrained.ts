@@ -21,6 +21,7 @@ import { ConfigReader, PretrainedError, type RawConfig } from "./config.ts";
 import { type LayerReplacer, modelFromParts, replaceLayers } from "./from-parts.ts";
 import { readGgufModel } from "./gguf.ts";
 import { readGgufText } from "./gguf-tokenizer.ts";
+import { parseJson } from "./json.ts";
 import { attempt, type LoadedText, type Pretrained, readText, unread, withText } from "./pretrained-text.ts";
 import { textPart } from "./text-part.ts";
 
@@ -58,14 +59,7 @@ const listed = (names: readonly string[]): string =>
     .map((name) => `"${name}"`)
     .join(", ") + (names.length > 20 ? ` and ${names.length - 20} more` : "");
 
-async function readJson(path: string): Promise<unknown> {
-  const bytes = await readBytes(path);
-  try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-  } catch (error) {
-    throw new PretrainedError(`${path}: this is not valid JSON (${(error as Error).message})`);
-  }
-}
+const readJson = async (path: string): Promise<unknown> => parseJson(await readBytes(path), path);
 
 const isObject = (x: unknown): x is Record<string, unknown> => typeof x === "object" && x !== null && !Array.isArray(x);
 

@@ -9,23 +9,26 @@ import type { Module } from "../nn/index.ts";
 import { Watch } from "../nn/watch.ts";
 import { isGradEnabled, Tensor } from "../tensor/index.ts";
 import type { CachePlace, KeyValueCache } from "./cache.ts";
+import { likeliest } from "./greedy.ts";
+
+/** What a step through a cache gives: logits [batch, vocabulary], or the likeliest token of each row. */
+export type StepKind = "decode" | "decodeGreedy";
 
 /** What a decoding step is made of. */
 interface Decoding {
   readonly model: Module;
-  /** What is computed; a step of another kind is another step. */
-  readonly kind: string;
+  readonly kind: StepKind;
   /** [batch, 1] */
   readonly ids: Tensor;
   readonly place: CachePlace;
   /** Constants that depend on the length. */
-  readonly tables: readonly Tensor[];
+  readonly tables: () => readonly Tensor[];
 }
 
 /** A step over a cache that can be repeated, and what must still be so. */
 interface Repeatable {
   readonly model: Module;
-  readonly kind: string;
+  readonly kind: StepKind;
   readonly watch: Watch;
   readonly tables: readonly Tensor[];
   readonly step: Step;
@@ -35,17 +38,26 @@ const steps = new WeakMap<KeyValueCache, Repeatable>();
 
 const memoryOf = ({ layers }: KeyValueCache): Tensor[] => layers.flatMap(({ keys, values }) => [keys, values]);
 
+/** Appends the first `count` ids to the cache; gives of the logits after them, which `logits` records, what the kind says. */
+export function decodingStep(decoding: Decoding, count: number, logits: () => Tensor): Tensor {
+  const record = (): Tensor => (decoding.kind === "decode" ? logits() : likeliest(logits()));
+  const result = count === 1 ? replayed(decoding, record) : record();
+  decoding.place.cache.advance(count);
+  return result;
+}
+
 /** What `record` gives, the result of a step; it is begun at once, and not recorded where it is as the last one over this cache. */
-export function replayed(decoding: Decoding, record: () => Tensor): Tensor {
+function replayed(decoding: Decoding, record: () => Tensor): Tensor {
   const { ids } = decoding;
   // on a page the device answers later anyway, and recording goes on meanwhile
   const asEver = import.meta.forBrowsers || isGradEnabled() || autocastDType() !== null || ids.shape[1] !== 1;
   if (asEver || ids.node.storage === null || !canRepeat(ids.device)) return record();
-  return repeated(decoding) ?? recorded(decoding, record);
+  const tables = decoding.tables();
+  return repeated(decoding, tables) ?? recorded(decoding, tables, record);
 }
 
 /** The last step over the cache with these ids, if it can be repeated. */
-function repeated({ model, kind, ids, place, tables }: Decoding): Tensor | null {
+function repeated({ model, kind, ids, place }: Decoding, tables: readonly Tensor[]): Tensor | null {
   const { cache, start, end } = place;
   const last = steps.get(cache);
   if (!last || last.model !== model || last.kind !== kind) return null;
@@ -59,7 +71,7 @@ function repeated({ model, kind, ids, place, tables }: Decoding): Tensor | null 
 }
 
 /** Records a step and begins it; what is needed to repeat it is kept, if it can be. */
-function recorded({ model, kind, ids, place, tables }: Decoding, record: () => Tensor): Tensor {
+function recorded({ model, kind, ids, place }: Decoding, tables: readonly Tensor[], record: () => Tensor): Tensor {
   const { cache, start, end } = place;
   steps.delete(cache);
   const memory = memoryOf(cache);

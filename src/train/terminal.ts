@@ -27,10 +27,11 @@ function figures(value: number, count: number): string {
   return value.toFixed(Math.max(0, Math.min(20, count - whole)));
 }
 
-/** 12.3k tok/s. */
 /** A count with what is counted, in the plural where it is not one. */
-export const counted = (n: number, what: string): string => `${formatCount(n)} ${what}${n === 1 ? "" : "s"}`;
+export const counted = (n: number, what: string, write: (n: number) => string = formatCount): string =>
+  `${write(n)} ${what}${n === 1 ? "" : "s"}`;
 
+/** 12.3k tok/s. */
 export const formatRate = (perSecond: number, unit: string): string => `${formatCount(perSecond)} ${unit}/s`;
 
 /** Seconds as 350ms, 4.2s, 42s, 1m 20s, 2h 05m, 3d 04h. */

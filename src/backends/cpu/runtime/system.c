@@ -102,7 +102,7 @@ EXPORT void nabla_free(double pointer) {
 }
 #endif
 
-/* Between JavaScript's memory and that at a pointer. A view of foreign memory costs JavaScript 0.1 ms where its caches are cold. */
+/* Between JavaScript's memory and that at a pointer. A view of foreign memory costs JavaScript 0.04 ms where caches are cold. */
 EXPORT void nabla_read(void *to, double from, double bytes) { memcpy(to, (const void *)(uintptr_t)from, (size_t)bytes); }
 EXPORT void nabla_write(double to, const void *from, double bytes) { memcpy((void *)(uintptr_t)to, from, (size_t)bytes); }
 
